@@ -1,0 +1,348 @@
+/* zopt: a ZeRO-style sharded optimizer. N ranks each own 1/N of the FP32 master weights and of the
+ * optimizer state; one step reduces the ranks' gradients onto their owners, updates, and hands the
+ * new parameters back to every rank. The results are the same bits for every number of ranks.
+ *
+ * The path of a gradient: zopt_grad_acquire -> write -> zopt_grad_ready -> zopt_micro_end ->
+ * zopt_step -> zopt_param_acquire. This header needs no MPI, CUDA or NCCL header.
+ *
+ * Conventions. Every call that can fail returns a zopt_status; zopt_last_error() then has the
+ * text. Calls marked *collective* are made by all ranks in the same order. Sizes count elements
+ * unless a name says bytes. No call exits the process or finalizes an MPI it did not start. A
+ * handle is used by one thread at a time. A call that waits for peers gives up after
+ * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. */
+#ifndef ZOPT_ZOPT_H
+#define ZOPT_ZOPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define ZOPT_API __attribute__((visibility("default")))
+#else
+#define ZOPT_API
+#endif
+
+#define ZOPT_VERSION_MAJOR 0
+#define ZOPT_VERSION_MINOR 1
+#define ZOPT_VERSION       "0.1.0"
+
+/* ------------------------------------------------------------------ status ------------------ */
+
+/* X(name, exit code of the command, text). The exit codes follow sysexits.h where one fits. */
+#define ZOPT_STATUS_LIST(X)                               \
+    X(OK, 0, "ok")                                        \
+    X(ERR_FAILURE, 1, "failure")                          \
+    X(ERR_MEMORY, 1, "out of memory")                     \
+    X(ERR_COMM, 1, "communication failed")                \
+    X(ERR_ORDER, 1, "call made at the wrong time")        \
+    X(ERR_MISMATCH, 2, "verification found a difference") \
+    X(ERR_ARGUMENT, 64, "invalid argument")               \
+    X(ERR_DATA, 65, "bad data")                           \
+    X(ERR_NUMERICS, 70, "numerics")                       \
+    X(ERR_WRITE, 73, "cannot write")                      \
+    X(ERR_READ, 74, "cannot read")                        \
+    X(ERR_TIMEOUT, 75, "a peer did not arrive in time")   \
+    X(ERR_PEER, 75, "a peer failed")                      \
+    X(ERR_PERMISSION, 77, "permission denied")            \
+    X(ERR_CONFIG, 78, "bad configuration")                \
+    X(ERR_DISAGREE, 78, "ranks disagree")                 \
+    X(ERR_LAUNCH, 78, "bad launch")                       \
+    X(ERR_UNSUPPORTED, 78, "not available in this build or on this machine")
+
+typedef enum zopt_status {
+#define ZOPT_STATUS_ENUM(name, exit_code, text) ZOPT_##name,
+    ZOPT_STATUS_LIST(ZOPT_STATUS_ENUM)
+#undef ZOPT_STATUS_ENUM
+} zopt_status;
+
+/* Short text of a status, never NULL. */
+ZOPT_API const char *zopt_status_text(zopt_status status);
+
+/* The exit code with which the zopt command reports a status. */
+ZOPT_API int zopt_status_exit_code(zopt_status status);
+
+/* What went wrong in this thread's last failed call: one line, valid until its next failure. */
+ZOPT_API const char *zopt_last_error(void);
+
+/* ------------------------------------------------------------------ options ----------------- */
+
+typedef struct zopt zopt;
+typedef struct zopt_threads zopt_threads;
+typedef struct zopt_config zopt_config;
+
+typedef enum zopt_dtype { ZOPT_FP16, ZOPT_BF16, ZOPT_FP32 } zopt_dtype;
+
+/* Bytes of one element. */
+ZOPT_API size_t zopt_dtype_bytes(zopt_dtype dtype);
+
+/* A named value: hyper-parameters of optimizers ("lr", "beta1", "weight_decay", ...) and settings
+ * of schedules. `text` is for the few that take a word, else NULL. */
+typedef struct zopt_setting {
+    const char *name;
+    double value;
+    const char *text;
+} zopt_setting;
+
+/* Everything a handle is made with. Strings and arrays are copied by zopt_create. Start from
+ * zopt_options_init(), which fills in struct_size and the defaults given here. */
+typedef struct zopt_options {
+    size_t struct_size;
+
+    /* Transport: "auto" (default), "self", "threads" or "mpi". "auto" is "threads" where `threads`
+     * is set, "mpi" where a communicator is given, MPI runs already or a launcher started this
+     * process with others, else "self". "mpi" starts MPI if nobody has, and duplicates the
+     * communicator it is given. */
+    const char *transport;
+    int has_comm;          /* 1: comm_f is the communicator to use; else MPI_COMM_WORLD */
+    int comm_f;            /* Fortran handle, see zopt_mpi.h */
+    zopt_threads *threads; /* the world of transport "threads" */
+    int threads_rank;      /* this thread's rank in it */
+
+    const char *device; /* where state lives and updates run: "auto" (default), "cpu" */
+    int stage;          /* ZeRO stage: 1 */
+
+    /* S, the number of gradient contributions a step; part of the result. 0 (default): one for
+     * each rank, which ties the result to the number of ranks. */
+    int slots;
+    size_t bucket_elems; /* elements communicated at once; 0: 4194304. Never part of the result */
+
+    const char *optimizer;        /* row of the optimizer table; default "adamw" */
+    const zopt_setting *settings; /* defaults of its hyper-parameters for every group */
+    size_t n_settings;
+    const char *schedule; /* row of the schedule table; default "constant" */
+    const zopt_setting *schedule_settings;
+    size_t n_schedule_settings;
+
+    double clip_norm; /* clip to this global L2 norm of the unscaled, averaged gradient; 0: off */
+
+    /* Loss scale. Dynamic: starts at loss_scale, doubles after growth_interval good steps in a row,
+     * halves after `hysteresis` overflows, never below min_loss_scale. Static: loss_scale
+     * throughout. check_overflow: -1 (default) where the scale is dynamic or a tensor is FP16, else
+     * 0 or 1. */
+    int dynamic_loss_scale;    /* default 0 */
+    double loss_scale;         /* a power of two; default 1 */
+    double min_loss_scale;     /* default 1 */
+    int growth_interval;       /* default 1000 */
+    int hysteresis;            /* default 1 */
+    int check_overflow;        /* default -1 */
+    int max_consecutive_skips; /* at the minimum (or a static) scale, then ERR_NUMERICS; default 20
+                                */
+
+    int deadline_ms; /* limit on every wait for peers; default 300000 */
+    /* Called from the waiting thread when a deadline expires, with a line that says what was waited
+     * for. May end the process; if it returns, the call fails with ZOPT_ERR_TIMEOUT. */
+    void (*on_hang)(void *arg, const char *text);
+    void *on_hang_arg;
+
+    /* > 0: a planning handle, rank plan_rank of plan_world. It communicates with nobody, and
+     * zopt_commit counts every byte a real one would have without allocating the arrays. */
+    int plan_world;
+    int plan_rank;
+} zopt_options;
+
+ZOPT_API void zopt_options_init(zopt_options *options);
+
+/* A world of n_ranks threads of this process for transport "threads". Each thread creates its own
+ * handle, with its own threads_rank. Destroy it after the handles. */
+ZOPT_API zopt_status zopt_threads_create(int n_ranks, zopt_threads **out);
+ZOPT_API void zopt_threads_destroy(zopt_threads *threads);
+
+/* ------------------------------------------------------------------ life of a handle -------- */
+
+/* Make a handle. *Collective.* On failure *out is NULL. */
+ZOPT_API zopt_status zopt_create(const zopt_options *options, zopt **out);
+
+/* Free a handle; NULL is fine. *Collective* where the handle is healthy; never fails. */
+ZOPT_API void zopt_destroy(zopt *z);
+
+/* Finish MPI if zopt_create started it; else nothing. For programs that leave MPI to zopt. */
+ZOPT_API void zopt_finalize(void);
+
+ZOPT_API int zopt_rank(const zopt *z);
+ZOPT_API int zopt_world(const zopt *z);
+/* Name of the transport in use, e.g. "mpi". */
+ZOPT_API const char *zopt_transport(const zopt *z);
+
+/* Add a group of tensors that share hyper-parameters: the handle's settings, overridden by these.
+ * Before zopt_commit. Errors: ERR_CONFIG names the unknown setting or the range. */
+ZOPT_API zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_t n_settings,
+                                    int *group);
+
+/* Set a group's learning rate (what the schedule's factor multiplies), from the next step on. Same
+ * value on all ranks. Any time. */
+ZOPT_API zopt_status zopt_group_set_lr(zopt *z, int group, double lr);
+
+/* Add a tensor. `name` is unique, <= 255 bytes of UTF-8. ndim 0..8, each extent >= 1. All ranks add
+ * the same tensors in the same order, the order of the forward pass. Before zopt_commit. */
+ZOPT_API zopt_status zopt_add_tensor(zopt *z, const char *name, zopt_dtype dtype, int ndim,
+                                     const uint64_t *shape, int group, int *id);
+
+/* Something else that all ranks must agree on, e.g. a line of a run file; compared by zopt_commit.
+ * Before zopt_commit. */
+ZOPT_API zopt_status zopt_agree(zopt *z, const char *key, const char *value);
+
+/* Compare options, groups, tensors and agreed texts across ranks, lay out the flat spaces and
+ * allocate. *Collective.* Errors: ERR_DISAGREE names the first difference and the rank, before
+ * anything large is allocated; ERR_MEMORY on all ranks if one has too little. */
+ZOPT_API zopt_status zopt_commit(zopt *z);
+
+/* ------------------------------------------------------------------ parameters -------------- */
+
+/* Set elements [offset, offset+n) of a tensor's FP32 master weights from `values`, equal on all
+ * ranks. Each rank keeps what it owns and rounds into its own parameter memory. Not collective,
+ * but no rank may be inside a step. */
+ZOPT_API zopt_status zopt_set_master(zopt *z, int id, uint64_t offset, uint64_t n,
+                                     const float *values);
+
+/* Read elements [offset, offset+n) of a tensor's master weights into `values` on every rank.
+ * *Collective*, with equal arguments. */
+ZOPT_API zopt_status zopt_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values);
+
+/* The same for the optimizer's state `name` ("exp_avg", ...). ERR_ARGUMENT lists the names. */
+ZOPT_API zopt_status zopt_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
+                                    float *values);
+
+/* Wait until the tensor's parameters of the last step have arrived, and hand them out: dense, row
+ * major, in the tensor's dtype, readable until the next zopt_step. On stage 1 the pointer never
+ * changes. */
+ZOPT_API zopt_status zopt_param_acquire(zopt *z, int id, const void **param);
+ZOPT_API zopt_status zopt_param_release(zopt *z, int id);
+
+/* ------------------------------------------------------------------ one step ---------------- */
+
+/* A step has ceil(S / world) micro-steps. In each, a rank computes the gradient of its slot: the
+ * data it computes on should depend on (step, slot) alone. */
+ZOPT_API int zopt_micro_steps(const zopt *z);
+
+/* This rank's slot of the current micro-step, 0..S-1; -1: none. */
+ZOPT_API zopt_status zopt_slot(const zopt *z, int *slot);
+
+/* Where the loss scale lives (one float; device memory on GPUs): what this step's gradients must be
+ * multiplied by. The pointer never changes. */
+ZOPT_API zopt_status zopt_loss_scale(const zopt *z, const float **scale);
+
+/* Wait until every owner has consumed the tensor's last gradient and hand out memory to overwrite:
+ * dense, row major, in the tensor's dtype. The slot's gradient is the mean over the slot's own
+ * samples times the loss scale; the library averages over slots. */
+ZOPT_API zopt_status zopt_grad_acquire(zopt *z, int id, void **grad);
+
+/* The gradient is written; the library owns the memory until the next acquire. */
+ZOPT_API zopt_status zopt_grad_ready(zopt *z, int id);
+
+/* End this rank's micro-step, also where it has no slot. `loss`: the slot's mean loss, for the
+ * report. Tensors not made ready contribute zeros. *Collective.* */
+ZOPT_API zopt_status zopt_micro_end(zopt *z, double loss);
+
+/* Reduce, clip, update and start handing back the parameters, after the last micro-step.
+ * *Collective.* Errors: ERR_NUMERICS after max_consecutive_skips at the lowest loss scale. */
+ZOPT_API zopt_status zopt_step(zopt *z);
+
+enum { ZOPT_PHASE_REDUCE, ZOPT_PHASE_NORM, ZOPT_PHASE_UPDATE, ZOPT_PHASE_GATHER, ZOPT_N_PHASES };
+ZOPT_API extern const char *const zopt_phase_names[ZOPT_N_PHASES];
+
+typedef struct zopt_step_report {
+    uint64_t step;      /* this step's number, from 1; skipped steps count */
+    uint64_t good_step; /* t: steps that were applied */
+    double loss;        /* FP64 mean over the slots, in slot order */
+    double grad_norm;   /* of the unscaled average; NaN where neither clip nor check asked for it */
+    double clip_coef;   /* what clipping multiplied by; 1 where it did not */
+    double lr;          /* group 0's, with the schedule's factor; 0 without groups */
+    double loss_scale;  /* that this step's gradients were multiplied with */
+    int skipped;        /* 1: a gradient was not finite and nothing was updated */
+    int bad_tensor;     /* id of the first tensor with a non-finite gradient, else -1 */
+    int bad_slot;       /* the first slot that held it; -1: the sum overflowed */
+    int bad_rank;       /* the rank that computed that slot, else -1 */
+    uint64_t bytes_sent; /* by this rank to other ranks' memory */
+    double phase_ms[ZOPT_N_PHASES];
+} zopt_step_report;
+
+/* The report of the newest finished step; wait != 0 waits for the last zopt_step. ERR_ORDER before
+ * the first. */
+ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
+
+/* ------------------------------------------------------------------ utilities --------------- */
+
+/* Hand one number per rank to all: `out` (room for zopt_world doubles) receives the values of all
+ * ranks that gave index >= 0, by ascending index, *n_out of them. Summing them in that order gives
+ * the same bits however many ranks shared the work. *Collective.* ERR_ARGUMENT: an index twice. */
+ZOPT_API zopt_status zopt_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out);
+
+/* Convert n elements between dtypes, to nearest even, NaNs to the canonical one. No overlap. */
+ZOPT_API zopt_status zopt_convert(void *dst, zopt_dtype dst_dtype, const void *src,
+                                  zopt_dtype src_dtype, size_t n);
+
+#define ZOPT_MAX_CATEGORIES 16
+
+typedef struct zopt_memory_usage {
+    int n; /* categories: "params", "grads", "master", the optimizer's states, "grad_accum", ... */
+    struct {
+        const char *name;
+        uint64_t bytes, peak_bytes;
+    } category[ZOPT_MAX_CATEGORIES];
+    uint64_t total_bytes, total_peak_bytes;
+} zopt_memory_usage;
+
+/* What this handle has allocated on this rank: every array and table; on a planning handle, what a
+ * real one would. Not counted: what MPI and the C library allocate by themselves. */
+ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
+
+/* Write the FP32 master weights to `path` as a safetensors file, by tensor name, every rank its own
+ * part. The file appears whole or not at all, and its bytes do not depend on the number of ranks.
+ * *Collective*, over a file system that all ranks share. Errors, the same on all ranks: ERR_WRITE,
+ * ERR_PERMISSION. */
+ZOPT_API zopt_status zopt_export(zopt *z, const char *path);
+
+/* ------------------------------------------------------------------ run files --------------- */
+
+/* A run file is JSON with DeepSpeed's key names where DeepSpeed has the key. Keys are addressed by
+ * path: "zero_optimization.reduce_bucket_size". Errors are ERR_CONFIG with file, key, value and the
+ * range or the nearest known key; ERR_READ where the file cannot be read. */
+ZOPT_API zopt_status zopt_config_load(const char *path, zopt_config **out);
+ZOPT_API void zopt_config_destroy(zopt_config *config);
+
+/* Override one key: "optimizer.params.lr=1e-3". The value is JSON; a bare word is a string. */
+ZOPT_API zopt_status zopt_config_set(zopt_config *config, const char *assignment);
+
+/* Check what spans keys (batch sizes against slots, fp16 against bf16) and fill in what follows
+ * from others. After the last zopt_config_set; getters before it return what was written. */
+ZOPT_API zopt_status zopt_config_resolve(zopt_config *config);
+
+/* Read a key, or its default. The type must be the key's. Strings live as long as the config. */
+ZOPT_API zopt_status zopt_config_i64(const zopt_config *config, const char *key, int64_t *value);
+ZOPT_API zopt_status zopt_config_f64(const zopt_config *config, const char *key, double *value);
+ZOPT_API zopt_status zopt_config_bool(const zopt_config *config, const char *key, int *value);
+ZOPT_API zopt_status zopt_config_str(const zopt_config *config, const char *key,
+                                     const char **value);
+
+/* The dtype of parameters and gradients: fp16.enabled, bf16.enabled or neither. */
+ZOPT_API zopt_status zopt_config_dtype(const zopt_config *config, zopt_dtype *dtype);
+
+/* Set all options, defaults included, from a resolved config, which must outlive the zopt_create
+ * that uses them. */
+ZOPT_API zopt_status zopt_config_options(const zopt_config *config, zopt_options *options);
+
+/* zopt_agree on every key of a resolved config that ranks must share. */
+ZOPT_API zopt_status zopt_config_agree(const zopt_config *config, zopt *z);
+
+/* Write all keys with their values (JSON), or the reference of all keys with help (text). */
+ZOPT_API zopt_status zopt_config_dump(const zopt_config *config, FILE *file);
+ZOPT_API void zopt_config_help(FILE *file);
+
+/* ------------------------------------------------------------------ what this build has ----- */
+
+/* One line per feature, transport, device, optimizer and schedule: kind ("transport"), name, 1 if
+ * usable here, and a note, e.g. why not. Calls `row` for each; for `zopt doctor`. */
+ZOPT_API void zopt_inventory(void (*row)(void *arg, const char *kind, const char *name, int usable,
+                                         const char *note),
+                             void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,413 @@
+/* The local optimizer behind the public calls: objects created and destroyed in order, calls
+ * refused at the wrong time, and the floating-point environment set. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api.h"
+#include "api_options.h"
+#include "base/status.h"
+#include "ckpt/export.h"
+#include "fp_guard.h"
+#include "zero/zero.h"
+
+typedef struct local {
+    zopt handle;
+    zi_mem mem;
+    zi_comm *comm;
+    zi_zero *zero;
+    double *gathered; /* [world] (index, value) pairs of zopt_gather_f64 */
+} local;
+
+static local *local_of(zopt *z)
+{
+    return (local *)z;
+}
+
+static const zi_zero *zero_of(const zopt *z)
+{
+    return ((const local *)z)->zero;
+}
+
+/* ---- life ---- */
+
+static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
+{
+    const zi_comm_config config = {
+        .has_comm = o->has_comm,
+        .comm_f = o->comm_f,
+        .threads = o->threads,
+        .threads_rank = o->threads_rank,
+        .deadline_ms = o->deadline_ms,
+        .on_hang = o->on_hang,
+        .on_hang_arg = o->on_hang_arg,
+        .plan_world = o->plan_world,
+        .plan_rank = o->plan_rank,
+    };
+    const zi_comm_ops *ops;
+    *out = NULL;
+    ZI_TRY(zi_comm_find(o->transport ? o->transport : "auto", &config, &ops));
+    return ops->create(&config, mem, out);
+}
+
+static void local_destroy(zopt *z)
+{
+    local *l = local_of(z);
+    if (l->comm != NULL)
+        zi_mem_free_table(&l->mem, l->gathered, 2 * (size_t)l->comm->world * sizeof *l->gathered);
+    zi_zero_destroy(l->zero);
+    if (l->comm != NULL)
+        l->comm->ops->destroy(l->comm);
+    free(l);
+}
+
+static const zi_api local_api;
+
+zopt_status zi_local_create(const zopt_options *options, zopt **out)
+{
+    zi_zero_config config = {0};
+    zopt_status status = zi_options_read(options, &config);
+    local *l = calloc(1, sizeof *l);
+    if (l == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a handle");
+    l->handle.api = &local_api;
+    l->mem.dry = options->plan_world > 0;
+    /* Ranks with bad options connect all the same, so that the others hear of it. */
+    zopt_status connected = connect(options, &l->mem, &l->comm);
+    if (connected != ZOPT_OK) {
+        local_destroy(&l->handle);
+        return connected;
+    }
+    if (status == ZOPT_OK)
+        status = zi_zero_create(&config, l->comm, &l->mem, &l->zero);
+    if (status == ZOPT_OK)
+        status =
+            zi_mem_table(&l->mem, 2 * (size_t)l->comm->world * sizeof *l->gathered, &l->gathered);
+    status = zi_comm_agree(l->comm, status);
+    if (status != ZOPT_OK) {
+        local_destroy(&l->handle);
+        return status;
+    }
+    *out = &l->handle;
+    return ZOPT_OK;
+}
+
+/* ---- calls refused at the wrong time ---- */
+
+static zopt_status check_running(const zi_zero *z, const char *call)
+{
+    if (!z->committed)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s before zopt_commit", call);
+    if (z->comm->planned)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s on a planning handle", call);
+    if (z->comm->broken)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s after a failed collective: only zopt_destroy is left",
+                       call);
+    return ZOPT_OK;
+}
+
+static zopt_status check_tensor(const zi_zero *z, const char *call, int id)
+{
+    ZI_TRY(check_running(z, call));
+    if (id < 0 || (uint32_t)id >= z->n_tensors)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: there is no tensor %d", call, id);
+    return ZOPT_OK;
+}
+
+static zopt_status check_range_of(const zi_zero *z, const char *call, int id, uint64_t offset,
+                                  uint64_t n)
+{
+    ZI_TRY(check_tensor(z, call, id));
+    uint64_t have = z->tensors[id].n_elems;
+    if (offset > have || n > have - offset)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: '%s' has %llu elements, not [%llu, +%llu)", call,
+                       z->tensors[id].name, (unsigned long long)have, (unsigned long long)offset,
+                       (unsigned long long)n);
+    return ZOPT_OK;
+}
+
+static zopt_status check_grad(const zi_zero *z, const char *call, int id, zi_grad_state want)
+{
+    static const char *const texts[] = {[ZI_GRAD_ABSENT] = "not acquired",
+                                        [ZI_GRAD_ACQUIRED] = "acquired",
+                                        [ZI_GRAD_READY] = "ready"};
+    ZI_TRY(check_tensor(z, call, id));
+    if (z->micro == z->n_micro)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s after the last micro-step: zopt_step is due", call);
+    if (zi_zero_slot(z) < 0)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s on a rank without a slot in this micro-step", call);
+    if (z->grad_state[id] != want)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s: the gradient of '%s' is %s in this micro-step", call,
+                       z->tensors[id].name, texts[z->grad_state[id]]);
+    return ZOPT_OK;
+}
+
+/* ---- the table ---- */
+
+static int local_rank(const zopt *z)
+{
+    return zero_of(z)->comm->rank;
+}
+
+static int local_world(const zopt *z)
+{
+    return zero_of(z)->comm->world;
+}
+
+static const char *local_transport(const zopt *z)
+{
+    return zero_of(z)->comm->ops->name;
+}
+
+static zopt_status local_add_group(zopt *z, const zopt_setting *settings, size_t n, int *group)
+{
+    return zi_zero_add_group(local_of(z)->zero, settings, n, group);
+}
+
+static zopt_status local_group_set_lr(zopt *z, int group, double lr)
+{
+    zi_zero *zero = local_of(z)->zero;
+    const zi_optim *optim = zero->config.optim;
+    const zopt_setting setting = {.name = optim->settings[optim->lr_setting].name, .value = lr};
+    if (group < 0 || (uint32_t)group >= zero->n_groups)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_group_set_lr: there is no group %d", group);
+    return zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings, &setting, 1,
+                             zero->groups[group].value);
+}
+
+static zopt_status local_add_tensor(zopt *z, const char *name, zopt_dtype dtype, int ndim,
+                                    const uint64_t *shape, int group, int *id)
+{
+    return zi_zero_add_tensor(local_of(z)->zero, name, dtype, ndim, shape, group, id);
+}
+
+static zopt_status local_agree(zopt *z, const char *key, const char *value)
+{
+    return zi_zero_add_agreed(local_of(z)->zero, key, value);
+}
+
+static zopt_status local_commit(zopt *z)
+{
+    return zi_zero_commit(local_of(z)->zero);
+}
+
+static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n,
+                                    const float *values)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_range_of(zero, "zopt_set_master", id, offset, n));
+    zi_fp_guard guard = zi_fp_enter();
+    zopt_status status = zi_set_master(zero, id, offset, n, values);
+    zi_fp_leave(&guard);
+    return status;
+}
+
+static zopt_status local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_range_of(zero, "zopt_get_master", id, offset, n));
+    return zi_get_owned(zero, -1, id, offset, n, values);
+}
+
+static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
+                                   float *values)
+{
+    zi_zero *zero = local_of(z)->zero;
+    const zi_optim *optim = zero->config.optim;
+    ZI_TRY(check_range_of(zero, "zopt_get_state", id, offset, n));
+    for (int i = 0; i < optim->n_states; i++)
+        if (strcmp(name, optim->state_name[i]) == 0)
+            return zi_get_owned(zero, i, id, offset, n, values);
+    const char *near =
+        zi_nearest(name, optim->state_name, (size_t)optim->n_states, sizeof optim->state_name[0]);
+    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s has no state '%s'; there is '%s'", optim->name, name,
+                   near              ? near
+                   : optim->n_states ? optim->state_name[0]
+                                     : "none");
+}
+
+static zopt_status local_param_acquire(zopt *z, int id, const void **param)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_tensor(zero, "zopt_param_acquire", id));
+    return zi_param_acquire(zero, id, param);
+}
+
+static zopt_status local_param_release(zopt *z, int id)
+{
+    return check_tensor(zero_of(z), "zopt_param_release", id);
+}
+
+static int local_micro_steps(const zopt *z)
+{
+    return zero_of(z)->n_micro;
+}
+
+static zopt_status local_slot(const zopt *z, int *slot)
+{
+    const zi_zero *zero = zero_of(z);
+    ZI_TRY(check_running(zero, "zopt_slot"));
+    *slot = zi_zero_slot(zero);
+    return ZOPT_OK;
+}
+
+static zopt_status local_loss_scale(const zopt *z, const float **scale)
+{
+    const zi_zero *zero = zero_of(z);
+    ZI_TRY(check_running(zero, "zopt_loss_scale"));
+    *scale = &zero->control.loss_scale;
+    return ZOPT_OK;
+}
+
+static zopt_status local_grad_acquire(zopt *z, int id, void **grad)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_grad(zero, "zopt_grad_acquire", id, ZI_GRAD_ABSENT));
+    ZI_TRY(zi_grad_acquire(zero, id));
+    *grad = zi_grad_address(zero, id);
+    return ZOPT_OK;
+}
+
+static zopt_status local_grad_ready(zopt *z, int id)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_grad(zero, "zopt_grad_ready", id, ZI_GRAD_ACQUIRED));
+    return zi_grad_ready(zero, id);
+}
+
+static zopt_status local_micro_end(zopt *z, double loss)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_running(zero, "zopt_micro_end"));
+    if (zero->micro == zero->n_micro)
+        return ZI_FAIL(ZOPT_ERR_ORDER,
+                       "zopt_micro_end: all %d micro-steps have ended; zopt_step "
+                       "is due",
+                       zero->n_micro);
+    zi_fp_guard guard = zi_fp_enter();
+    zopt_status status = zi_micro_end(zero, loss);
+    zi_fp_leave(&guard);
+    return status;
+}
+
+static zopt_status local_step(zopt *z)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_running(zero, "zopt_step"));
+    if (zero->micro < zero->n_micro)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_step after %d of %d micro-steps", zero->micro,
+                       zero->n_micro);
+    zi_fp_guard guard = zi_fp_enter();
+    zopt_status status = zi_zero_step(zero);
+    zi_fp_leave(&guard);
+    return status;
+}
+
+static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
+{
+    const zi_zero *zero = zero_of(z);
+    (void)wait; /* on the CPU a step has finished when zopt_step returns */
+    if (zero->step == 0)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_report before the first zopt_step");
+    *report = zero->report;
+    return ZOPT_OK;
+}
+
+static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out)
+{
+    local *l = local_of(z);
+    zi_comm *comm = l->comm;
+    ZI_TRY(check_running(l->zero, "zopt_gather_f64"));
+    /* An index fits a double's bits; the pairs are only carried, never added. */
+    double mine[2] = {0, value};
+    memcpy(&mine[0], &index, sizeof index);
+    ZI_TRY(comm->ops->all_gather(comm, mine, sizeof mine, l->gathered));
+    int n = 0;
+    int64_t last = -1;
+    for (;;) {
+        int64_t next = INT64_MAX;
+        int found = -1, same = 0;
+        for (int r = 0; r < comm->world; r++) {
+            int64_t at;
+            memcpy(&at, &l->gathered[2 * r], sizeof at);
+            if (at <= last || at > next)
+                continue;
+            same = at == next && found >= 0;
+            next = at;
+            found = r;
+        }
+        if (found < 0)
+            break;
+        if (same)
+            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_gather_f64: index %lld was given twice",
+                           (long long)next);
+        out[n++] = l->gathered[2 * found + 1];
+        last = next;
+    }
+    *n_out = n;
+    return ZOPT_OK;
+}
+
+/* Name of a category's row; NULL where this handle has no such category. */
+static const char *category_name(const zi_zero *zero, int category)
+{
+    const zi_optim *optim = zero->config.optim;
+    if (category >= ZI_MEM_STATE && category < ZI_MEM_GRAD_ACCUM) {
+        int state = category - ZI_MEM_STATE;
+        return state < optim->n_states ? optim->state_name[state] : NULL;
+    }
+    return zi_category_name((zi_category)category);
+}
+
+static zopt_status local_memory(const zopt *z, zopt_memory_usage *usage)
+{
+    const zi_mem *mem = zero_of(z)->mem;
+    *usage = (zopt_memory_usage){
+        .total_bytes = mem->total_bytes,
+        .total_peak_bytes = mem->total_peak_bytes,
+    };
+    for (int c = 0; c < ZI_N_CATEGORIES; c++) {
+        const char *name = category_name(zero_of(z), c);
+        if (name == NULL)
+            continue;
+        usage->category[usage->n].name = name;
+        usage->category[usage->n].bytes = mem->row[c].bytes;
+        usage->category[usage->n].peak_bytes = mem->row[c].peak_bytes;
+        usage->n++;
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status local_export(zopt *z, const char *path)
+{
+    zi_zero *zero = local_of(z)->zero;
+    ZI_TRY(check_running(zero, "zopt_export"));
+    return zi_export_model(zero, path);
+}
+
+static const zi_api local_api = {
+    .destroy = local_destroy,
+    .rank = local_rank,
+    .world = local_world,
+    .transport = local_transport,
+    .add_group = local_add_group,
+    .group_set_lr = local_group_set_lr,
+    .add_tensor = local_add_tensor,
+    .agree = local_agree,
+    .commit = local_commit,
+    .set_master = local_set_master,
+    .get_master = local_get_master,
+    .get_state = local_get_state,
+    .param_acquire = local_param_acquire,
+    .param_release = local_param_release,
+    .micro_steps = local_micro_steps,
+    .slot = local_slot,
+    .loss_scale = local_loss_scale,
+    .grad_acquire = local_grad_acquire,
+    .grad_ready = local_grad_ready,
+    .micro_end = local_micro_end,
+    .step = local_step,
+    .report = local_report,
+    .gather_f64 = local_gather_f64,
+    .memory = local_memory,
+    .export_model = local_export,
+};

@@ -1,0 +1,83 @@
+/* Options of zopt_create: ranges checked, names looked up, defaults filled in. */
+#include "api_options.h"
+
+#include <math.h>
+
+#include "base/status.h"
+
+enum { DEFAULT_BUCKET_ELEMS = 4 << 20 };
+
+static zopt_status check_range(const char *name, double value, double lo, double hi)
+{
+    if (!(value >= lo && value <= hi))
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "%s = %g is outside [%g, %g]", name, value, lo, hi);
+    return ZOPT_OK;
+}
+
+static zopt_status check_scale(const char *name, double value)
+{
+    int exponent;
+    if (!(value > 0) || frexp(value, &exponent) != 0.5 || exponent < -125 || exponent > 127)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "%s = %g is not a power of two from 2^-126 to 2^126", name,
+                       value);
+    return ZOPT_OK;
+}
+
+static zopt_status check_numbers(const zopt_options *o)
+{
+    if (o->stage != 1)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "stage %d is not available; there is stage 1",
+                       o->stage);
+    ZI_TRY(check_range("slots", o->slots, 0, ZI_SLOT_SUM - 1));
+    ZI_TRY(check_range("clip_norm", o->clip_norm, 0, 1e30));
+    ZI_TRY(check_scale("loss_scale", o->loss_scale));
+    ZI_TRY(check_scale("min_loss_scale", o->min_loss_scale));
+    ZI_TRY(check_range("growth_interval", o->growth_interval, 1, 1e9));
+    ZI_TRY(check_range("hysteresis", o->hysteresis, 1, 1e9));
+    ZI_TRY(check_range("check_overflow", o->check_overflow, -1, 1));
+    ZI_TRY(check_range("max_consecutive_skips", o->max_consecutive_skips, 1, 1e9));
+    ZI_TRY(check_range("deadline_ms", o->deadline_ms, 1, 1e9));
+    ZI_TRY(check_range("plan_world", o->plan_world, 0, 1 << 24));
+    if (o->plan_world > 0)
+        ZI_TRY(check_range("plan_rank", o->plan_rank, 0, o->plan_world - 1));
+    if (o->dynamic_loss_scale && o->check_overflow == 0)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "a dynamic loss scale needs check_overflow, which is 0");
+    if (o->dynamic_loss_scale && o->min_loss_scale > o->loss_scale)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "min_loss_scale = %g is above loss_scale = %g",
+                       o->min_loss_scale, o->loss_scale);
+    return ZOPT_OK;
+}
+
+static zopt_status look_up(const zopt_options *o, zi_zero_config *config)
+{
+    ZI_TRY(zi_optim_find(o->optimizer ? o->optimizer : "adamw", &config->optim));
+    const zi_optim *optim = config->optim;
+    zi_settings_default(optim->settings, (size_t)optim->n_settings, config->value);
+    ZI_TRY(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings, o->settings,
+                             o->n_settings, config->value));
+    ZI_TRY(zi_schedule_find(o->schedule ? o->schedule : "constant", &config->schedule));
+    const zi_schedule *schedule = config->schedule;
+    zi_settings_default(schedule->settings, (size_t)schedule->n_settings, config->schedule_value);
+    ZI_TRY(zi_settings_apply(schedule->name, schedule->settings, (size_t)schedule->n_settings,
+                             o->schedule_settings, o->n_schedule_settings, config->schedule_value));
+    return zi_device_find(o->device ? o->device : "auto", &config->device);
+}
+
+zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)
+{
+    ZI_TRY(check_numbers(o));
+    ZI_TRY(look_up(o, config));
+    config->bucket_elems = o->bucket_elems > 0 ? o->bucket_elems : DEFAULT_BUCKET_ELEMS;
+    config->loss_scale = o->loss_scale;
+    config->check_overflow = o->check_overflow;
+    config->scale_rules = (zi_scale_rules){
+        .dynamic = o->dynamic_loss_scale != 0,
+        .min_scale = o->min_loss_scale,
+        .growth_interval = o->growth_interval,
+        .hysteresis = o->hysteresis,
+        .max_consecutive_skips = o->max_consecutive_skips,
+        .clip_norm = o->clip_norm,
+        .slots = o->slots,
+    };
+    return ZOPT_OK;
+}

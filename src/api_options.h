@@ -1,0 +1,10 @@
+/* Options as users give them, turned into what the zero room uses. */
+#ifndef ZI_API_OPTIONS_H
+#define ZI_API_OPTIONS_H
+
+#include "zero/zero.h"
+
+/* Errors: ERR_CONFIG or ERR_UNSUPPORTED with name, value and range. */
+zopt_status zi_options_read(const zopt_options *options, zi_zero_config *config);
+
+#endif

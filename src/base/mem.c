@@ -1,0 +1,99 @@
+/* Counted allocation. Counters are plain integers: a handle is used by one thread at a time. */
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+
+enum { ALIGNMENT = 64 };
+
+static const char *const category_names[ZI_N_CATEGORIES] = {
+    [ZI_MEM_PARAMS] = "params",         [ZI_MEM_GRADS] = "grads",
+    [ZI_MEM_MASTER] = "master",         [ZI_MEM_STATE] = "optimizer state",
+    [ZI_MEM_GRAD_ACCUM] = "grad_accum", [ZI_MEM_STAGING] = "staging",
+    [ZI_MEM_TABLES] = "tables",
+};
+
+const char *zi_category_name(zi_category category)
+{
+    const char *name = category_names[category];
+    return name != NULL ? name : category_names[ZI_MEM_STATE];
+}
+
+void *zi_aligned_zalloc(size_t bytes)
+{
+    if (bytes > SIZE_MAX - ALIGNMENT)
+        return NULL;
+    size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    void *memory = aligned_alloc(ALIGNMENT, rounded ? rounded : ALIGNMENT);
+    if (memory != NULL)
+        memset(memory, 0, rounded);
+    return memory;
+}
+
+void zi_mem_count(zi_mem *mem, zi_category category, size_t bytes)
+{
+    mem->row[category].bytes += bytes;
+    mem->total_bytes += bytes;
+    if (mem->row[category].peak_bytes < mem->row[category].bytes)
+        mem->row[category].peak_bytes = mem->row[category].bytes;
+    if (mem->total_peak_bytes < mem->total_bytes)
+        mem->total_peak_bytes = mem->total_bytes;
+}
+
+void zi_mem_uncount(zi_mem *mem, zi_category category, size_t bytes)
+{
+    mem->row[category].bytes -= bytes;
+    mem->total_bytes -= bytes;
+}
+
+/* *out = pointer, where out is the address of a pointer of unknown type. */
+static void put(void *out, void *pointer)
+{
+    memcpy(out, &pointer, sizeof pointer);
+}
+
+static zopt_status allocate(zi_mem *mem, zi_category category, size_t bytes, void *out)
+{
+    void *memory = zi_aligned_zalloc(bytes);
+    put(out, memory);
+    if (memory == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu bytes, %llu bytes already in use",
+                       zi_category_name(category), bytes, (unsigned long long)mem->total_bytes);
+    zi_mem_count(mem, category, bytes);
+    return ZOPT_OK;
+}
+
+zopt_status zi_mem_array(zi_mem *mem, zi_category category, size_t bytes, void *out)
+{
+    if (bytes > 0 && !mem->dry)
+        return allocate(mem, category, bytes, out);
+    put(out, NULL);
+    zi_mem_count(mem, category, bytes);
+    return ZOPT_OK;
+}
+
+zopt_status zi_mem_table(zi_mem *mem, size_t bytes, void *out)
+{
+    if (bytes > 0)
+        return allocate(mem, ZI_MEM_TABLES, bytes, out);
+    put(out, NULL);
+    return ZOPT_OK;
+}
+
+void zi_mem_free_array(zi_mem *mem, zi_category category, void *array, size_t bytes)
+{
+    if (array == NULL && !(mem->dry && bytes > 0))
+        return;
+    free(array);
+    zi_mem_uncount(mem, category, bytes);
+}
+
+void zi_mem_free_table(zi_mem *mem, void *table, size_t bytes)
+{
+    if (table == NULL)
+        return;
+    free(table);
+    zi_mem_uncount(mem, ZI_MEM_TABLES, bytes);
+}

@@ -1,0 +1,52 @@
+/* Memory, counted by category. One zi_mem belongs to a handle; every array and table of the handle
+ * goes through it, so that what `zopt plan` says and what a run allocates are the same numbers. A
+ * dry zi_mem counts the big arrays without allocating them: that is how a plan is made. */
+#ifndef ZI_BASE_MEM_H
+#define ZI_BASE_MEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <zopt/zopt.h>
+
+enum { ZI_MAX_STATES = 4 };
+
+typedef enum zi_category {
+    ZI_MEM_PARAMS, /* what the model computes with */
+    ZI_MEM_GRADS,  /* gradients of one slot */
+    ZI_MEM_MASTER, /* FP32 master weights of the owned slices */
+    ZI_MEM_STATE,  /* ... + i: state i of the optimizer, owned slices */
+    ZI_MEM_GRAD_ACCUM = ZI_MEM_STATE + ZI_MAX_STATES, /* FP32 sums, where S > N */
+    ZI_MEM_STAGING,                                   /* bytes in transit */
+    ZI_MEM_TABLES,                                    /* tensors, groups, buckets */
+    ZI_N_CATEGORIES
+} zi_category;
+
+typedef struct zi_mem {
+    int dry; /* 1: arrays are counted, not allocated */
+    struct {
+        uint64_t bytes, peak_bytes;
+    } row[ZI_N_CATEGORIES];
+    uint64_t total_bytes, total_peak_bytes;
+} zi_mem;
+
+/* "params", ...; states share one name here, their own is in the optimizer's row. */
+const char *zi_category_name(zi_category category);
+
+/* Arrays: zeroed, aligned to 64 bytes; NULL on a dry zi_mem or for 0 bytes. Tables: the same, but
+ * allocated on a dry zi_mem too. `out` is the address of a pointer of any object type. Errors:
+ * ERR_MEMORY with the category and the size, and a NULL pointer. */
+zopt_status zi_mem_array(zi_mem *mem, zi_category category, size_t bytes, void *out);
+zopt_status zi_mem_table(zi_mem *mem, size_t bytes, void *out);
+
+/* Free what one of the two returned; `bytes` as given then. NULL is fine. */
+void zi_mem_free_array(zi_mem *mem, zi_category category, void *array, size_t bytes);
+void zi_mem_free_table(zi_mem *mem, void *table, size_t bytes);
+
+/* Count memory that somebody else allocates for the handle (symmetric buffers). */
+void zi_mem_count(zi_mem *mem, zi_category category, size_t bytes);
+void zi_mem_uncount(zi_mem *mem, zi_category category, size_t bytes);
+
+/* 64-byte aligned, zeroed, uncounted; NULL if there is none. Freed with free(). */
+void *zi_aligned_zalloc(size_t bytes);
+
+#endif

@@ -1,0 +1,131 @@
+/* What zopt plan prints: the 16-bit Adam table, bytes per rank by category, and the same as JSON
+ * with the keys of a run's memory.json. */
+#include "cli/plan.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const dtype_names[] = {
+    [ZOPT_FP16] = "fp16", [ZOPT_BF16] = "bf16", [ZOPT_FP32] = "fp32"};
+
+/* Small models are told in bytes, to be compared with what a run counts. */
+static int in_bytes(uint64_t largest)
+{
+    return largest < 1000000000;
+}
+
+/* A number of bytes in a column, in powers of 1000. */
+static void print_bytes(int width, uint64_t bytes, int plain)
+{
+    if (plain || bytes == 0)
+        printf("%*" PRIu64, width, bytes);
+    else if (bytes < 50000000)
+        printf("%*.3f MB", width - 3, (double)bytes / 1e6);
+    else
+        printf("%*.3f GB", width - 3, (double)bytes / 1e9);
+}
+
+void plan_print_replicated(const plan *p)
+{
+    const uint64_t n = p->n_params;
+    const struct {
+        const char *what;
+        uint64_t bytes;
+        const char *note;
+    } rows[] = {
+        {"parameters", 2 * n, ""},
+        {"gradients", 2 * n, ""},
+        {"exp_avg, FP32", 4 * n, ""},
+        {"exp_avg_sq, FP32", 4 * n, ""},
+        {"master weights, FP32", 4 * n, "  often left out of such tables"},
+        {"sum", 16 * n, "  16 bytes a parameter"},
+    };
+    const int plain = in_bytes(16 * n);
+    printf("%" PRIu64 " parameters in %s, Adam, all of it on every rank%s:\n", n,
+           dtype_names[p->dtype], plain ? ", in bytes" : "");
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        printf("  %-22s", rows[i].what);
+        print_bytes(14, rows[i].bytes, plain);
+        printf("%s\n", rows[i].note);
+    }
+    printf("\n");
+}
+
+static const zopt_memory_usage *fullest(const plan_world *world)
+{
+    const zopt_memory_usage *most = &world->per_rank[0];
+    for (int r = 1; r < world->ranks; r++)
+        if (world->per_rank[r].total_peak_bytes > most->total_peak_bytes)
+            most = &world->per_rank[r];
+    return most;
+}
+
+static uint64_t category_bytes(const zopt_memory_usage *usage, const char *name)
+{
+    for (int i = 0; i < usage->n; i++)
+        if (strcmp(usage->category[i].name, name) == 0)
+            return usage->category[i].peak_bytes;
+    return 0;
+}
+
+void plan_print_sharded(const plan *p)
+{
+    enum { WIDTH = 14 };
+    uint64_t largest = 0;
+    const zopt_memory_usage *names = &p->world[0].per_rank[0];
+    for (int w = 0; w < p->n_worlds; w++) {
+        const zopt_memory_usage *usage = fullest(&p->world[w]);
+        largest = usage->total_peak_bytes > largest ? usage->total_peak_bytes : largest;
+    }
+    const int plain = in_bytes(largest);
+    printf("zopt, stage %d, %s, %" PRIu64 " parameters in %s: the fullest rank%s\n",
+           p->options.stage, p->options.optimizer, p->n_params, dtype_names[p->dtype],
+           plain ? ", in bytes" : "");
+    printf("%6s %6s", "ranks", "slots");
+    for (int i = 0; i < names->n; i++)
+        printf("%*s", WIDTH, names->category[i].name);
+    printf("%*s%*s%*s\n", WIDTH, "total", WIDTH, "bytes/param", WIDTH, "sent a step");
+    for (int w = 0; w < p->n_worlds; w++) {
+        const plan_world *world = &p->world[w];
+        const zopt_memory_usage *usage = fullest(world);
+        printf("%6d %6d", world->ranks, world->slots);
+        for (int i = 0; i < names->n; i++)
+            print_bytes(WIDTH, category_bytes(usage, names->category[i].name), plain);
+        print_bytes(WIDTH, usage->total_peak_bytes, plain);
+        printf("%*.4f", WIDTH, (double)usage->total_peak_bytes / (double)p->n_params);
+        print_bytes(WIDTH, world->sent_bytes, plain);
+        printf("\n");
+    }
+}
+
+static json_t *rank_json(int rank, const zopt_memory_usage *usage)
+{
+    json_t *row = json_pack("{s:i}", "rank", rank);
+    for (int i = 0; i < usage->n; i++)
+        json_object_set_new(row, usage->category[i].name,
+                            json_integer((json_int_t)usage->category[i].peak_bytes));
+    json_object_set_new(row, "total", json_integer((json_int_t)usage->total_peak_bytes));
+    return row;
+}
+
+int plan_print_json(const plan *p)
+{
+    json_t *plans = json_array();
+    for (int w = 0; w < p->n_worlds; w++) {
+        const plan_world *world = &p->world[w];
+        json_t *per_rank = json_array();
+        for (int r = 0; r < world->ranks; r++)
+            json_array_append_new(per_rank, rank_json(r, &world->per_rank[r]));
+        json_array_append_new(plans,
+                              json_pack("{s:i, s:i, s:I, s:I, s:o}", "ranks", world->ranks, "slots",
+                                        world->slots, "parameters", (json_int_t)p->n_params,
+                                        "bytes_sent_per_step", (json_int_t)world->sent_bytes,
+                                        "per_rank", per_rank));
+    }
+    json_t *root = json_pack("{s:o}", "plans", plans);
+    int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;
+    json_decref(root);
+    return failed || putchar('\n') == EOF ? -1 : 0;
+}

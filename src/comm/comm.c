@@ -1,0 +1,251 @@
+/* The table of transports, the choice among them, and what all of them share: order checks, the
+ * list of symmetric memory, and agreement on a status. How bytes move is in self.c, threads.c and
+ * mpi.c. */
+#include "comm/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm/common.h"
+
+/* In the order in which "auto" asks them. */
+const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_mpi, &zi_comm_self};
+const size_t zi_n_comms = sizeof zi_comms / sizeof zi_comms[0];
+
+#ifndef ZI_HAVE_MPI
+static const char *built_without(void)
+{
+    return "built without MPI (ZOPT_MPI=OFF)";
+}
+
+static int never_wanted(const zi_comm_config *config)
+{
+    (void)config;
+    return 0;
+}
+
+const zi_comm_ops zi_comm_mpi = {
+    .name = "mpi",
+    .help = "any MPI world",
+    .missing = built_without,
+    .wanted = never_wanted,
+};
+
+void zopt_finalize(void)
+{
+}
+#endif
+
+/* What launchers tell their processes; a greater value means that there are others. */
+static const struct {
+    const char *name;
+    long alone;
+} launch_variables[] = {
+    {"WORLD_SIZE", 1},   {"OMPI_COMM_WORLD_SIZE", 1}, {"PMI_SIZE", 1}, {"SLURM_STEP_NUM_TASKS", 1},
+    {"SLURM_NTASKS", 1}, {"SLURM_NPROCS", 1},         {"RANK", 0},     {"SLURM_PROCID", 0},
+};
+
+zopt_status zi_comm_check_alone(void)
+{
+    for (size_t i = 0; i < sizeof launch_variables / sizeof launch_variables[0]; i++) {
+        const char *name = launch_variables[i].name;
+        const char *text = getenv(name);
+        if (text != NULL && strtol(text, NULL, 10) > launch_variables[i].alone)
+            return ZI_FAIL(
+                ZOPT_ERR_LAUNCH,
+                "%s=%s says that this process is one of several, but it would run alone: "
+                "start it with mpirun -n N or srun --mpi=pmix, of the MPI that zopt is "
+                "built with; or unset %s, or ask for transport \"self\"",
+                name, text, name);
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status find_auto(const zi_comm_config *config, const zi_comm_ops **out)
+{
+    /* Where nobody wants it, it is a plan for several ranks in a build without MPI. */
+    *out = &zi_comm_threads;
+    for (size_t i = 0; i < zi_n_comms; i++) {
+        if (zi_comms[i]->missing() == NULL && zi_comms[i]->wanted(config)) {
+            *out = zi_comms[i];
+            break;
+        }
+    }
+    if (*out == &zi_comm_self && config->plan_world == 0)
+        return zi_comm_check_alone();
+    return ZOPT_OK;
+}
+
+zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const zi_comm_ops **out)
+{
+    const char *names[sizeof zi_comms / sizeof zi_comms[0]];
+    *out = NULL;
+    if (strcmp(name, "auto") == 0)
+        return find_auto(config, out);
+    for (size_t i = 0; i < zi_n_comms; i++) {
+        names[i] = zi_comms[i]->name;
+        if (strcmp(name, names[i]) != 0)
+            continue;
+        const char *missing = zi_comms[i]->missing();
+        if (missing != NULL)
+            return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport %s: %s", name, missing);
+        *out = zi_comms[i];
+        return ZOPT_OK;
+    }
+    const char *nearest = zi_nearest(name, names, zi_n_comms, sizeof names[0]);
+    return ZI_FAIL(ZOPT_ERR_CONFIG, "transport \"%s\" is not known%s%s%s", name,
+                   nearest ? "; did you mean \"" : "", nearest ? nearest : "",
+                   nearest ? "\"?" : "");
+}
+
+void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem)
+{
+    comm->ops = ops;
+    comm->mem = mem;
+    comm->planned = config->plan_world > 0;
+    comm->rank = comm->planned ? config->plan_rank : 0;
+    comm->world = comm->planned ? config->plan_world : 1;
+    comm->deadline_ms = config->deadline_ms;
+    comm->on_hang = config->on_hang;
+    comm->on_hang_arg = config->on_hang_arg;
+    comm->bucket = -1;
+}
+
+zopt_status zi_check_connected(const zi_comm *comm, const char *call)
+{
+    if (comm->broken)
+        return ZI_FAIL(ZOPT_ERR_COMM, "%s: an earlier call of transport %s failed", call,
+                       comm->ops->name);
+    if (comm->planned)
+        return ZI_FAIL(ZOPT_ERR_COMM, "%s: a plan has no peers", call);
+    return ZOPT_OK;
+}
+
+zopt_status zi_check_next(zi_comm *comm, const char *call, uint64_t next, uint64_t ordinal)
+{
+    if (ordinal == next)
+        return ZOPT_OK;
+    comm->broken = 1;
+    return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s of transfer %llu out of order, the next is %llu",
+                   comm->rank, call, (unsigned long long)ordinal, (unsigned long long)next);
+}
+
+zopt_status zi_check_begun(zi_comm *comm, const char *call, uint64_t n_begun, uint64_t ordinal)
+{
+    if (ordinal < n_begun)
+        return ZOPT_OK;
+    comm->broken = 1;
+    return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s of transfer %llu, but only %llu were begun",
+                   comm->rank, call, (unsigned long long)ordinal, (unsigned long long)n_begun);
+}
+
+typedef struct zi_symmetric_node {
+    struct zi_symmetric_node *next;
+    size_t node_bytes;
+    zi_category category;
+    zi_symmetric memory;
+    void *peer[];
+} zi_symmetric_node;
+
+static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
+                                 zi_symmetric *out)
+{
+    size_t node_bytes = sizeof(zi_symmetric_node) + (size_t)n_peers * sizeof(void *);
+    void *memory, *base;
+    ZI_TRY(zi_mem_table(comm->mem, node_bytes, &memory));
+    zopt_status status = zi_mem_array(comm->mem, category, bytes, &base);
+    if (status != ZOPT_OK) {
+        zi_mem_free_table(comm->mem, memory, node_bytes);
+        return status;
+    }
+    zi_symmetric_node *node = memory;
+    *out = (zi_symmetric){.base = base, .bytes = bytes, .peer = n_peers ? node->peer : NULL};
+    node->next = comm->symmetric;
+    node->node_bytes = node_bytes;
+    node->category = category;
+    node->memory = *out;
+    comm->symmetric = node;
+    return ZOPT_OK;
+}
+
+zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
+                               zi_symmetric *out)
+{
+    *out = (zi_symmetric){0};
+    zopt_status mine = symmetric_add(comm, category, bytes, n_peers, out);
+    zopt_status status = zi_comm_agree(comm, mine);
+    if (status != ZOPT_OK && mine == ZOPT_OK)
+        zi_symmetric_free(comm, category, out, 0);
+    return status;
+}
+
+static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
+{
+    zi_symmetric_node *node = *link;
+    *link = node->next;
+    if (keep)
+        zi_mem_uncount(comm->mem, node->category, node->memory.bytes);
+    else
+        zi_mem_free_array(comm->mem, node->category, node->memory.base, node->memory.bytes);
+    zi_mem_free_table(comm->mem, node, node->node_bytes);
+}
+
+void zi_symmetric_free(zi_comm *comm, zi_category category, zi_symmetric *memory, int keep)
+{
+    zi_symmetric_node **link = &comm->symmetric;
+    while (*link != NULL &&
+           ((*link)->category != category || (*link)->memory.base != memory->base ||
+            (*link)->memory.bytes != memory->bytes))
+        link = &(*link)->next;
+    if (*link != NULL)
+        symmetric_remove(comm, link, keep);
+    *memory = (zi_symmetric){0};
+}
+
+void zi_symmetric_free_all(zi_comm *comm, int keep)
+{
+    while (comm->symmetric != NULL)
+        symmetric_remove(comm, &comm->symmetric, keep);
+}
+
+/* One number per rank, of which the greatest wins: how bad, then which rank, the lowest first.
+ * ERR_PEER is an echo of another rank's failure, so it is the least bad. */
+enum { RANK_BITS = 32, RANK_MASK = 0x7fffffff };
+
+static int64_t badness(zopt_status status)
+{
+    return status == ZOPT_OK ? 0 : status == ZOPT_ERR_PEER ? 1 : 1 + (int64_t)status;
+}
+
+static zopt_status status_of(int64_t bad)
+{
+    return bad == 0 ? ZOPT_OK : bad == 1 ? ZOPT_ERR_PEER : (zopt_status)(bad - 1);
+}
+
+zopt_status zi_comm_agree(zi_comm *comm, zopt_status mine)
+{
+    char own[256] = "", text[256] = "";
+    if (mine != ZOPT_OK)
+        snprintf(own, sizeof own, "%s", zopt_last_error());
+    if (comm->planned || (comm->broken && mine != ZOPT_OK))
+        return mine;
+
+    int64_t worst = badness(mine) * ((int64_t)1 << RANK_BITS) + (RANK_MASK - comm->rank);
+    zopt_status status = comm->ops->all_reduce(comm, ZI_MAX, &worst, 1);
+    if (status == ZOPT_OK) {
+        status = status_of(worst >> RANK_BITS);
+        int rank = RANK_MASK - (int)(worst & RANK_MASK);
+        if (status == ZOPT_OK)
+            return ZOPT_OK;
+        memcpy(text, own, sizeof text);
+        if (comm->ops->broadcast(comm, rank, text, sizeof text) != ZOPT_OK)
+            snprintf(text, sizeof text, "%s", zopt_status_text(status));
+        text[sizeof text - 1] = '\0';
+        if (mine == ZOPT_OK)
+            return ZI_FAIL(status, "rank %d: %s", rank, text);
+    }
+    if (mine == ZOPT_OK)
+        return status;
+    return ZI_FAIL(status, "%s", own);
+}

@@ -1,0 +1,157 @@
+/* How bytes get from rank to rank. A transport is a row of zi_comms. It offers small collectives on
+ * host memory, and the two movements of the step, bucket by bucket:
+ *
+ *   gradients   expose -> expose_wait (table of sources) -> consumed -> reuse_wait
+ *   parameters  open -> dest_wait (table of destinations) -> publish -> publish_wait
+ *
+ * Where peers' memory is addressable the tables point into it and no byte moves here; elsewhere
+ * slices are exchanged in place and parameters gathered. Every rank makes the same calls with the
+ * same ordinals in the same order; those ending in _wait block, up to the deadline, the others do
+ * not. A wait drives all queued transfers, whatever it waits for.
+ *
+ * Errors of every call: ERR_TIMEOUT past the deadline, ERR_PEER where a peer gave up, ERR_COMM.
+ * After one of them the transport is broken: only destroy may follow. */
+#ifndef ZI_COMM_COMM_H
+#define ZI_COMM_COMM_H
+
+#include "base/mem.h"
+
+typedef struct zi_comm zi_comm;
+
+typedef struct zi_comm_config {
+    int has_comm, comm_f; /* as in zopt_options */
+    zopt_threads *threads;
+    int threads_rank;
+    int deadline_ms;
+    void (*on_hang)(void *arg, const char *text);
+    void *on_hang_arg;
+    int plan_world, plan_rank; /* plan_world > 0: connect to nobody */
+} zi_comm_config;
+
+/* A buffer that every rank has, of equal size. */
+typedef struct zi_symmetric {
+    void *base; /* this rank's */
+    size_t bytes;
+    void **peer; /* [world] every rank's, where peers' memory is addressable; else NULL */
+} zi_symmetric;
+
+/* One bucket of one exchange of gradients or of parameters. */
+typedef struct zi_transfer {
+    uint64_t ordinal; /* counts the transfers of its kind from 0 */
+    const zi_symmetric *memory;
+    size_t offset_bytes; /* of the bucket in memory; slice i follows at i * slice_bytes */
+    size_t slice_bytes;
+    int n_contributors; /* gradients: ranks 0..n-1 have written theirs */
+} zi_transfer;
+
+typedef enum zi_reduce_op { ZI_SUM, ZI_MIN, ZI_MAX } zi_reduce_op;
+
+typedef struct zi_comm_ops {
+    const char *name;
+    const char *help;
+    int peer_memory;              /* 1: tables point into peers' memory */
+    const char *(*missing)(void); /* NULL where usable in this process, else why not */
+    int (*wanted)(const zi_comm_config *config); /* 1: "auto" takes this row if none before it */
+
+    /* Collective. On a planning config: rank and world, and the memory of a real one counted, but
+     * connected to nobody; only alloc_symmetric, reserve and what frees may be called. */
+    zopt_status (*create)(const zi_comm_config *config, zi_mem *mem, zi_comm **out);
+    /* Unless the transport is broken, waits until no transfer touches this rank's memory. After a
+     * failure, memory that peers or MPI may still touch is leaked. */
+    void (*destroy)(zi_comm *comm);
+
+    /* Once, before the first transfer: at most n_transfers, gradients and parameters together, are
+     * ever begun and unfinished, and no slice is larger than max_slice_bytes. Allocates what queues
+     * them and what bytes in transit need, counted, on a planning comm too. */
+    zopt_status (*reserve)(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
+
+    /* Zeroed, 64-byte aligned, counted in the comm's mem. Collective: all ranks get it or none.
+     * Freed by destroy at the latest. free_symmetric is no collective; it waits for this rank's own
+     * transfers, and memory that peers may still touch outlives it. */
+    zopt_status (*alloc_symmetric)(zi_comm *comm, zi_category category, size_t bytes,
+                                   zi_symmetric *out);
+    void (*free_symmetric)(zi_comm *comm, zi_category category, zi_symmetric *memory);
+
+    /* Small collectives, blocking. recv holds world * bytes and does not overlap send. */
+    zopt_status (*all_gather)(zi_comm *comm, const void *send, size_t bytes, void *recv);
+    zopt_status (*all_reduce)(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
+    zopt_status (*broadcast)(zi_comm *comm, int root, void *buffer, size_t bytes);
+
+    /* This rank's part of the bucket is written (or it is no contributor). */
+    zopt_status (*expose)(zi_comm *comm, const zi_transfer *transfer);
+    /* Wait for slice `rank` of every contributor; source[i], i < n_contributors, is where rank i's
+     * is readable until consumed. */
+    zopt_status (*expose_wait)(zi_comm *comm, const zi_transfer *transfer, const void **source);
+    /* This rank is done reading them. */
+    zopt_status (*consumed)(zi_comm *comm, const zi_transfer *transfer);
+    /* Wait until this rank's part of the transfer may be overwritten. */
+    zopt_status (*reuse_wait)(zi_comm *comm, uint64_t ordinal);
+
+    /* This rank's parameters may be overwritten from now on. Once a step. */
+    zopt_status (*open)(zi_comm *comm);
+    /* Wait until every rank has opened as often as this one; dest[i] is where slice `rank` of the
+     * bucket goes, *n_dests of them: every rank's memory, or this rank's own. */
+    zopt_status (*dest_wait)(zi_comm *comm, const zi_transfer *transfer, void **dest, int *n_dests);
+    /* Slice `rank` of the bucket is stored in all of them. */
+    zopt_status (*publish)(zi_comm *comm, const zi_transfer *transfer);
+    /* Wait until all slices of the transfer are in this rank's memory. */
+    zopt_status (*publish_wait)(zi_comm *comm, uint64_t ordinal);
+
+    /* Push queued transfers on; never waits. */
+    zopt_status (*progress)(zi_comm *comm);
+} zi_comm_ops;
+
+/* What every transport's object begins with. */
+struct zi_comm {
+    const zi_comm_ops *ops;
+    int rank, world;
+    zi_mem *mem;
+    int deadline_ms;
+    void (*on_hang)(void *arg, const char *text);
+    void *on_hang_arg;
+    int planned;         /* 1: connected to nobody */
+    int broken;          /* 1: a call has failed; only destroy may follow */
+    uint64_t bytes_sent; /* to other ranks, so far; not the small collectives */
+    /* What the caller is doing, for the text of a hang. */
+    uint64_t step;
+    const char *phase;
+    int bucket;                          /* -1: none */
+    struct zi_symmetric_node *symmetric; /* what alloc_symmetric has handed out */
+};
+
+extern const zi_comm_ops *const zi_comms[];
+extern const size_t zi_n_comms;
+
+/* The row of that name; "auto" as zopt_options says, the first row that is wanted. Refuses an
+ * "auto" launch in which every process would run alone. Errors: ERR_CONFIG with the nearest name,
+ * ERR_UNSUPPORTED, ERR_LAUNCH. */
+zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const zi_comm_ops **out);
+
+/* For a world of one: refuse it where RANK, WORLD_SIZE, SLURM_* or the like say that the launcher
+ * meant more. Errors: ERR_LAUNCH with a hint. */
+zopt_status zi_comm_check_alone(void);
+
+/* Fill in the common part: of a plan if the config is one, else rank 0 of 1. */
+void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem);
+
+/* One status for all ranks: the worst of theirs. Collective, but on a planning comm. A rank with an
+ * error of its own keeps its text, the others get "rank R: <R's text>". A rank that only saw a peer
+ * fail (ERR_PEER) is never the worst while another knows why. */
+zopt_status zi_comm_agree(zi_comm *comm, zopt_status mine);
+
+/* A wait with a deadline: begin, then pause between tests of the condition. */
+typedef struct zi_wait {
+    double until_ms;
+    unsigned n_pauses; /* set it to 0 when something moved: first pauses are short */
+} zi_wait;
+
+void zi_wait_begin(zi_wait *wait, const zi_comm *comm);
+
+/* Give the core to somebody else for a moment, 50 us or so at most. 1: the deadline has passed. */
+int zi_wait_pause(zi_wait *wait);
+
+/* The deadline has passed: tell on_hang step, phase, bucket, `what` has not arrived (a plural) and
+ * of which ranks (a list, "0, 2"; "": unknown), mark the comm broken and fail with ERR_TIMEOUT. */
+zopt_status zi_wait_hang(zi_comm *comm, const char *what, const char *missing_ranks);
+
+#endif

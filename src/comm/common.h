@@ -1,0 +1,32 @@
+/* What the transports share among themselves, on top of comm.h: the checks that every call makes,
+ * and the list of the symmetric memory that a comm has handed out. For src/comm only. */
+#ifndef ZI_COMM_COMMON_H
+#define ZI_COMM_COMMON_H
+
+#include "base/status.h"
+#include "comm/comm.h"
+
+extern const zi_comm_ops zi_comm_self, zi_comm_threads, zi_comm_mpi;
+
+/* ERR_COMM on a broken or a planning comm. */
+zopt_status zi_check_connected(const zi_comm *comm, const char *call);
+
+/* Transfers of a kind are begun in order: ordinal must be `next`. Breaks the comm otherwise. */
+zopt_status zi_check_next(zi_comm *comm, const char *call, uint64_t next, uint64_t ordinal);
+
+/* Only a transfer that was begun can be waited for: ordinal < n_begun. Breaks the comm otherwise.
+ */
+zopt_status zi_check_begun(zi_comm *comm, const char *call, uint64_t n_begun, uint64_t ordinal);
+
+/* Allocate and agree that all ranks could; on failure nothing is left. peer[] holds n_peers
+ * entries, for the transport to fill in; 0: peer is NULL. */
+zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
+                               zi_symmetric *out);
+
+/* Uncount `memory` and free it, unless `keep`: then somebody else frees it, or nobody ever. */
+void zi_symmetric_free(zi_comm *comm, zi_category category, zi_symmetric *memory, int keep);
+
+/* The same for all that is left. */
+void zi_symmetric_free_all(zi_comm *comm, int keep);
+
+#endif

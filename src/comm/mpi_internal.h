@@ -1,0 +1,95 @@
+/* The object of transport mpi: mpi.c makes it and has the small collectives, mpi_transfer.c moves
+ * slices. The only header of the library that includes mpi.h. */
+#ifndef ZI_COMM_MPI_INTERNAL_H
+#define ZI_COMM_MPI_INTERNAL_H
+
+#include <mpi.h>
+
+#include "comm/common.h"
+
+/* Members base, base + stride, ..., `size` of them, of a communicator. */
+typedef struct zi_ranks {
+    int base, stride, size;
+} zi_ranks;
+
+typedef enum zi_mpi_job_kind { ZI_JOB_EXCHANGE, ZI_JOB_GATHER, ZI_N_JOB_KINDS } zi_mpi_job_kind;
+
+/* One bucket to exchange or to gather. */
+typedef struct zi_mpi_job {
+    zi_mpi_job_kind kind;
+    int n_contributors; /* of a gather: all */
+    char *bucket;
+    size_t slice_bytes;
+} zi_mpi_job;
+
+/* Two pieces of a slice are on their way at once, one to a lane: at most 4 messages. */
+enum { ZI_MPI_LANES = 2 };
+
+typedef struct zi_mpi_lane {
+    MPI_Request request[2];
+    int busy;
+    size_t offset, bytes; /* of the piece in its slice */
+    size_t next;          /* offset of the lane's next piece */
+} zi_mpi_lane;
+
+typedef struct zi_mpi_engine {
+    zi_ranks ranks;
+    int me; /* index in ranks */
+    zi_mpi_job *ring;
+    size_t capacity;
+    uint64_t queued, finished;         /* jobs */
+    uint64_t n_queued[ZI_N_JOB_KINDS]; /* and by kind */
+    uint64_t n_finished[ZI_N_JOB_KINDS];
+    uint64_t n_consumed;
+    uint64_t n_moves; /* messages posted and completed, to see whether anything moves */
+
+    /* The first job of the ring, in its round. */
+    int active, round, partner; /* partner: index in ranks */
+    const char *send;           /* slice to send; NULL: none */
+    char *receive;              /* slice to receive; NULL: none */
+    size_t piece_bytes;
+    zi_mpi_lane lane[ZI_MPI_LANES];
+
+    char *staging;
+    size_t staging_bytes;
+} zi_mpi_engine;
+
+typedef struct zi_mpi {
+    zi_comm base;
+    MPI_Comm comm;     /* MPI_COMM_NULL: a plan */
+    uint64_t sequence; /* of small collectives */
+    /* What small collectives send and receive: memory of this object, so that one that is given up
+     * never writes into its caller's. */
+    char *bounce;
+    size_t bounce_bytes;
+    zi_mpi_engine engine;
+} zi_mpi;
+
+enum { ZI_TAG_BROADCAST, ZI_TAG_TRANSFER };
+
+/* ERR_COMM with MPI's text where rc is not MPI_SUCCESS; breaks the comm. */
+zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc);
+
+#define ZI_MPI_TRY(m, function, ...) ZI_TRY(zi_mpi_check((m), #function, function(__VA_ARGS__)))
+
+/* mpi_transfer.c */
+void zi_engine_init(zi_mpi *m);
+/* Push jobs on as far as messages have come; never waits. */
+zopt_status zi_engine_progress(zi_mpi *m);
+/* Wait until all jobs are done. */
+zopt_status zi_engine_drain(zi_mpi *m);
+/* Take back the receives that can be. */
+void zi_engine_cancel(zi_mpi *m);
+
+zopt_status zi_mpi_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
+zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_mpi_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
+zopt_status zi_mpi_consumed(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_mpi_reuse_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_mpi_open(zi_comm *comm);
+zopt_status zi_mpi_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest, int *n_dests);
+zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_mpi_progress(zi_comm *comm);
+
+#endif

@@ -1,0 +1,348 @@
+/* The life of a config: load the file, override keys, declare sections, read values. What is
+ * written is judged only by check.c, once everything that may be written is known. */
+#include "config/runfile.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/status.h"
+#include "config/config.h"
+
+enum { MAX_FILE_BYTES = 1 << 20, JSON_FLAGS = JSON_REJECT_DUPLICATES };
+
+/* ------------------------------------------------------------------ loading ----------------- */
+
+static zopt_status read_text(const char *path, char **out, size_t *length)
+{
+    struct stat info;
+    FILE *file = fopen(path, "rb");
+    if (file == NULL)
+        return ZI_FAIL(ZOPT_ERR_READ, "%s: %s", path, strerror(errno));
+    char *text = malloc(MAX_FILE_BYTES + 2);
+    int error = 0;
+    if (text == NULL) {
+        fclose(file);
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: out of memory", path);
+    }
+    if (fstat(fileno(file), &info) == 0 && S_ISDIR(info.st_mode)) {
+        error = EISDIR;
+    } else {
+        *length = fread(text, 1, MAX_FILE_BYTES + 1, file);
+        error = ferror(file) ? errno : 0;
+    }
+    zopt_status status = ZOPT_OK;
+    if (error != 0)
+        status = ZI_FAIL(ZOPT_ERR_READ, "%s: %s", path, strerror(error));
+    else if (*length > MAX_FILE_BYTES)
+        status = ZI_FAIL(ZOPT_ERR_CONFIG, "%s: longer than %d bytes: not a run file", path,
+                         MAX_FILE_BYTES);
+    fclose(file);
+    if (status != ZOPT_OK) {
+        free(text);
+        return status;
+    }
+    text[*length] = '\0';
+    *out = text;
+    return ZOPT_OK;
+}
+
+static zopt_status parse_file(zopt_config *config)
+{
+    json_error_t error;
+    size_t length = 0;
+    ZI_TRY(read_text(config->source, &config->text, &length));
+    config->written = json_loadb(config->text, length, JSON_FLAGS, &error);
+    if (config->written == NULL)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "%s:%d:%d: %s", config->source, error.line, error.column,
+                       error.text);
+    if (!json_is_object(config->written))
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "%s:1:1: a run file is a JSON object: { ... }",
+                       config->source);
+    return ZOPT_OK;
+}
+
+/* folder + "/" + path, where path is relative; a new string. */
+static json_t *absolute(const char *folder, const char *path)
+{
+    return path[0] == '/' || path[0] == '\0' ? json_string(path)
+                                             : json_sprintf("%s/%s", folder, path);
+}
+
+/* Paths in the file are relative to its folder. What is not a string is left to the check. */
+static zopt_status resolve_paths(zopt_config *config)
+{
+    char *file = realpath(config->source, NULL);
+    if (file == NULL)
+        return ZI_FAIL(ZOPT_ERR_READ, "%s: %s", config->source, strerror(errno));
+    char *slash = strrchr(file, '/');
+    *slash = '\0';
+    zopt_status status = ZOPT_OK;
+    for (size_t i = 0; i < config->n_keys && status == ZOPT_OK; i++) {
+        json_t *value = zi_tree_get(config->written, config->keys[i].path);
+        if (config->keys[i].is_path && json_is_string(value))
+            status = zi_tree_put(config->written, config->keys[i].path,
+                                 absolute(file, json_string_value(value)));
+    }
+    free(file);
+    return status;
+}
+
+static zopt_status declare(zopt_config *config, const zi_key *key)
+{
+    if (config->n_keys == ZI_MAX_KEYS)
+        return ZI_FAIL(ZOPT_ERR_FAILURE, "more than %d keys", ZI_MAX_KEYS);
+    config->keys[config->n_keys++] = *key;
+    if (key->fallback == NULL)
+        return ZOPT_OK;
+    json_error_t error;
+    json_t *value = json_loads(key->fallback, JSON_DECODE_ANY, &error);
+    if (value == NULL)
+        return ZI_FAIL(ZOPT_ERR_FAILURE, "default of %s: %s", key->path, error.text);
+    return zi_tree_put(config->defaults, key->path, value);
+}
+
+zopt_status zopt_config_load(const char *path, zopt_config **out)
+{
+    zopt_status status;
+    *out = NULL;
+    zopt_config *config = calloc(1, sizeof *config);
+    if (config == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: out of memory", path);
+    config->source = strdup(path);
+    config->defaults = json_object();
+    config->overridden = json_object();
+    config->strings = json_array();
+    if (!config->source || !config->defaults || !config->overridden || !config->strings) {
+        status = ZI_FAIL(ZOPT_ERR_MEMORY, "%s: out of memory", path);
+        goto fail;
+    }
+    for (size_t i = 0; i < zi_n_keys; i++)
+        ZI_TRY_GOTO(declare(config, &zi_keys[i]), fail);
+    ZI_TRY_GOTO(parse_file(config), fail);
+    ZI_TRY_GOTO(resolve_paths(config), fail);
+    *out = config;
+    return ZOPT_OK;
+fail:
+    zopt_config_destroy(config);
+    return status;
+}
+
+void zopt_config_destroy(zopt_config *config)
+{
+    if (config == NULL)
+        return;
+    for (size_t i = 0; i < config->n_sections; i++)
+        free(config->sections[i].settings);
+    json_decref(config->written);
+    json_decref(config->defaults);
+    json_decref(config->resolved);
+    json_decref(config->overridden);
+    json_decref(config->strings);
+    free(config->source);
+    free(config->text);
+    free(config);
+}
+
+/* ------------------------------------------------------------------ overrides --------------- */
+
+/* A word of the command line as a value: JSON, or a string where it is none. A key that wants a
+ * string takes any word as it stands, unless it is quoted. */
+static zopt_status parse_word(const zi_key *key, const char *path, const char *word, json_t **out)
+{
+    json_error_t error;
+    char folder[4096];
+    int is_string = key != NULL && key->type == ZI_KEY_STR;
+    *out =
+        is_string && word[0] != '"' ? NULL : json_loads(word, JSON_FLAGS | JSON_DECODE_ANY, &error);
+    if (*out == NULL && word[0] != '\0' && strchr(is_string ? "\"" : "\"[{", word[0]) != NULL)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "--set %s=%s: %s", path, word, error.text);
+    if (*out == NULL)
+        *out = json_string(word);
+    if (*out == NULL)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "--set %s: the value is not UTF-8", path);
+    if (key != NULL && key->is_path && json_is_string(*out)) {
+        if (getcwd(folder, sizeof folder) == NULL)
+            return ZI_FAIL(ZOPT_ERR_READ, "the current folder: %s", strerror(errno));
+        json_t *whole = absolute(folder, json_string_value(*out));
+        json_decref(*out);
+        *out = whole;
+    }
+    return ZOPT_OK;
+}
+
+/* Strings that getters have handed out live on when their key is overridden. */
+static zopt_status replace(zopt_config *config, const char *path, json_t *value)
+{
+    json_t *old = zi_tree_get(config->written, path);
+    if (config->resolved != NULL) {
+        json_decref(value);
+        return ZI_FAIL(ZOPT_ERR_ORDER, "%s: the config is resolved already", path);
+    }
+    if (old != NULL)
+        json_array_append(config->strings, old);
+    return zi_tree_put(config->written, path, value);
+}
+
+zopt_status zopt_config_set(zopt_config *config, const char *assignment)
+{
+    const char *equals = strchr(assignment, '=');
+    char path[ZI_TREE_PATH];
+    json_t *value;
+    if (equals == NULL || equals - assignment >= ZI_TREE_PATH)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "--set '%s': want key=value", assignment);
+    snprintf(path, sizeof path, "%.*s", (int)(equals - assignment), assignment);
+    if (!zi_tree_path_ok(path))
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "--set '%s': '%s' is not a key, want e.g. a.b or a.b[0]",
+                       assignment, path);
+    ZI_TRY(parse_word(zi_config_find(config, path), path, equals + 1, &value));
+    ZI_TRY(replace(config, path, value));
+    json_object_set_new(config->overridden, path, json_null());
+    return ZOPT_OK;
+}
+
+zopt_status zi_config_put_str(zopt_config *config, const char *key, const char *value)
+{
+    return replace(config, key, json_string(value));
+}
+
+/* ------------------------------------------------------------------ sections ---------------- */
+
+/* A string of the config's own. NULL: out of memory. */
+static const char *keep(zopt_config *config, json_t *string)
+{
+    json_array_append_new(config->strings, string);
+    return json_string_value(string);
+}
+
+static const char *join_choices(zopt_config *config, const char *const *choices)
+{
+    const char *all = choices[0];
+    for (size_t i = 1; choices[i] != NULL && all != NULL; i++)
+        all = keep(config, json_sprintf("%s|%s", all, choices[i]));
+    return all;
+}
+
+static zopt_status declare_row(zopt_config *config, const char *section, const zi_setting_row *row)
+{
+    char number[32];
+    zi_key key = {.type = row->choices ? ZI_KEY_STR : ZI_KEY_F64,
+                  .lo = row->lo,
+                  .hi = row->hi,
+                  .lo_open = row->lo_open,
+                  .hi_open = row->hi_open,
+                  .changes_result = 1,
+                  .agree = 1,
+                  .help = row->help};
+    key.path =
+        keep(config, json_sprintf("%s.%s", section, row->run_key ? row->run_key : row->name));
+    if (row->choices != NULL) {
+        key.choices = join_choices(config, row->choices);
+        key.fallback = keep(config, json_sprintf("\"%s\"", row->choices[(size_t)row->fallback]));
+    } else {
+        zi_number_text(row->fallback, number);
+        key.fallback = keep(config, json_string(number));
+    }
+    if (key.path == NULL || key.fallback == NULL || (row->choices != NULL && key.choices == NULL))
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: out of memory", section);
+    return declare(config, &key);
+}
+
+zopt_status zi_config_add_section(zopt_config *config, const char *section, const char *owner,
+                                  const zi_setting_row *rows, size_t n_rows)
+{
+    for (size_t i = 0; i < config->n_sections; i++)
+        if (strcmp(config->sections[i].name, section) == 0)
+            return ZI_FAIL(ZOPT_ERR_ORDER, "%s: resolved once already", config->source);
+    if (config->n_sections == ZI_MAX_SECTIONS)
+        return ZI_FAIL(ZOPT_ERR_FAILURE, "more than %d sections", ZI_MAX_SECTIONS);
+    config->sections[config->n_sections++] = (zi_section){.name = section,
+                                                          .owner = owner,
+                                                          .rows = rows,
+                                                          .n_rows = n_rows,
+                                                          .first_key = config->n_keys};
+    for (size_t i = 0; i < n_rows; i++)
+        ZI_TRY(declare_row(config, section, &rows[i]));
+    return ZOPT_OK;
+}
+
+zopt_status zi_config_section(const zopt_config *config, const char *section,
+                              const zopt_setting **settings, size_t *n_settings)
+{
+    for (size_t i = 0; i < config->n_sections; i++)
+        if (strcmp(config->sections[i].name, section) == 0) {
+            *settings = config->sections[i].settings;
+            *n_settings = config->sections[i].n_settings;
+            return ZOPT_OK;
+        }
+    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "there is no section '%s'", section);
+}
+
+/* ------------------------------------------------------------------ getters ----------------- */
+
+const zi_key *zi_config_find(const zopt_config *config, const char *path)
+{
+    for (size_t i = 0; i < config->n_keys; i++)
+        if (strcmp(config->keys[i].path, path) == 0)
+            return &config->keys[i];
+    return NULL;
+}
+
+/* The value at a key as its type: a new reference to what the config keeps, or a number. */
+static zopt_status get(const zopt_config *config, const char *path, zi_key_type type,
+                       json_t **value)
+{
+    const zi_key *key = zi_config_find(config, path);
+    if (key == NULL || key->type != type)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "'%s' is not a key%s", path,
+                       key != NULL ? " of that type" : "");
+    json_t *found = zi_tree_get(config->resolved ? config->resolved : config->written, path);
+    if (found == NULL)
+        found = zi_tree_get(config->defaults, path);
+    if (found == NULL)
+        return zi_config_fail(config, path, " is not set and has no default");
+    return zi_config_typed(config, key, found, value);
+}
+
+zopt_status zopt_config_i64(const zopt_config *config, const char *key, int64_t *value)
+{
+    json_t *found = NULL;
+    ZI_TRY(get(config, key, ZI_KEY_I64, &found));
+    *value = json_integer_value(found);
+    json_decref(found);
+    return ZOPT_OK;
+}
+
+zopt_status zopt_config_f64(const zopt_config *config, const char *key, double *value)
+{
+    json_t *found = NULL;
+    ZI_TRY(get(config, key, ZI_KEY_F64, &found));
+    *value = json_number_value(found);
+    json_decref(found);
+    return ZOPT_OK;
+}
+
+zopt_status zopt_config_bool(const zopt_config *config, const char *key, int *value)
+{
+    json_t *found = NULL;
+    ZI_TRY(get(config, key, ZI_KEY_BOOL, &found));
+    *value = json_is_true(found);
+    json_decref(found);
+    return ZOPT_OK;
+}
+
+zopt_status zopt_config_str(const zopt_config *config, const char *key, const char **value)
+{
+    json_t *found = NULL;
+    ZI_TRY(get(config, key, ZI_KEY_STR, &found));
+    *value = json_string_value(found);
+    json_decref(found); /* the tree holds it */
+    return ZOPT_OK;
+}
+
+zopt_status zi_config_peek(const zopt_config *config, const char *key, const char **value)
+{
+    return zopt_config_str(config, key, value);
+}

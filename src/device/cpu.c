@@ -1,0 +1,121 @@
+/* The CPU device: host memory, and the best kernels that this machine can run. The environment
+ * variable ZOPT_CPU_KERNELS=portable|avx2|avx512 forces a variant; results are the same bits. */
+#include "device/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* clang 14 refuses the name "f16c", and CPUID itself is slow in a virtual machine: there FMA stands
+ * for it, as no processor has AVX2 and FMA without F16C. */
+#ifdef __clang__
+#define F16C "fma"
+#else
+#define F16C "f16c"
+#endif
+
+static int runs_here(const zi_cpu_kernels *kernels)
+{
+#ifdef ZI_HAVE_X86
+    if (kernels == &zi_cpu_kernels_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (kernels == &zi_cpu_kernels_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports(F16C);
+#endif
+    return kernels == &zi_cpu_kernels_portable;
+}
+
+static const zi_cpu_kernels *const built[] = {
+#ifdef ZI_HAVE_X86
+    &zi_cpu_kernels_avx512,
+    &zi_cpu_kernels_avx2,
+#endif
+    &zi_cpu_kernels_portable,
+};
+enum { N_BUILT = sizeof built / sizeof built[0] };
+
+const zi_cpu_kernels *const *zi_cpu_variants(void)
+{
+    static _Thread_local const zi_cpu_kernels *usable[N_BUILT + 1];
+    size_t n = 0;
+    for (size_t i = 0; i < N_BUILT; i++)
+        if (runs_here(built[i]))
+            usable[n++] = built[i];
+    usable[n] = NULL;
+    return usable;
+}
+
+/* The variant in use: the forced one where it can run, else the best. */
+static const zi_cpu_kernels *kernels(void)
+{
+    const char *forced = getenv("ZOPT_CPU_KERNELS");
+    const zi_cpu_kernels *best = NULL;
+    for (size_t i = 0; i < N_BUILT; i++) {
+        if (!runs_here(built[i]))
+            continue;
+        if (forced != NULL && strcmp(forced, built[i]->name) == 0)
+            return built[i];
+        if (best == NULL)
+            best = built[i];
+    }
+    return best;
+}
+
+static const char *missing(void)
+{
+    const char *forced = getenv("ZOPT_CPU_KERNELS");
+    if (forced != NULL && strcmp(forced, kernels()->name) != 0)
+        return "ZOPT_CPU_KERNELS names kernels that this machine cannot run or that do not exist";
+    return NULL;
+}
+
+static void zero(zi_queue *q, void *dst, size_t bytes)
+{
+    (void)q;
+    memset(dst, 0, bytes);
+}
+
+static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
+{
+    (void)q;
+    memcpy(dst, src, bytes);
+}
+
+static void accumulate(zi_queue *q, const zi_job *job, float *acc, int64_t *n_bad)
+{
+    (void)q;
+    kernels()->accumulate(job, acc, n_bad);
+}
+
+static void norm(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad)
+{
+    (void)q;
+    kernels()->norm(job, sum, n_bad);
+}
+
+static void update(zi_queue *q, zi_rule rule, const zi_job *job)
+{
+    (void)q;
+    if (!job->control->skip)
+        kernels()->update(rule, job);
+}
+
+static const char *variant(void)
+{
+    return kernels()->name;
+}
+
+const zi_device_ops zi_device_cpu = {
+    .name = "cpu",
+    .help = "host memory, vector kernels",
+    .missing = missing,
+    .alloc = zi_mem_array,
+    .free = zi_mem_free_array,
+    .zero = zero,
+    .copy = copy,
+    .accumulate = accumulate,
+    .norm = norm,
+    .update = update,
+    .variant = variant,
+};

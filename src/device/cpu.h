@@ -1,0 +1,24 @@
+/* The CPU device's kernels, once for each instruction set (cpu_kernels.c is compiled with
+ * ZI_VARIANT set); cpu.c chooses one at run time. */
+#ifndef ZI_DEVICE_CPU_H
+#define ZI_DEVICE_CPU_H
+
+#include "device/device.h"
+
+typedef struct zi_cpu_kernels {
+    const char *name;
+    void (*accumulate)(const zi_job *job, float *acc, int64_t *n_bad);
+    void (*norm)(const zi_job *job, zi_exact *sum, int64_t *n_bad);
+    void (*update)(zi_rule rule, const zi_job *job);
+} zi_cpu_kernels;
+
+extern const zi_cpu_kernels zi_cpu_kernels_portable;
+extern const zi_cpu_kernels zi_cpu_kernels_avx2;
+extern const zi_cpu_kernels zi_cpu_kernels_avx512;
+
+/* Variants that run on this machine, best first; NULL-terminated. For tests and `zopt doctor`. */
+const zi_cpu_kernels *const *zi_cpu_variants(void);
+
+extern const zi_device_ops zi_device_cpu;
+
+#endif

@@ -1,0 +1,152 @@
+/* The step's kernels on the CPU, a block at a time: sum the sources, then square, accumulate or
+ * update. A block's sum stays in the first-level cache, so each kernel is one pass over memory.
+ * Compiled once for each instruction set; ZI_VARIANT names it. */
+#include "device/cpu.h"
+#include "device/cpu_convert.h"
+
+#define JOIN2(a, b) a##b
+#define JOIN(a, b)  JOIN2(a, b)
+#define TEXT2(a)    #a
+#define TEXT(a)     TEXT2(a)
+
+static inline const void *element(const void *base, zopt_dtype dtype, size_t i)
+{
+    return (const char *)base + i * (dtype == ZOPT_FP32 ? 4u : 2u);
+}
+
+/* g[i] += the source's element first + i, for a block. */
+static void add_source(float *restrict g, const zi_source *source, size_t first)
+{
+    float wide[ZI_BLOCK];
+    const float *x = wide;
+    const void *data = element(source->data, source->dtype, first);
+    if (source->dtype == ZOPT_FP16)
+        widen_half(wide, data);
+    else if (source->dtype == ZOPT_BF16)
+        widen_bf16(wide, data);
+    else
+        x = data;
+    for (size_t i = 0; i < ZI_BLOCK; i++)
+        g[i] += x[i];
+}
+
+static void sum_block(float *restrict g, const zi_job *job, size_t first)
+{
+    for (size_t i = 0; i < ZI_BLOCK; i++)
+        g[i] = 0.0f;
+    for (int s = 0; s < job->n_sources; s++)
+        add_source(g, &job->source[s], first);
+}
+
+static int block_is_bad(const float *restrict x)
+{
+    uint32_t largest = 0;
+    for (size_t i = 0; i < ZI_BLOCK; i++) {
+        uint32_t exponent = zi_float_bits(x[i]) & 0x7f800000u;
+        largest = exponent > largest ? exponent : largest;
+    }
+    return largest == 0x7f800000u;
+}
+
+static void accumulate(const zi_job *job, float *acc, int64_t *n_bad)
+{
+    for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
+        for (int s = 0; s < job->n_sources; s++)
+            add_source(acc + first, &job->source[s], first);
+        *n_bad += block_is_bad(acc + first);
+    }
+}
+
+/* Element i in lane i mod 32, ascending; lanes combined by halving. The squares are exact. */
+static double block_sum_of_squares(const float *restrict g)
+{
+    double lane[ZI_LANES] = {0};
+    for (size_t first = 0; first < ZI_BLOCK; first += ZI_LANES)
+        for (size_t i = 0; i < ZI_LANES; i++)
+            lane[i] += (double)g[first + i] * (double)g[first + i];
+    for (size_t half = ZI_LANES / 2; half > 0; half /= 2)
+        for (size_t i = 0; i < half; i++)
+            lane[i] += lane[i + half];
+    return lane[0];
+}
+
+static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
+{
+    float g[ZI_BLOCK];
+    for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
+        sum_block(g, job, first);
+        double squares = block_sum_of_squares(g);
+        if (isfinite(squares))
+            zi_exact_add(sum, squares);
+        else
+            ++*n_bad;
+    }
+}
+
+static void store(const zi_job *job, size_t first)
+{
+    uint16_t half[ZI_BLOCK];
+    const float *master = job->master + first;
+    zopt_dtype dtype = job->dest[0].dtype;
+    const void *out = half;
+    if (dtype == ZOPT_FP16)
+        narrow_half(half, master);
+    else if (dtype == ZOPT_BF16)
+        narrow_bf16(half, master);
+    else
+        out = master;
+    size_t bytes = ZI_BLOCK * (dtype == ZOPT_FP32 ? 4u : 2u);
+    for (int d = 0; d < job->n_dests; d++)
+        memcpy((char *)job->dest[d].data + first / ZI_BLOCK * bytes, out, bytes);
+}
+
+/* One function for each rule: the rule on [first, end) of the job, gradients in g. */
+#define STATES_2(i) &state0[i], &state1[i],
+#define RULE_RANGE(NAME, function, states)                                         \
+    static void range_##function(const zi_job *job, size_t first, size_t end,      \
+                                 const float *restrict g, const float *restrict k) \
+    {                                                                              \
+        float *restrict master = job->master + first;                              \
+        float *restrict state0 = job->state[0] + first;                            \
+        float *restrict state1 = job->state[1] + first;                            \
+        size_t n = end - first;                                                    \
+        for (size_t i = 0; i < n; i++)                                             \
+            function(g[i], &master[i], STATES_##states(i) k);                      \
+    }
+ZI_RULE_LIST(RULE_RANGE)
+
+typedef void range_function(const zi_job *job, size_t first, size_t end, const float *g,
+                            const float *k);
+
+static range_function *const range_of_rule[ZI_N_RULES] = {
+#define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = range_##function,
+    ZI_RULE_LIST(RULE_ROW)};
+
+static void update(zi_rule rule, const zi_job *job)
+{
+    float g[ZI_BLOCK];
+    range_function *range = range_of_rule[rule];
+    const zi_span *span = job->span;
+    float coef = job->control->coef;
+    for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
+        sum_block(g, job, first);
+        for (size_t i = 0; i < ZI_BLOCK; i++)
+            g[i] *= coef;
+        size_t at = first, end = first + ZI_BLOCK;
+        while (at < end) {
+            size_t stop = span->end < end ? (size_t)span->end : end;
+            range(job, at, stop, g + (at - first), job->control->scalars[span->group]);
+            at = stop;
+            if (at == span->end)
+                span++;
+        }
+        store(job, first);
+    }
+}
+
+const zi_cpu_kernels JOIN(zi_cpu_kernels_, ZI_VARIANT) = {
+    .name = TEXT(ZI_VARIANT),
+    .accumulate = accumulate,
+    .norm = norm,
+    .update = update,
+};

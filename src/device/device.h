@@ -1,0 +1,95 @@
+/* Where memory lives and kernels run. A device is a row of zi_devices: allocation, moving bytes,
+ * and the three kernels of the step. A kernel works on a job: a table of sources, a slice of state,
+ * a table of destinations; it is the same for one rank, for peers in shared memory and for received
+ * slices. Every device gives the same bits.
+ *
+ * Kernels are enqueued on q (NULL on the CPU, which runs them before it returns). */
+#ifndef ZI_DEVICE_DEVICE_H
+#define ZI_DEVICE_DEVICE_H
+
+#include "base/exact.h"
+#include "base/mem.h"
+#include "optim/optim.h"
+
+enum { ZI_BLOCK = 256, ZI_LANES = 32 };
+
+typedef struct zi_queue zi_queue;
+
+/* Memory that kernels read gradients from: the address of the job's first element. */
+typedef struct zi_source {
+    const void *data;
+    zopt_dtype dtype;
+} zi_source;
+
+/* Memory that kernels store parameters to. All destinations of a job have one dtype. */
+typedef struct zi_dest {
+    void *data;
+    zopt_dtype dtype;
+} zi_dest;
+
+/* Consecutive elements that share a group, up to but not including `end`, counted from the job's
+ * first element. */
+typedef struct zi_span {
+    uint64_t end;
+    uint32_t group;
+} zi_span;
+
+/* What the decision of a step hands to the update kernel; lives where the kernel runs. */
+typedef struct zi_control {
+    float coef;                       /* the summed gradient is multiplied by this, once */
+    float loss_scale;                 /* what the next gradients must be multiplied by */
+    int32_t skip;                     /* 1: this step updates nothing */
+    float (*scalars)[ZI_MAX_SCALARS]; /* one row for each group */
+} zi_control;
+
+/* A run of whole blocks through a kernel. */
+typedef struct zi_job {
+    size_t n_elems; /* a multiple of ZI_BLOCK */
+    const zi_source *source;
+    int n_sources; /* in slot order; 0: the gradient is zero */
+    const zi_dest *dest;
+    int n_dests;
+    float *master;
+    float *state[ZI_MAX_STATES];
+    const zi_span *span; /* the last one ends at n_elems */
+    size_t n_spans;
+    const zi_control *control;
+} zi_job;
+
+typedef struct zi_device_ops {
+    const char *name;
+    const char *help;
+    /* NULL where the device can be used here, else why not. */
+    const char *(*missing)(void);
+
+    /* Zeroed arrays in the device's memory, counted in mem (on a dry one only counted). */
+    zopt_status (*alloc)(zi_mem *mem, zi_category category, size_t bytes, void *out);
+    void (*free)(zi_mem *mem, zi_category category, void *array, size_t bytes);
+
+    void (*zero)(zi_queue *q, void *dst, size_t bytes);
+    /* Between any two of host and device memory. */
+    void (*copy)(zi_queue *q, void *dst, const void *src, size_t bytes);
+
+    /* acc[i] = ((acc[i] + source 0) + source 1) + ...; adds to *n_bad the number of blocks in which
+     * a sum is not finite then. */
+    void (*accumulate)(zi_queue *q, const zi_job *job, float *acc, int64_t *n_bad);
+
+    /* Add the exact sum of squares of the summed gradient to *sum, and to *n_bad the number of
+     * blocks whose sum of squares is not finite (which are left out of *sum). */
+    void (*norm)(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad);
+
+    /* g = coef * sum of sources; rule on master and state; round; store to every destination. */
+    void (*update)(zi_queue *q, zi_rule rule, const zi_job *job);
+
+    /* What is in use, for reports and `zopt doctor`: "avx512", ... */
+    const char *(*variant)(void);
+} zi_device_ops;
+
+extern const zi_device_ops *const zi_devices[];
+extern const size_t zi_n_devices;
+
+/* The row of that name, or the best usable one for "auto". Errors: ERR_CONFIG with the nearest
+ * name, ERR_UNSUPPORTED with the reason. */
+zopt_status zi_device_find(const char *name, const zi_device_ops **out);
+
+#endif

@@ -1,0 +1,31 @@
+/* The table of optimizers, and look-up by name. Adding one: a rule header, its line in rules.h, a
+ * file with its row, and its line here. */
+#include "optim/optim.h"
+
+#include <strings.h>
+
+#include "base/status.h"
+#include "optim/rows.h"
+
+const zi_optim *const zi_optims[] = {
+    &zi_optim_adamw,
+};
+const size_t zi_n_optims = sizeof zi_optims / sizeof zi_optims[0];
+
+enum { MAX_NAMES = 64 };
+
+zopt_status zi_optim_find(const char *name, const zi_optim **out)
+{
+    const char *names[MAX_NAMES];
+    *out = NULL;
+    for (size_t i = 0; i < zi_n_optims; i++) {
+        names[i] = zi_optims[i]->name;
+        if (strcasecmp(name, names[i]) == 0) {
+            *out = zi_optims[i];
+            return ZOPT_OK;
+        }
+    }
+    const char *near = zi_nearest(name, names, zi_n_optims, sizeof *names);
+    return ZI_FAIL(ZOPT_ERR_CONFIG, "unknown optimizer '%s'; %s '%s'", name,
+                   near ? "did you mean" : "there is", near ? near : names[0]);
+}

@@ -1,0 +1,286 @@
+/* Files of a run. JSON numbers have 17 digits, so that files of different runs can be compared;
+ * what is not finite becomes null. */
+#include "train/rundir.h"
+
+#include <cblas.h>
+#include <errno.h>
+#include <jansson.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "train/fail.h"
+
+#ifdef __clang__
+#define COMPILER __VERSION__
+#else
+#define COMPILER "GCC " __VERSION__
+#endif
+
+struct rundir {
+    char path[PATH_MAX - 64]; /* with room for the names of files */
+    FILE *metrics;            /* rank 0's */
+    zopt_status failed;
+    char failure[512];
+};
+
+const char *rundir_path(const rundir *dir)
+{
+    return dir->path;
+}
+
+/* ------------------------------------------------------------------ files ------------------- */
+
+static void file_path(const rundir *dir, const char *name, char path[PATH_MAX])
+{
+    snprintf(path, PATH_MAX, "%s/%s", dir->path, name);
+}
+
+/* mkdir -p. */
+static zopt_status make_directories(const char *path)
+{
+    char part[PATH_MAX];
+    size_t n = strlen(path);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i] != '\0')
+            continue;
+        memcpy(part, path, i);
+        part[i] = '\0';
+        struct stat info;
+        if (mkdir(part, 0777) != 0 && (errno != EEXIST || stat(part, &info) != 0))
+            return train_fail_errno(ZOPT_ERR_WRITE, "make the directory", part);
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status open_file(const rundir *dir, const char *name, FILE **file)
+{
+    char path[PATH_MAX];
+    file_path(dir, name, path);
+    *file = fopen(path, "w");
+    return *file ? ZOPT_OK : train_fail_errno(ZOPT_ERR_WRITE, "write", path);
+}
+
+/* A full disk may show as late as here. */
+static zopt_status close_file(const rundir *dir, const char *name, FILE *file)
+{
+    char path[PATH_MAX];
+    file_path(dir, name, path);
+    int failed = fflush(file) != 0 || ferror(file);
+    int error = errno;
+    failed |= fclose(file) != 0;
+    errno = error ? error : errno;
+    return failed ? train_fail_errno(ZOPT_ERR_WRITE, "write", path) : ZOPT_OK;
+}
+
+/* Takes over `json`. */
+static zopt_status write_json(const rundir *dir, const char *name, json_t *json)
+{
+    FILE *file = NULL;
+    zopt_status status =
+        json ? open_file(dir, name, &file) : train_fail(ZOPT_ERR_MEMORY, "no memory for %s", name);
+    if (status == ZOPT_OK) {
+        errno = 0;
+        json_dumpf(json, file, JSON_INDENT(2));
+        fputc('\n', file);
+        status = close_file(dir, name, file);
+    }
+    json_decref(json);
+    return status;
+}
+
+/* ------------------------------------------------------------------ opening ----------------- */
+
+static json_t *environment(const trainer *t)
+{
+    char host[256] = "", date[64] = "";
+    time_t now = time(NULL);
+    struct tm utc;
+    gethostname(host, sizeof host - 1);
+    if (gmtime_r(&now, &utc))
+        strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    return json_pack("{s:s, s:s, s:i, s:s, s:s, s:s, s:s, s:i}", "zopt", ZOPT_VERSION, "transport",
+                     zopt_transport(t->z), "ranks", t->world, "hostname", host, "compiler",
+                     COMPILER, "openblas", openblas_get_config(), "date", date, "pid",
+                     (int)getpid());
+}
+
+static zopt_status write_config(const trainer *t)
+{
+    FILE *file;
+    TRAIN_TRY(open_file(t->out, "config.json", &file));
+    errno = 0;
+    zopt_status status = zopt_config_dump(t->request->config, file);
+    if (status != ZOPT_OK)
+        train_fail_zopt(status);
+    zopt_status closed = close_file(t->out, "config.json", file);
+    return status == ZOPT_OK ? closed : status;
+}
+
+static zopt_status choose_path(trainer *t)
+{
+    const char *wanted = t->request->out_dir;
+    int n = wanted ? snprintf(t->out->path, sizeof t->out->path, "%s", wanted)
+                   : snprintf(t->out->path, sizeof t->out->path, "runs/%s", t->s.name);
+    if (n <= 0 || (size_t)n >= sizeof t->out->path)
+        return train_fail(ZOPT_ERR_WRITE, "the run directory's path has %d bytes, %zu are allowed",
+                          n, sizeof t->out->path - 1);
+    return ZOPT_OK;
+}
+
+static zopt_status open_all(trainer *t)
+{
+    TRAIN_TRY(make_directories(t->out->path));
+    TRAIN_TRY(write_config(t));
+    TRAIN_TRY(write_json(t->out, "env.json", environment(t)));
+    return open_file(t->out, "metrics.jsonl", &t->out->metrics);
+}
+
+zopt_status rundir_open(trainer *t)
+{
+    zopt_status status = ZOPT_OK;
+    t->out = calloc(1, sizeof *t->out);
+    if (!t->out)
+        status = train_fail(ZOPT_ERR_MEMORY, "no memory for the run directory");
+    if (status == ZOPT_OK)
+        status = choose_path(t);
+    if (status == ZOPT_OK && t->rank == 0)
+        status = open_all(t);
+    return trainer_agree(t, status);
+}
+
+void rundir_close(rundir *dir)
+{
+    if (dir && dir->metrics)
+        fclose(dir->metrics);
+    free(dir);
+}
+
+/* ------------------------------------------------------------------ while training ---------- */
+
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
+static json_t *phases(const metrics *row)
+{
+    json_t *object = json_pack("{s:o}", "compute_ms", number(row->compute_ms));
+    for (int i = 0; i < ZOPT_N_PHASES; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s_ms", zopt_phase_names[i]);
+        json_object_set_new(object, name, number(row->report.phase_ms[i]));
+    }
+    return object;
+}
+
+static json_t *metrics_json(const metrics *row)
+{
+    const zopt_step_report *r = &row->report;
+    json_t *object = json_pack("{s:I, s:o}", "step", (json_int_t)r->step, "loss", number(r->loss));
+    if (row->has_val)
+        json_object_set_new(object, "val_loss", number(row->val_loss));
+    json_object_set_new(object, "grad_norm", number(r->grad_norm));
+    json_object_set_new(object, "lr", number(r->lr));
+    json_object_set_new(object, "loss_scale", number(r->loss_scale));
+    json_object_set_new(object, "skipped", json_boolean(r->skipped));
+    json_object_set_new(object, "step_ms", number(row->step_ms));
+    json_object_set_new(object, "tokens_per_s", number(row->tokens_per_s));
+    json_object_set_new(object, "phases", phases(row));
+    return object;
+}
+
+void rundir_metrics(trainer *t, const metrics *row)
+{
+    rundir *dir = t->out;
+    if (t->rank != 0 || dir->failed != ZOPT_OK)
+        return;
+    json_t *object = metrics_json(row);
+    errno = 0;
+    int failed = json_dumpf(object, dir->metrics, JSON_COMPACT | JSON_REAL_PRECISION(17)) != 0;
+    failed |= fputc('\n', dir->metrics) == EOF;
+    failed |=
+        fflush(dir->metrics) != 0; /* a run can be watched, and a killed one keeps its lines */
+    json_decref(object);
+    if (!failed)
+        return;
+    char path[PATH_MAX];
+    file_path(dir, "metrics.jsonl", path);
+    dir->failed = train_fail_errno(ZOPT_ERR_WRITE, "write", path);
+    snprintf(dir->failure, sizeof dir->failure, "%s", train_last_error());
+}
+
+zopt_status rundir_check(trainer *t)
+{
+    zopt_status mine = t->out->failed;
+    return trainer_agree(t, mine == ZOPT_OK ? ZOPT_OK : train_fail(mine, "%s", t->out->failure));
+}
+
+/* ------------------------------------------------------------------ memory ------------------ */
+
+/* One row per rank: rank 0 fills in a category at a time, as the ranks' numbers arrive. */
+static zopt_status gather_bytes(trainer *t, json_t *per_rank, const char *name, uint64_t bytes)
+{
+    int n;
+    TRAIN_ZOPT(zopt_gather_f64(t->z, t->rank, (double)bytes, t->gathered, &n));
+    for (int rank = 0; rank < n; rank++)
+        json_object_set_new(json_array_get(per_rank, (size_t)rank), name,
+                            json_integer((json_int_t)t->gathered[rank]));
+    return ZOPT_OK;
+}
+
+static zopt_status gather_memory(trainer *t, json_t *per_rank)
+{
+    zopt_memory_usage usage;
+    TRAIN_ZOPT(zopt_memory(t->z, &usage));
+    for (int i = 0; i < usage.n; i++)
+        TRAIN_TRY(gather_bytes(t, per_rank, usage.category[i].name, usage.category[i].peak_bytes));
+    return gather_bytes(t, per_rank, "total", usage.total_peak_bytes);
+}
+
+zopt_status rundir_memory(trainer *t)
+{
+    json_t *per_rank = json_array();
+    for (int rank = 0; rank < t->world; rank++)
+        json_array_append_new(per_rank, json_pack("{s:i}", "rank", rank));
+    zopt_status status = gather_memory(t, per_rank);
+    if (status != ZOPT_OK) {
+        json_decref(per_rank);
+        return status;
+    }
+    json_t *root = json_pack("{s:i, s:o}", "ranks", t->world, "per_rank", per_rank);
+    if (t->rank == 0)
+        status = write_json(t->out, "memory.json", root);
+    else
+        json_decref(root);
+    return trainer_agree(t, status);
+}
+
+/* ------------------------------------------------------------------ at the end -------------- */
+
+static zopt_status write_text(const rundir *dir, const char *name, const char *text)
+{
+    FILE *file;
+    TRAIN_TRY(open_file(dir, name, &file));
+    errno = 0;
+    fputs(text, file);
+    fputc('\n', file);
+    return close_file(dir, name, file);
+}
+
+zopt_status rundir_sample(trainer *t, const char *text)
+{
+    return trainer_agree(t, t->rank == 0 ? write_text(t->out, "sample.txt", text) : ZOPT_OK);
+}
+
+zopt_status rundir_export(trainer *t)
+{
+    char path[PATH_MAX];
+    file_path(t->out, "model.safetensors", path);
+    TRAIN_ZOPT(zopt_export(t->z, path));
+    return ZOPT_OK;
+}

@@ -1,0 +1,126 @@
+/* Training, as a table of contents: prepare, connect, step, validate, write. What it shows is how a
+ * trainer uses the library: gradients are handed over one by one while the backward pass goes on.
+ */
+#include "train/train.h"
+
+#include <stdlib.h>
+
+#include "train/eval.h"
+#include "train/fail.h"
+#include "train/report.h"
+#include "train/rundir.h"
+#include "train/sample.h"
+#include "train/trainer.h"
+
+/* Rank 0 may fail to write metrics; its peers ask after this many steps. */
+enum { STEPS_PER_CHECK = 16 };
+
+static zopt_status grad_done(void *arg, int i)
+{
+    trainer *t = arg;
+    void *grad;
+    TRAIN_ZOPT(zopt_grad_acquire(t->z, t->ids[i], &grad));
+    TRAIN_ZOPT(zopt_convert(grad, t->s.dtype, model_grad(t->gpt, i), ZOPT_FP32,
+                            model_params(t->gpt)[i].n));
+    TRAIN_ZOPT(zopt_grad_ready(t->z, t->ids[i]));
+    return ZOPT_OK;
+}
+
+/* This rank's slot of one micro-step, where it has one. */
+static zopt_status micro_step(trainer *t, uint64_t step)
+{
+    int slot, samples = (int)t->s.micro_batch, context = (int)t->s.n_ctx;
+    const float *scale;
+    TRAIN_ZOPT(zopt_slot(t->z, &slot));
+    TRAIN_ZOPT(zopt_loss_scale(t->z, &scale));
+    double loss = 0;
+    if (slot >= 0) {
+        data_slot which = {(uint64_t)t->s.seed, step, slot, samples, context};
+        data_fill_slot(&t->text, &which, t->inputs, t->targets);
+        loss = model_forward(t->gpt, (model_batch){t->inputs, t->targets, samples, context});
+        TRAIN_TRY(model_backward(t->gpt, *scale, grad_done, t));
+    }
+    TRAIN_ZOPT(zopt_micro_end(t->z, loss));
+    return ZOPT_OK;
+}
+
+static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
+{
+    double start = train_now_ms();
+    TRAIN_TRY(trainer_load_params(t));
+    for (int i = 0; i < zopt_micro_steps(t->z); i++)
+        TRAIN_TRY(micro_step(t, step));
+    row->compute_ms = train_now_ms() - start;
+    TRAIN_ZOPT(zopt_step(t->z));
+    TRAIN_ZOPT(zopt_report(t->z, 1, &row->report));
+    row->step_ms = train_now_ms() - start;
+    row->tokens_per_s = (double)(t->s.batch * t->s.n_ctx) / row->step_ms * 1e3;
+    return ZOPT_OK;
+}
+
+/* Some of the held-out part now and then, all of it after the last step. */
+static zopt_status validate(trainer *t, uint64_t step, metrics *row)
+{
+    int last = step == (uint64_t)t->s.steps;
+    if (!last && (t->s.eval_interval == 0 || step % (uint64_t)t->s.eval_interval != 0))
+        return ZOPT_OK;
+    row->has_val = 1;
+    return eval_loss(t, last ? 0 : t->s.eval_batches, &row->val_loss);
+}
+
+static zopt_status train_steps(trainer *t, outcome *o)
+{
+    for (uint64_t step = 1; step <= (uint64_t)t->s.steps; step++) {
+        metrics row = {0};
+        TRAIN_TRY(one_step(t, step, &row));
+        TRAIN_TRY(validate(t, step, &row));
+        rundir_metrics(t, &row);
+        report_step(t, &row);
+        if (step % STEPS_PER_CHECK == 0 || step == (uint64_t)t->s.steps)
+            TRAIN_TRY(rundir_check(t));
+        o->train_s += row.step_ms * 1e-3;
+        o->val_loss = row.val_loss;
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status finish(trainer *t, outcome *o)
+{
+    char *sample = NULL;
+    TRAIN_TRY(rundir_export(t));
+    TRAIN_TRY(rundir_memory(t));
+    zopt_status status = ZOPT_OK;
+    if (t->s.sample_length > 0) {
+        status = sample_text(t, &sample);
+        if (status == ZOPT_OK)
+            status = rundir_sample(t, sample);
+    }
+    o->sample = sample;
+    if (status == ZOPT_OK)
+        status = report_end(t, o);
+    free(sample);
+    return status;
+}
+
+static zopt_status run(trainer *t)
+{
+    outcome o = {0};
+    TRAIN_TRY(trainer_prepare(t));
+    TRAIN_TRY(trainer_connect(t));
+    TRAIN_TRY(rundir_open(t));
+    TRAIN_TRY(rundir_memory(t));
+    report_start(t);
+    zopt_status status = train_steps(t, &o);
+    if (status != ZOPT_OK)
+        report_break(t);
+    return status == ZOPT_OK ? finish(t, &o) : status;
+}
+
+zopt_status train_run(const train_request *request)
+{
+    trainer t = {.request = request};
+    zopt_status status = run(&t);
+    rundir_close(t.out);
+    trainer_free(&t);
+    return status;
+}

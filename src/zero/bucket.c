@@ -1,0 +1,132 @@
+/* One micro-step: gradients arrive tensor by tensor; a bucket whose tensors have all arrived is
+ * exposed while backward goes on, in the order that the layout fixed for all ranks. Next: reduce.c
+ * sums what was exposed. */
+#include "base/status.h"
+#include "zero/zero.h"
+
+int zi_zero_slot(const zi_zero *z)
+{
+    int64_t slot = (int64_t)z->micro * z->comm->world + z->comm->rank;
+    return z->micro < z->n_micro && slot < z->config.scale_rules.slots ? (int)slot : -1;
+}
+
+static int n_contributors(const zi_zero *z)
+{
+    int64_t left = z->config.scale_rules.slots - (int64_t)z->micro * z->comm->world;
+    return left < z->comm->world ? (int)left : z->comm->world;
+}
+
+static zi_transfer transfer_of(const zi_zero *z, const zi_bucket *bucket, uint64_t n_before,
+                               const zi_symmetric *memory)
+{
+    size_t bytes = zopt_dtype_bytes(bucket->space);
+    return (zi_transfer){
+        .ordinal = n_before * z->layout.n_buckets + bucket->position,
+        .memory = memory,
+        .offset_bytes = bucket->start * bytes,
+        .slice_bytes = bucket->slice_elems * bytes,
+    };
+}
+
+zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket)
+{
+    zi_transfer transfer = transfer_of(z, bucket, z->n_exchanges, &z->grads[bucket->space]);
+    transfer.n_contributors = n_contributors(z);
+    return transfer;
+}
+
+zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket)
+{
+    return transfer_of(z, bucket, z->n_updates, &z->params[bucket->space]);
+}
+
+void *zi_grad_address(const zi_zero *z, int id)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    char *base = z->grads[tensor->dtype].base;
+    return base + tensor->start * zopt_dtype_bytes(tensor->dtype);
+}
+
+/* Wait until every owner has consumed the last exchange of the tensor's buckets. */
+static zopt_status wait_reusable(zi_zero *z, int id)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    if (z->n_exchanges == 0)
+        return ZOPT_OK;
+    for (uint32_t b = 0; b < tensor->n_buckets; b++) {
+        const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
+        uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_buckets + bucket->position;
+        z->comm->bucket = (int)bucket->position;
+        ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
+    }
+    return ZOPT_OK;
+}
+
+zopt_status zi_grad_acquire(zi_zero *z, int id)
+{
+    ZI_TRY(wait_reusable(z, id));
+    z->grad_state[id] = ZI_GRAD_ACQUIRED;
+    return ZOPT_OK;
+}
+
+/* Expose the buckets that are next in order, as far as they are full. */
+static zopt_status expose_full(zi_zero *z)
+{
+    while (z->n_exposed < z->layout.n_buckets) {
+        uint32_t b = z->layout.order[z->n_exposed];
+        if (z->n_missing[b] > 0)
+            return ZOPT_OK;
+        zi_transfer transfer = zi_grad_transfer(z, &z->layout.bucket[b]);
+        ZI_TRY(z->comm->ops->expose(z->comm, &transfer));
+        z->n_exposed++;
+    }
+    return ZOPT_OK;
+}
+
+/* Zero elements [from, extent) of the tensor's place. The padding must be zero in every exchange:
+ * transports that exchange in place leave other ranks' gradients there. */
+static void zero_rest(zi_zero *z, int id, uint64_t from)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    size_t bytes = zopt_dtype_bytes(tensor->dtype);
+    if (tensor->extent > from)
+        z->config.device->zero(NULL, (char *)zi_grad_address(z, id) + from * bytes,
+                               (tensor->extent - from) * bytes);
+}
+
+static void arrived(zi_zero *z, int id)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    z->grad_state[id] = ZI_GRAD_READY;
+    for (uint32_t b = 0; b < tensor->n_buckets; b++)
+        z->n_missing[tensor->first_bucket + b]--;
+}
+
+zopt_status zi_grad_ready(zi_zero *z, int id)
+{
+    zero_rest(z, id, z->tensors[id].n_elems);
+    arrived(z, id);
+    ZI_TRY(expose_full(z));
+    return z->comm->ops->progress(z->comm);
+}
+
+zopt_status zi_bucket_flush(zi_zero *z)
+{
+    int contributes = zi_zero_slot(z) >= 0;
+    for (uint32_t i = 0; i < z->n_tensors; i++) {
+        if (z->grad_state[i] == ZI_GRAD_READY)
+            continue;
+        if (contributes) {
+            ZI_TRY(wait_reusable(z, (int)i));
+            zero_rest(z, (int)i, 0);
+        }
+        arrived(z, (int)i);
+    }
+    ZI_TRY(expose_full(z));
+    for (uint32_t i = 0; i < z->n_tensors; i++)
+        z->grad_state[i] = ZI_GRAD_ABSENT;
+    for (uint32_t b = 0; b < z->layout.n_buckets; b++)
+        z->n_missing[b] = z->layout.bucket[b].n_tensors;
+    z->n_exposed = 0;
+    return ZOPT_OK;
+}

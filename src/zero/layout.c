@@ -1,0 +1,160 @@
+/* Placement of tensors in their flat spaces, and the cut into buckets and slices. */
+#include "zero/layout.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+
+static uint64_t round_up(uint64_t n, uint64_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+static zopt_status place(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layout)
+{
+    for (uint32_t i = 0; i < n_tensors; i++) {
+        zi_tensor *tensor = &tensors[i];
+        zi_space *space = &layout->space[tensor->dtype];
+        uint64_t align = tensor->n_elems >= ZI_LARGE_TENSOR ? ZI_ALIGN_LARGE : ZI_ALIGN_SMALL;
+        tensor->start = round_up(space->n_elems, align);
+        space->n_elems = tensor->start + tensor->n_elems;
+        if (space->n_elems > ZI_MAX_ELEMS)
+            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "tensor '%s': more than 2^56 elements in all",
+                           tensor->name);
+    }
+    return ZOPT_OK;
+}
+
+static void cut_space(zi_layout *layout, zopt_dtype dtype)
+{
+    zi_space *space = &layout->space[dtype];
+    uint64_t slice_quantum = ZI_ALIGN_LARGE * (uint64_t)layout->world;
+    for (uint32_t i = 0; i < space->n_buckets; i++) {
+        zi_bucket *bucket = &layout->bucket[space->first_bucket + i];
+        bucket->space = dtype;
+        bucket->start = i * space->bucket_elems;
+        uint64_t rest = round_up(space->n_elems - bucket->start, slice_quantum);
+        bucket->n_elems = rest < space->bucket_elems ? rest : space->bucket_elems;
+        bucket->slice_elems = bucket->n_elems / (uint64_t)layout->world;
+        bucket->owned_start = space->owned_start + bucket->start / (uint64_t)layout->world;
+        uint64_t slice_bytes = bucket->slice_elems * zopt_dtype_bytes(dtype);
+        if (layout->max_slice_bytes < slice_bytes)
+            layout->max_slice_bytes = slice_bytes;
+    }
+}
+
+static void cut(zi_layout *layout, uint64_t bucket_elems)
+{
+    uint64_t world = (uint64_t)layout->world;
+    for (int d = 0; d < ZI_N_DTYPES; d++) {
+        zi_space *space = &layout->space[d];
+        space->bucket_elems = round_up(bucket_elems, ZI_ALIGN_LARGE * world);
+        uint64_t full = space->n_elems / space->bucket_elems * space->bucket_elems;
+        space->n_padded = full + round_up(space->n_elems - full, ZI_ALIGN_LARGE * world);
+        space->owned_start = layout->owned_elems;
+        layout->owned_elems += space->n_padded / world;
+        space->first_bucket = layout->n_buckets;
+        space->n_buckets =
+            (uint32_t)((space->n_padded + space->bucket_elems - 1) / space->bucket_elems);
+        layout->n_buckets += space->n_buckets;
+    }
+}
+
+/* Which buckets each tensor touches, which tensors each bucket holds, and each tensor's extent. */
+static void link_tensors(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layout)
+{
+    zi_tensor *previous[ZI_N_DTYPES] = {NULL};
+    for (uint32_t i = 0; i < n_tensors; i++) {
+        zi_tensor *tensor = &tensors[i];
+        const zi_space *space = &layout->space[tensor->dtype];
+        uint64_t first = tensor->start / space->bucket_elems;
+        uint64_t last = (tensor->start + tensor->n_elems - 1) / space->bucket_elems;
+        tensor->first_bucket = space->first_bucket + (uint32_t)first;
+        tensor->n_buckets = (uint32_t)(last - first + 1);
+        for (uint32_t b = 0; b < tensor->n_buckets; b++) {
+            zi_bucket *bucket = &layout->bucket[tensor->first_bucket + b];
+            if (bucket->n_tensors++ == 0)
+                bucket->first_tensor = i;
+        }
+        if (previous[tensor->dtype] != NULL)
+            previous[tensor->dtype]->extent = tensor->start - previous[tensor->dtype]->start;
+        previous[tensor->dtype] = tensor;
+        tensor->extent = space->n_padded - tensor->start;
+    }
+}
+
+/* A bucket whose first tensor was registered later comes earlier. Within a space that is the order
+ * of descending starts, so the spaces are merged from their ends. */
+static void put_in_order(zi_layout *layout)
+{
+    uint32_t left[ZI_N_DTYPES];
+    for (int d = 0; d < ZI_N_DTYPES; d++)
+        left[d] = layout->space[d].n_buckets;
+    for (uint32_t position = 0; position < layout->n_buckets; position++) {
+        zi_bucket *next = NULL;
+        for (int d = 0; d < ZI_N_DTYPES; d++) {
+            if (left[d] == 0)
+                continue;
+            zi_bucket *last = &layout->bucket[layout->space[d].first_bucket + left[d] - 1];
+            if (next == NULL || last->first_tensor > next->first_tensor)
+                next = last;
+        }
+        left[next->space]--;
+        next->position = position;
+        layout->order[position] = (uint32_t)(next - layout->bucket);
+    }
+}
+
+zopt_status zi_layout_build(zi_mem *mem, zi_tensor *tensors, uint32_t n_tensors, int world,
+                            uint64_t bucket_elems, zi_layout *layout)
+{
+    memset(layout, 0, sizeof *layout);
+    layout->world = world;
+    if (bucket_elems > ZI_MAX_ELEMS)
+        bucket_elems = ZI_MAX_ELEMS;
+    ZI_TRY(place(tensors, n_tensors, layout));
+    for (int d = 0; d < ZI_N_DTYPES; d++)
+        if (layout->space[d].n_elems / bucket_elems >= UINT32_MAX / ZI_N_DTYPES)
+            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "buckets of %llu elements: more than 2^30 of them",
+                           (unsigned long long)bucket_elems);
+    cut(layout, bucket_elems);
+    ZI_TRY(zi_mem_table(mem, layout->n_buckets * sizeof *layout->bucket, &layout->bucket));
+    ZI_TRY(zi_mem_table(mem, layout->n_buckets * sizeof *layout->order, &layout->order));
+    for (int d = 0; d < ZI_N_DTYPES; d++)
+        cut_space(layout, (zopt_dtype)d);
+    link_tensors(tensors, n_tensors, layout);
+    put_in_order(layout);
+    return ZOPT_OK;
+}
+
+void zi_layout_free(zi_mem *mem, zi_layout *layout)
+{
+    zi_mem_free_table(mem, layout->order, layout->n_buckets * sizeof *layout->order);
+    zi_mem_free_table(mem, layout->bucket, layout->n_buckets * sizeof *layout->bucket);
+    layout->order = NULL;
+    layout->bucket = NULL;
+}
+
+const zi_bucket *zi_layout_bucket_at(const zi_layout *layout, zopt_dtype dtype, uint64_t at)
+{
+    const zi_space *space = &layout->space[dtype];
+    return &layout->bucket[space->first_bucket + (uint32_t)(at / space->bucket_elems)];
+}
+
+zi_piece zi_layout_piece(const zi_layout *layout, const zi_tensor *tensor, uint64_t at,
+                         uint64_t end)
+{
+    uint64_t flat_at = tensor->start + at;
+    const zi_bucket *bucket = zi_layout_bucket_at(layout, tensor->dtype, flat_at);
+    uint64_t in_bucket = flat_at - bucket->start;
+    uint64_t in_slice = in_bucket % bucket->slice_elems;
+    uint64_t room = bucket->slice_elems - in_slice;
+    return (zi_piece){
+        .owner = (int)(in_bucket / bucket->slice_elems),
+        .tensor_at = at,
+        .flat_at = flat_at,
+        .owned_at = bucket->owned_start + in_slice,
+        .n_elems = end - at < room ? end - at : room,
+    };
+}

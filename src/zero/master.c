@@ -1,0 +1,54 @@
+/* Whole tensors of what is sharded: setting the master weights, and reading them or a state array
+ * on every rank, piece by piece. */
+#include <string.h>
+
+#include "base/status.h"
+#include "zero/zero.h"
+
+enum { PIECE_ELEMS = 1 << 16 };
+
+/* Round n floats into parameter memory, through a host buffer. */
+static void store_params(const zi_zero *z, const zi_tensor *tensor, uint64_t offset, uint64_t n,
+                         const float *values)
+{
+    char rounded[ZI_BLOCK * sizeof(float)];
+    size_t bytes = zopt_dtype_bytes(tensor->dtype);
+    char *param = (char *)z->params[tensor->dtype].base + (tensor->start + offset) * bytes;
+    for (uint64_t i = 0; i < n; i += ZI_BLOCK) {
+        size_t m = n - i < ZI_BLOCK ? (size_t)(n - i) : ZI_BLOCK;
+        zi_convert(rounded, tensor->dtype, values + i, ZOPT_FP32, m);
+        z->config.device->copy(NULL, param + i * bytes, rounded, m * bytes);
+    }
+}
+
+zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    const void *param;
+    ZI_TRY(zi_param_acquire(z, id, &param)); /* nothing of the last step may arrive later */
+    store_params(z, tensor, offset, n, values);
+    for (uint64_t at = offset; at < offset + n;) {
+        zi_piece piece = zi_layout_piece(&z->layout, tensor, at, offset + n);
+        if (piece.owner == z->comm->rank)
+            z->config.device->copy(NULL, z->master + piece.owned_at, values + (at - offset),
+                                   piece.n_elems * sizeof *values);
+        at += piece.n_elems;
+    }
+    return ZOPT_OK;
+}
+
+zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    const float *array = state < 0 ? z->master : z->state[state];
+    for (uint64_t at = offset; at < offset + n;) {
+        uint64_t end = offset + n - at < PIECE_ELEMS ? offset + n : at + PIECE_ELEMS;
+        zi_piece piece = zi_layout_piece(&z->layout, tensor, at, end);
+        float *out = values + (at - offset);
+        if (piece.owner == z->comm->rank)
+            z->config.device->copy(NULL, out, array + piece.owned_at, piece.n_elems * sizeof *out);
+        ZI_TRY(z->comm->ops->broadcast(z->comm, piece.owner, out, piece.n_elems * sizeof *out));
+        at += piece.n_elems;
+    }
+    return ZOPT_OK;
+}

@@ -1,0 +1,106 @@
+/* The owner's side of a reduction: a table of sources for each bucket, accumulation over
+ * micro-steps, and rounds of exact sums. Sums run in slot order: the accumulators hold all earlier
+ * slots and come first. Next: control.c decides on the sums. */
+#include <string.h>
+
+#include "base/status.h"
+#include "zero/zero.h"
+
+enum { NORM_WORDS = ZI_EXACT_LIMBS + 1 };
+
+static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
+{
+    uint32_t b = (uint32_t)(bucket - z->layout.bucket);
+    *job = (zi_job){
+        .n_elems = bucket->slice_elems,
+        .source = z->source,
+        .master = z->master + bucket->owned_start,
+        .span = z->spans.span + z->spans.first[b],
+        .n_spans = z->spans.first[b + 1] - z->spans.first[b],
+        .control = &z->control,
+    };
+    for (int i = 0; i < z->config.optim->n_states; i++)
+        job->state[i] = z->state[i] + bucket->owned_start;
+}
+
+zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
+{
+    zi_transfer transfer = zi_grad_transfer(z, bucket);
+    z->comm->bucket = (int)bucket->position;
+    int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
+    ZI_TRY(z->comm->ops->expose_wait(z->comm, &transfer, z->source_at));
+    zi_phase(z, phase);
+    describe_slice(z, bucket, job);
+    int last_of_many = z->n_micro > 1 && z->micro == z->n_micro - 1;
+    if (last_of_many)
+        z->source[job->n_sources++] = (zi_source){z->accum + bucket->owned_start, ZOPT_FP32};
+    for (int i = 0; i < transfer.n_contributors; i++)
+        z->source[job->n_sources++] = (zi_source){z->source_at[i], bucket->space};
+    return ZOPT_OK;
+}
+
+zopt_status zi_reduce_accumulate(zi_zero *z)
+{
+    const zi_device_ops *device = z->config.device;
+    if (z->micro == 0)
+        device->zero(NULL, z->accum, z->layout.owned_elems * sizeof *z->accum);
+    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_transfer transfer = zi_grad_transfer(z, bucket);
+        zi_job job;
+        int64_t n_bad = 0;
+        ZI_TRY(zi_reduce_job(z, bucket, &job));
+        device->accumulate(NULL, &job, z->accum + bucket->owned_start, &n_bad);
+        if (n_bad > 0 && z->measure)
+            zi_locate_slice(z, bucket, &job);
+        ZI_TRY(z->comm->ops->consumed(z->comm, &transfer));
+    }
+    return ZOPT_OK;
+}
+
+zopt_status zi_reduce_round(zi_zero *z, const zi_round *round)
+{
+    round->begin(z);
+    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_job job;
+        ZI_TRY(zi_reduce_job(z, bucket, &job));
+        round->add_slice(z, bucket, &job);
+    }
+    round->end(z);
+    return z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words);
+}
+
+static void norm_begin(zi_zero *z)
+{
+    zi_exact_clear(&z->norm_sum);
+    z->norm_bad = 0;
+}
+
+static void norm_add_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+{
+    int64_t bad_before = z->norm_bad;
+    z->config.device->norm(NULL, job, &z->norm_sum, &z->norm_bad);
+    if (z->norm_bad > bad_before)
+        zi_locate_slice(z, bucket, job);
+}
+
+static void norm_end(zi_zero *z)
+{
+    zi_exact_carry(z->norm_sum.limb);
+    memcpy(z->sums, z->norm_sum.limb, sizeof z->norm_sum.limb);
+    z->sums[ZI_EXACT_LIMBS] = z->norm_bad;
+}
+
+const zi_round zi_norm_round = {
+    .n_words = NORM_WORDS,
+    .begin = norm_begin,
+    .add_slice = norm_add_slice,
+    .end = norm_end,
+};
+
+void zi_norm_result(const zi_zero *z, double *sum_of_squares, int64_t *n_bad)
+{
+    *sum_of_squares = zi_exact_round(z->sums);
+    *n_bad = z->sums[ZI_EXACT_LIMBS];
+}

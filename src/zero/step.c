@@ -1,0 +1,196 @@
+/* The step, after the last micro-step: sum, decide, update, publish. Reads like the design's path
+ * of a gradient; each line of it is a function of this room. */
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "zero/zero.h"
+
+const char *const zopt_phase_names[ZOPT_N_PHASES] = {
+    [ZOPT_PHASE_REDUCE] = "reduce",
+    [ZOPT_PHASE_NORM] = "norm",
+    [ZOPT_PHASE_UPDATE] = "update",
+    [ZOPT_PHASE_GATHER] = "gather",
+};
+
+int zi_phase(zi_zero *z, int phase)
+{
+    double now = zi_now_ms();
+    int before = z->phase;
+    if (before >= 0)
+        z->phase_ms[before] += now - z->phase_since_ms;
+    z->phase_since_ms = now;
+    z->phase = phase;
+    z->comm->phase = phase >= 0 ? zopt_phase_names[phase] : "compute";
+    return before;
+}
+
+zopt_status zi_micro_end(zi_zero *z, double loss)
+{
+    z->comm->step = z->step + 1;
+    z->losses[z->micro] = loss;
+    zi_phase(z, ZOPT_PHASE_REDUCE);
+    ZI_TRY(zi_bucket_flush(z));
+    if (z->micro < z->n_micro - 1) {
+        ZI_TRY(zi_reduce_accumulate(z));
+        z->n_exchanges++;
+        z->micro++;
+    } else {
+        z->micro = z->n_micro; /* the gradients wait for zopt_step */
+    }
+    zi_phase(z, -1);
+    return ZOPT_OK;
+}
+
+/* All ranks' losses, then their mean in slot order. */
+static zopt_status mean_loss(zi_zero *z, double *mean)
+{
+    int slots = z->config.scale_rules.slots, world = z->comm->world;
+    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)z->n_micro * sizeof *z->losses,
+                                    z->all_losses));
+    double sum = 0;
+    for (int slot = 0; slot < slots; slot++)
+        sum += z->all_losses[(slot % world) * z->n_micro + slot / world];
+    *mean = sum / slots;
+    return ZOPT_OK;
+}
+
+static double lr_factor(const zi_zero *z, uint64_t good_step)
+{
+    return z->config.schedule->factor(z->config.schedule_value, good_step);
+}
+
+/* The update's scalars of every group for good step t. */
+static void prepare_groups(zi_zero *z, uint64_t good_step)
+{
+    const zi_optim *optim = z->config.optim;
+    double factor = lr_factor(z, good_step);
+    for (uint32_t i = 0; i < z->n_groups; i++) {
+        zi_group *group = &z->groups[i];
+        for (int p = 0; p < optim->n_powers; p++)
+            group->power[p] *= group->value[optim->power_setting[p]];
+        optim->scalars(group->value, group->value[optim->lr_setting] * factor, group->power,
+                       z->control.scalars[i]);
+    }
+}
+
+static zopt_status sum_and_decide(zi_zero *z, zi_decision *decision)
+{
+    double sum_of_squares = 0;
+    int64_t n_bad = 0;
+    if (z->measure) {
+        zi_phase(z, ZOPT_PHASE_NORM);
+        ZI_TRY(zi_reduce_round(z, &zi_norm_round));
+        zi_norm_result(z, &sum_of_squares, &n_bad);
+    }
+    *decision = zi_decide(&z->config.scale_rules, &z->scale, z->measure, sum_of_squares, n_bad);
+    z->control.coef = (float)decision->coef;
+    z->control.skip = decision->skip;
+    if (decision->skip)
+        return zi_locate_agree(z, &z->report);
+    prepare_groups(z, z->good_step + 1);
+    return ZOPT_OK;
+}
+
+/* Update this rank's slice of one bucket, straight into every destination. */
+static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
+{
+    zi_transfer grads = zi_grad_transfer(z, bucket), params = zi_param_transfer(z, bucket);
+    zi_job job;
+    ZI_TRY(zi_reduce_job(z, bucket, &job));
+    zi_phase(z, ZOPT_PHASE_GATHER);
+    ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &job.n_dests));
+    for (int i = 0; i < job.n_dests; i++)
+        z->dest[i] = (zi_dest){z->dest_at[i], bucket->space};
+    job.dest = z->dest;
+    zi_phase(z, ZOPT_PHASE_UPDATE);
+    z->config.device->update(NULL, z->config.optim->rule, &job);
+    ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
+    zi_phase(z, ZOPT_PHASE_GATHER);
+    ZI_TRY(z->comm->ops->publish(z->comm, &params));
+    zi_phase(z, ZOPT_PHASE_UPDATE);
+    return ZOPT_OK;
+}
+
+static zopt_status update_all(zi_zero *z)
+{
+    zi_phase(z, ZOPT_PHASE_UPDATE);
+    ZI_TRY(z->comm->ops->open(z->comm));
+    for (uint32_t i = 0; i < z->layout.n_buckets; i++)
+        ZI_TRY(update_bucket(z, &z->layout.bucket[z->layout.order[i]]));
+    z->n_updates++;
+    z->good_step++;
+    return ZOPT_OK;
+}
+
+/* A skipped step leaves everything as it was; the gradients are given back. */
+static zopt_status skip_all(zi_zero *z)
+{
+    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+        zi_transfer grads = zi_grad_transfer(z, &z->layout.bucket[z->layout.order[i]]);
+        ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
+    }
+    return ZOPT_OK;
+}
+
+static void write_report(zi_zero *z, const zi_decision *decision, double scale)
+{
+    zopt_step_report *report = &z->report;
+    zi_phase(z, -1);
+    report->step = z->step;
+    report->good_step = z->good_step;
+    report->grad_norm = decision->norm;
+    report->clip_coef = decision->clip;
+    report->loss_scale = scale;
+    report->skipped = decision->skip;
+    report->lr = z->groups[0].value[z->config.optim->lr_setting] *
+                 lr_factor(z, z->good_step + (decision->skip ? 1 : 0));
+    report->bytes_sent = z->comm->bytes_sent - z->bytes_before;
+    z->bytes_before = z->comm->bytes_sent;
+    memcpy(report->phase_ms, z->phase_ms, sizeof report->phase_ms);
+    memset(z->phase_ms, 0, sizeof z->phase_ms);
+}
+
+static zopt_status give_up(const zi_zero *z)
+{
+    const zopt_step_report *r = &z->report;
+    const char *name = r->bad_tensor >= 0 ? z->tensors[r->bad_tensor].name : "?";
+    return ZI_FAIL(ZOPT_ERR_NUMERICS,
+                   "step %llu: gradients not finite in %d steps in a row at loss scale %g, which "
+                   "cannot go lower; first in '%s', slot %d (rank %d)",
+                   (unsigned long long)r->step, z->scale.n_skips, r->loss_scale, name, r->bad_slot,
+                   r->bad_rank);
+}
+
+zopt_status zi_zero_step(zi_zero *z)
+{
+    zi_decision decision;
+    double scale = z->scale.scale;
+    z->micro = z->n_micro - 1; /* whose gradients are summed now */
+    z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
+    ZI_TRY(sum_and_decide(z, &decision));
+    ZI_TRY(decision.skip ? skip_all(z) : update_all(z));
+    ZI_TRY(mean_loss(z, &z->report.loss));
+    z->step++;
+    z->n_exchanges++;
+    z->micro = 0;
+    z->bad_key = INT64_MAX;
+    z->control.loss_scale = (float)z->scale.scale;
+    write_report(z, &decision, scale);
+    return decision.give_up ? give_up(z) : ZOPT_OK;
+}
+
+zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    for (uint32_t b = 0; z->n_updates > 0 && b < tensor->n_buckets; b++) {
+        const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
+        uint64_t ordinal = (z->n_updates - 1) * z->layout.n_buckets + bucket->position;
+        z->comm->bucket = (int)bucket->position;
+        ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
+    }
+    const char *base = z->params[tensor->dtype].base;
+    *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
+    return ZOPT_OK;
+}

@@ -1,0 +1,174 @@
+/* Life of the local sharded optimizer: create, commit (agree, lay out, allocate), destroy. */
+#include "zero/zero.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+
+zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *mem, zi_zero **out)
+{
+    zi_zero *z;
+    *out = NULL;
+    ZI_TRY(zi_mem_table(mem, sizeof *z, &z));
+    z->config = *config;
+    z->comm = comm;
+    z->mem = mem;
+    z->bad_key = INT64_MAX;
+    z->phase = -1;
+    if (z->config.scale_rules.slots == 0)
+        z->config.scale_rules.slots = comm->world;
+    comm->phase = "set-up";
+    comm->bucket = -1;
+    *out = z;
+    return ZOPT_OK;
+}
+
+/* Whether every step measures the norm and looks for overflow. */
+static int must_measure(const zi_zero *z)
+{
+    int check = z->config.check_overflow;
+    if (check < 0) {
+        check = z->config.scale_rules.dynamic;
+        for (uint32_t i = 0; i < z->n_tensors; i++)
+            check |= z->tensors[i].dtype == ZOPT_FP16;
+    }
+    return check || z->config.scale_rules.clip_norm > 0;
+}
+
+/* The tables of a committed handle: where the pointer is, and how many bytes. */
+enum { N_TABLES = 10 };
+typedef struct table_row {
+    void *pointer;
+    size_t bytes;
+} table_row;
+
+static void list_tables(zi_zero *z, table_row row[N_TABLES])
+{
+    size_t world = (size_t)z->comm->world, n_micro = (size_t)z->n_micro;
+    const table_row rows[N_TABLES] = {
+        {&z->grad_state, z->n_tensors * sizeof *z->grad_state},
+        {&z->n_missing, z->layout.n_buckets * sizeof *z->n_missing},
+        {&z->control.scalars, z->n_groups * sizeof *z->control.scalars},
+        {&z->source_at, world * sizeof *z->source_at},
+        {&z->source, (world + 1) * sizeof *z->source},
+        {&z->dest_at, world * sizeof *z->dest_at},
+        {&z->dest, world * sizeof *z->dest},
+        {&z->sums, zi_norm_round.n_words * sizeof *z->sums},
+        {&z->losses, n_micro * sizeof *z->losses},
+        {&z->all_losses, world * n_micro * sizeof *z->all_losses},
+    };
+    memcpy(row, rows, sizeof rows);
+}
+
+static zopt_status allocate_tables(zi_zero *z)
+{
+    table_row row[N_TABLES];
+    list_tables(z, row);
+    for (int i = 0; i < N_TABLES; i++)
+        ZI_TRY(zi_mem_table(z->mem, row[i].bytes, row[i].pointer));
+    return ZOPT_OK;
+}
+
+static void free_tables(zi_zero *z)
+{
+    table_row row[N_TABLES];
+    list_tables(z, row);
+    for (int i = 0; i < N_TABLES; i++) {
+        void *table;
+        memcpy(&table, row[i].pointer, sizeof table);
+        zi_mem_free_table(z->mem, table, row[i].bytes);
+    }
+}
+
+/* Parameters and gradients, which peers may read and write. */
+static zopt_status allocate_spaces(zi_zero *z)
+{
+    for (int d = 0; d < ZI_N_DTYPES; d++) {
+        size_t bytes = z->layout.space[d].n_padded * zopt_dtype_bytes((zopt_dtype)d);
+        if (bytes == 0)
+            continue;
+        ZI_TRY(z->comm->ops->alloc_symmetric(z->comm, ZI_MEM_PARAMS, bytes, &z->params[d]));
+        ZI_TRY(z->comm->ops->alloc_symmetric(z->comm, ZI_MEM_GRADS, bytes, &z->grads[d]));
+    }
+    return ZOPT_OK;
+}
+
+/* What this rank owns alone. */
+static zopt_status allocate_owned(zi_zero *z)
+{
+    const zi_device_ops *device = z->config.device;
+    size_t bytes = z->layout.owned_elems * sizeof(float);
+    ZI_TRY(device->alloc(z->mem, ZI_MEM_MASTER, bytes, &z->master));
+    for (int i = 0; i < z->config.optim->n_states; i++)
+        ZI_TRY(device->alloc(z->mem, (zi_category)(ZI_MEM_STATE + i), bytes, &z->state[i]));
+    if (z->n_micro > 1)
+        ZI_TRY(device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
+    return ZOPT_OK;
+}
+
+static zopt_status check_before_commit(const zi_zero *z)
+{
+    if (z->committed)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_commit called twice");
+    if (z->n_tensors == 0)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_commit without tensors");
+    return ZOPT_OK;
+}
+
+static zopt_status lay_out(zi_zero *z)
+{
+    int world = z->comm->world;
+    z->n_micro = (z->config.scale_rules.slots + world - 1) / world;
+    z->measure = must_measure(z);
+    ZI_TRY(zi_layout_build(z->mem, z->tensors, z->n_tensors, world, z->config.bucket_elems,
+                           &z->layout));
+    ZI_TRY(zi_spans_build(z->mem, &z->layout, z->tensors, z->comm->rank, &z->spans));
+    ZI_TRY(allocate_tables(z));
+    return z->comm->ops->reserve(z->comm, 2 * (size_t)z->layout.n_buckets,
+                                 z->layout.max_slice_bytes);
+}
+
+static void start(zi_zero *z, double loss_scale)
+{
+    for (uint32_t b = 0; b < z->layout.n_buckets; b++)
+        z->n_missing[b] = z->layout.bucket[b].n_tensors;
+    zi_scale_start(&z->config.scale_rules, loss_scale, &z->scale);
+    z->control.loss_scale = (float)loss_scale;
+    z->committed = 1;
+}
+
+zopt_status zi_zero_commit(zi_zero *z)
+{
+    ZI_TRY(zi_comm_agree(z->comm, check_before_commit(z)));
+    if (!z->comm->planned)
+        ZI_TRY(zi_zero_agree(z));
+    ZI_TRY(zi_comm_agree(z->comm, lay_out(z)));
+    ZI_TRY(allocate_spaces(z));
+    ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
+    start(z, z->config.loss_scale);
+    return ZOPT_OK;
+}
+
+static void free_arrays(zi_zero *z)
+{
+    const zi_device_ops *device = z->config.device;
+    size_t bytes = z->layout.owned_elems * sizeof(float);
+    device->free(z->mem, ZI_MEM_MASTER, z->master, bytes);
+    for (int i = 0; i < z->config.optim->n_states; i++)
+        device->free(z->mem, (zi_category)(ZI_MEM_STATE + i), z->state[i], bytes);
+    if (z->n_micro > 1)
+        device->free(z->mem, ZI_MEM_GRAD_ACCUM, z->accum, bytes);
+}
+
+void zi_zero_destroy(zi_zero *z)
+{
+    if (z == NULL)
+        return;
+    free_arrays(z);
+    free_tables(z);
+    zi_spans_free(z->mem, &z->spans);
+    zi_layout_free(z->mem, &z->layout);
+    zi_registry_free(z);
+    zi_mem_free_table(z->mem, z, sizeof *z);
+}

@@ -1,0 +1,159 @@
+/* ZeRO stage 1: the local sharded optimizer. Each rank holds all parameters and one slot's
+ * gradients, and master weights and state of the elements it owns.
+ *
+ * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
+ * sources, rounds of sums) -> control.c (one decision) -> step.c (update, publish). */
+#ifndef ZI_ZERO_ZERO_H
+#define ZI_ZERO_ZERO_H
+
+#include "comm/comm.h"
+#include "device/device.h"
+#include "zero/control.h"
+#include "zero/layout.h"
+#include "zero/spans.h"
+
+typedef struct zi_group {
+    double value[ZI_MAX_SETTINGS]; /* by the optimizer's settings */
+    double power[ZI_MAX_POWERS];   /* running products over the good steps */
+} zi_group;
+
+/* Where a tensor's gradient of this micro-step is. */
+typedef enum zi_grad_state { ZI_GRAD_ABSENT, ZI_GRAD_ACQUIRED, ZI_GRAD_READY } zi_grad_state;
+
+/* One line that ranks must agree on beside the options. */
+typedef struct zi_agreed {
+    char *key, *value;
+} zi_agreed;
+
+/* Options as the room uses them: checked, named rows looked up, strings gone. */
+typedef struct zi_zero_config {
+    const zi_optim *optim;
+    double value[ZI_MAX_SETTINGS]; /* defaults of every group */
+    const zi_schedule *schedule;
+    double schedule_value[ZI_MAX_SETTINGS];
+    const zi_device_ops *device;
+    uint64_t bucket_elems;
+    zi_scale_rules scale_rules; /* slots among them */
+    double loss_scale;
+    int check_overflow; /* -1, 0, 1 as in zopt_options */
+} zi_zero_config;
+
+typedef struct zi_zero {
+    zi_mem *mem;
+    zi_comm *comm;
+    zi_zero_config config;
+    int committed;
+    int failed; /* 1: a collective failed half way; only destroy may follow */
+
+    zi_group *groups;
+    uint32_t n_groups, room_groups;
+    zi_tensor *tensors;
+    uint32_t n_tensors, room_tensors;
+    zi_agreed *agreed;
+    uint32_t n_agreed, room_agreed;
+
+    /* From commit on. */
+    zi_layout layout;
+    zi_spans spans;
+    zi_symmetric params[ZI_N_DTYPES], grads[ZI_N_DTYPES]; /* one buffer for each space */
+    float *master, *state[ZI_MAX_STATES], *accum;         /* owned elements; accum where S > N */
+    int n_micro;                                          /* micro-steps a step: ceil(S / world) */
+    int measure;                                          /* 1: every step has a norm round */
+
+    /* One micro-step: arrivals and exposure. */
+    zi_grad_state *grad_state; /* [n_tensors] */
+    uint32_t *n_missing;       /* [n_buckets] tensors not ready yet */
+    uint32_t n_exposed;        /* buckets exposed so far, in their order */
+    uint64_t n_exchanges;      /* micro-steps ended since commit */
+    int micro;                 /* 0..n_micro-1; n_micro: all ended, zopt_step comes next */
+
+    /* One step. */
+    uint64_t step, good_step;
+    uint64_t n_updates; /* steps whose parameters were published */
+    zi_scale_state scale;
+    zi_control control;
+    const void **source_at; /* [world] */
+    zi_source *source;      /* [world + 1] */
+    void **dest_at;         /* [world] */
+    zi_dest *dest;          /* [world] */
+    int64_t *sums;          /* words of the round under way */
+    zi_exact norm_sum;      /* this rank's share of the norm round */
+    int64_t norm_bad;
+    int64_t bad_key;       /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
+    double *losses;        /* [n_micro] this rank's */
+    double *all_losses;    /* [world * n_micro] */
+    uint64_t bytes_before; /* comm->bytes_sent when the last step ended */
+    int phase;             /* under way, else -1 */
+    double phase_since_ms, phase_ms[ZOPT_N_PHASES];
+    zopt_step_report report;
+} zi_zero;
+
+/* Book the time since the last call to the phase under way and begin another (-1: none); returns
+ * the one that ended. Also tells the comm, for the text of a hang. */
+int zi_phase(zi_zero *z, int phase);
+
+/* zero.c: life. The comm and mem are lent. */
+zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *mem, zi_zero **out);
+/* Parameters and gradients stay with the comm, which peers may still touch them through. */
+void zi_zero_destroy(zi_zero *z);
+zopt_status zi_zero_commit(zi_zero *z);
+
+/* registry.c: before commit. */
+zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n, int *group);
+zopt_status zi_zero_add_tensor(zi_zero *z, const char *name, zopt_dtype dtype, int ndim,
+                               const uint64_t *shape, int group, int *id);
+zopt_status zi_zero_add_agreed(zi_zero *z, const char *key, const char *value);
+void zi_registry_free(zi_zero *z);
+
+/* agree.c: refuse what ranks do not all have alike. Collective. */
+zopt_status zi_zero_agree(zi_zero *z);
+
+/* bucket.c: one micro-step. */
+int zi_zero_slot(const zi_zero *z); /* -1: none */
+void *zi_grad_address(const zi_zero *z, int id);
+zopt_status zi_grad_acquire(zi_zero *z, int id);
+zopt_status zi_grad_ready(zi_zero *z, int id);
+/* Zeros for what did not arrive, and expose what is left. */
+zopt_status zi_bucket_flush(zi_zero *z);
+/* The transfer of a bucket in the micro-step under way (gradients) or the step (parameters). */
+zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket);
+zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket);
+
+/* reduce.c: what is summed. */
+/* Wait for a bucket's gradients and describe this rank's slice of it. Sources and spans are filled
+ * in; destinations are not. The job is valid until the next call. */
+zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* A micro-step that is not the last: add all buckets onto the accumulators. */
+zopt_status zi_reduce_accumulate(zi_zero *z);
+
+/* A round of sums over all owned elements, added up over all ranks: what clipping needs, and what
+ * optimizers with statistics need. */
+typedef struct zi_round {
+    uint32_t n_words;
+    void (*begin)(zi_zero *z);
+    void (*add_slice)(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+    void (*end)(zi_zero *z); /* writes z->sums, this rank's share */
+} zi_round;
+
+/* Run one round; afterwards z->sums holds the totals, the same on all ranks. Collective. */
+zopt_status zi_reduce_round(zi_zero *z, const zi_round *round);
+extern const zi_round zi_norm_round;
+/* The totals of the norm round. */
+void zi_norm_result(const zi_zero *z, double *sum_of_squares, int64_t *n_bad);
+
+/* locate.c: where a non-finite gradient came from. Collective. */
+enum { ZI_SLOT_SUM = 0x7fffff }; /* no slot held it: the sum overflowed */
+void zi_locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report);
+
+/* step.c */
+zopt_status zi_micro_end(zi_zero *z, double loss);
+zopt_status zi_zero_step(zi_zero *z);
+zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
+
+/* master.c: whole tensors of owned data. */
+zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values);
+/* state: -1 for the master weights. Collective. */
+zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values);
+
+#endif

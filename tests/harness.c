@@ -1,0 +1,295 @@
+/* See harness.h. Failed checks inside a rank's thread abort the test program: with CK_FORK=no
+ * Check's own longjmp must not leave a thread. */
+#include "harness.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MUST(call)                                                                            \
+    do {                                                                                      \
+        zopt_status status_ = (call);                                                         \
+        if (status_ != ZOPT_OK) {                                                             \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, zopt_last_error()); \
+            abort();                                                                          \
+        }                                                                                     \
+    } while (0)
+
+static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+/* 11 significant bits and exponents from 2^-12 to 2^3: exact in FP16, rounded in BF16. */
+float h_wide_grad(int step, int slot, int tensor, uint64_t element)
+{
+    uint64_t key =
+        mix(mix((uint64_t)step << 32 | (uint64_t)slot) ^ ((uint64_t)tensor << 40) ^ element);
+    float mantissa = (float)(1024 + (key & 1023)) / 1024.0f;
+    int exponent = (int)(key >> 10 & 15) - 12;
+    for (; exponent < 0; exponent++)
+        mantissa /= 2;
+    for (; exponent > 0; exponent--)
+        mantissa *= 2;
+    return key >> 63 ? -mantissa : mantissa;
+}
+
+float h_start_value(int tensor, uint64_t element)
+{
+    return (float)((int64_t)(mix((uint64_t)tensor << 40 ^ element ^ 77) & 0xffff) - 32768) /
+           65536.0f;
+}
+
+uint64_t h_elems(const h_tensor *tensor)
+{
+    uint64_t n = 1;
+    for (int d = 0; d < tensor->ndim; d++)
+        n *= tensor->shape[d];
+    return n;
+}
+
+void h_uneven(h_problem *problem, zopt_dtype dtype, int mixed)
+{
+    static const h_tensor shapes[] = {
+        {"scalar", 0, 0, {0}, 0},       {"one", 0, 1, {1}, 1},     {"n255", 0, 1, {255}, 0},
+        {"n256", 0, 1, {256}, 0},       {"n257", 0, 1, {257}, 1},  {"n4095", 0, 1, {4095}, 1},
+        {"n4096", 0, 1, {4096}, 0},     {"m3x5", 0, 2, {3, 5}, 0}, {"m64x63", 0, 2, {64, 63}, 1},
+        {"t2x3x5", 0, 3, {2, 3, 5}, 0},
+    };
+    memset(problem, 0, sizeof *problem);
+    problem->n_tensors = (int)(sizeof shapes / sizeof shapes[0]);
+    memcpy(problem->tensor, shapes, sizeof shapes);
+    for (int i = 0; i < problem->n_tensors; i++)
+        problem->tensor[i].dtype = mixed ? (zopt_dtype)(i % 3) : dtype;
+    problem->n_steps = 4;
+    problem->lr = 1e-2;
+    problem->weight_decay[0] = 0.1;
+    zopt_options_init(&problem->options);
+    problem->options.slots = 4;
+}
+
+zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt **out)
+{
+    zopt *z;
+    zopt_status status = zopt_create(options, &z);
+    *out = NULL;
+    if (status != ZOPT_OK)
+        return status;
+    for (int g = 0; g < 2; g++) {
+        int group;
+        const zopt_setting settings[] = {{"lr", problem->lr * (g + 1), NULL},
+                                         {"weight_decay", problem->weight_decay[g], NULL}};
+        MUST(zopt_add_group(z, settings, 2, &group));
+    }
+    for (int i = 0; i < problem->n_tensors; i++) {
+        const h_tensor *t = &problem->tensor[i];
+        int id;
+        MUST(zopt_add_tensor(z, t->name, t->dtype, t->ndim, t->shape, t->group, &id));
+    }
+    status = zopt_commit(z);
+    if (status != ZOPT_OK || options->plan_world > 0) {
+        *out = status == ZOPT_OK ? z : NULL;
+        if (status != ZOPT_OK)
+            zopt_destroy(z);
+        return status;
+    }
+    for (int i = 0; i < problem->n_tensors; i++) {
+        uint64_t n = h_elems(&problem->tensor[i]);
+        float *values = malloc(n * sizeof *values);
+        for (uint64_t e = 0; e < n; e++)
+            values[e] = problem->start ? problem->start(0, 0, i, e) : h_start_value(i, e);
+        MUST(zopt_set_master(z, i, 0, n, values));
+        free(values);
+    }
+    *out = z;
+    return ZOPT_OK;
+}
+
+static void write_grad(const h_problem *problem, zopt *z, int step, int slot, int tensor)
+{
+    const h_tensor *t = &problem->tensor[tensor];
+    uint64_t n = h_elems(t);
+    const float *scale;
+    void *grad;
+    float *values = malloc(n * sizeof *values);
+    MUST(zopt_loss_scale(z, &scale));
+    for (uint64_t e = 0; e < n; e++)
+        values[e] = *scale * (problem->grad ? problem->grad : h_wide_grad)(step, slot, tensor, e);
+    MUST(zopt_grad_acquire(z, tensor, &grad));
+    MUST(zopt_convert(grad, t->dtype, values, ZOPT_FP32, n));
+    MUST(zopt_grad_ready(z, tensor));
+    free(values);
+}
+
+zopt_status h_step(const h_problem *problem, zopt *z, int step)
+{
+    for (int k = 0; k < zopt_micro_steps(z); k++) {
+        int slot;
+        MUST(zopt_slot(z, &slot));
+        for (int i = problem->n_tensors - 1; slot >= 0 && i >= 0; i--)
+            if (problem->absent == NULL || !problem->absent(step, slot, i))
+                write_grad(problem, z, step, slot, i);
+        zopt_status status = zopt_micro_end(z, slot < 0 ? -1e9 : 1.0 + slot / 3.0 + step * 0.1);
+        if (status != ZOPT_OK)
+            return status;
+    }
+    return zopt_step(z);
+}
+
+static void check_params(const h_problem *problem, zopt *z, int tensor, const float *master)
+{
+    const h_tensor *t = &problem->tensor[tensor];
+    uint64_t n = h_elems(t);
+    size_t bytes = n * zopt_dtype_bytes(t->dtype);
+    const void *param;
+    void *rounded = malloc(bytes);
+    MUST(zopt_param_acquire(z, tensor, &param));
+    MUST(zopt_convert(rounded, t->dtype, master, ZOPT_FP32, n));
+    if (memcmp(rounded, param, bytes) != 0) {
+        fprintf(stderr, "rank %d: parameters of '%s' are not the rounded master weights\n",
+                zopt_rank(z), t->name);
+        abort();
+    }
+    MUST(zopt_param_release(z, tensor));
+    free(rounded);
+}
+
+static void collect(const h_problem *problem, zopt *z, h_result *result)
+{
+    uint64_t total = 0;
+    for (int i = 0; i < problem->n_tensors; i++)
+        total += h_elems(&problem->tensor[i]);
+    result->n_elems = total;
+    result->master = malloc(3 * total * sizeof(float));
+    result->exp_avg = result->master + total;
+    result->exp_avg_sq = result->master + 2 * total;
+    uint64_t at = 0;
+    for (int i = 0; i < problem->n_tensors; i++) {
+        uint64_t n = h_elems(&problem->tensor[i]);
+        MUST(zopt_get_master(z, i, 0, n, result->master + at));
+        MUST(zopt_get_state(z, "exp_avg", i, 0, n, result->exp_avg + at));
+        MUST(zopt_get_state(z, "exp_avg_sq", i, 0, n, result->exp_avg_sq + at));
+        check_params(problem, z, i, result->master + at);
+        at += n;
+    }
+}
+
+void h_run_one(const h_problem *problem, const zopt_options *options, h_result *result)
+{
+    zopt *z;
+    memset(result, 0, sizeof *result);
+    MUST(h_create(problem, options, &z));
+    MUST(zopt_memory(z, &result->memory));
+    for (int step = 1; step <= problem->n_steps && result->status == ZOPT_OK; step++) {
+        result->status = h_step(problem, z, step);
+        zopt_step_report *report = &result->report[step - 1];
+        MUST(zopt_report(z, 1, report));
+        memset(report->phase_ms, 0, sizeof report->phase_ms);
+    }
+    collect(problem, z, result);
+    zopt_destroy(z);
+}
+
+typedef struct rank_start {
+    pthread_t thread;
+    int rank;
+    zopt_threads *threads;
+    void (*f)(int rank, zopt_threads *threads, void *arg);
+    void *arg;
+} rank_start;
+
+static void *start_rank(void *arg)
+{
+    rank_start *start = arg;
+    start->f(start->rank, start->threads, start->arg);
+    return NULL;
+}
+
+void h_on_threads(int n_ranks, void (*f)(int rank, zopt_threads *threads, void *arg), void *arg)
+{
+    zopt_threads *threads;
+    rank_start *start = calloc((size_t)n_ranks, sizeof *start);
+    MUST(zopt_threads_create(n_ranks, &threads));
+    for (int r = 0; r < n_ranks; r++) {
+        start[r] = (rank_start){.rank = r, .threads = threads, .f = f, .arg = arg};
+        if (pthread_create(&start[r].thread, NULL, start_rank, &start[r]) != 0)
+            abort();
+    }
+    for (int r = 0; r < n_ranks; r++)
+        pthread_join(start[r].thread, NULL);
+    zopt_threads_destroy(threads);
+    free(start);
+}
+
+typedef struct run_arg {
+    const h_problem *problem;
+    h_result *result; /* [n_ranks] */
+} run_arg;
+
+static void run_rank(int rank, zopt_threads *threads, void *arg)
+{
+    run_arg *run = arg;
+    zopt_options options = run->problem->options;
+    options.transport = "threads";
+    options.threads = threads;
+    options.threads_rank = rank;
+    h_run_one(run->problem, &options, &run->result[rank]);
+}
+
+void h_run_threads(const h_problem *problem, int n_ranks, h_result *result)
+{
+    h_result *results = calloc((size_t)n_ranks, sizeof *results);
+    run_arg arg = {problem, results};
+    h_on_threads(n_ranks, run_rank, &arg);
+    for (int r = 1; r < n_ranks; r++) {
+        char what[32];
+        snprintf(what, sizeof what, "rank %d of %d", r, n_ranks);
+        h_compare(&results[0], &results[r], what);
+        h_free(&results[r]);
+    }
+    *result = results[0];
+    free(results);
+}
+
+void h_free(h_result *result)
+{
+    free(result->master);
+    result->master = NULL;
+}
+
+static void compare_arrays(const char *name, const float *a, const float *b, uint64_t n,
+                           const char *what)
+{
+    for (uint64_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], sizeof a[i]) != 0)
+            ck_abort_msg("%s: %s[%" PRIu64 "] is %a, want %a", what, name, i, (double)b[i],
+                         (double)a[i]);
+}
+
+static void compare_reports(const zopt_step_report *a, const zopt_step_report *b, const char *what)
+{
+    ck_assert_msg(memcmp(&a->loss, &b->loss, sizeof a->loss) == 0, "%s: step %d: loss %a, want %a",
+                  what, (int)a->step, b->loss, a->loss);
+    ck_assert_msg(memcmp(&a->grad_norm, &b->grad_norm, sizeof a->grad_norm) == 0,
+                  "%s: step %d: norm %a, want %a", what, (int)a->step, b->grad_norm, a->grad_norm);
+    ck_assert_msg(a->clip_coef == b->clip_coef && a->lr == b->lr && a->skipped == b->skipped &&
+                      a->loss_scale == b->loss_scale && a->good_step == b->good_step &&
+                      a->bad_tensor == b->bad_tensor && a->bad_slot == b->bad_slot,
+                  "%s: step %d: reports differ", what, (int)a->step);
+}
+
+void h_compare(const h_result *a, const h_result *b, const char *what)
+{
+    ck_assert_msg(a->status == b->status, "%s: status %d, want %d", what, b->status, a->status);
+    ck_assert_uint_eq(a->n_elems, b->n_elems);
+    compare_arrays("master", a->master, b->master, a->n_elems, what);
+    compare_arrays("exp_avg", a->exp_avg, b->exp_avg, a->n_elems, what);
+    compare_arrays("exp_avg_sq", a->exp_avg_sq, b->exp_avg_sq, a->n_elems, what);
+    for (int i = 0; i < H_MAX_STEPS; i++)
+        compare_reports(&a->report[i], &b->report[i], what);
+}

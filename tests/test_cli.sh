@@ -1,0 +1,223 @@
+#!/usr/bin/env bash
+# The command: exit codes and texts for bad input, the figures of zopt plan, the shape of its JSON.
+#
+# usage: tests/test_cli.sh BUILD_DIR
+set -uo pipefail
+
+build=$(cd "${1:?usage: tests/test_cli.sh BUILD_DIR}" && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/env.sh
+source "$root/launch/env.sh"
+zopt="$build/zopt"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+failures=0
+
+fail() {
+    echo "FAIL: $*"
+    failures=$((failures + 1))
+}
+
+# expect CODE TEXT COMMAND...: the exit code, and TEXT somewhere in what it prints.
+expect() {
+    local code=$1 text=$2 got=0
+    shift 2
+    timeout 60 "$@" >out.txt 2>err.txt || got=$?
+    if [ "$got" != "$code" ]; then
+        fail "$* : exit code $got, not $code: $(tail -n 2 err.txt)"
+    elif ! cat out.txt err.txt | grep -qF -- "$text"; then
+        fail "$* : '$text' is not in: $(head -n 5 out.txt err.txt)"
+    fi
+}
+
+# One line on stderr that begins with the command.
+expect_error() {
+    expect "$@"
+    if [ "$(wc -l <err.txt)" != 1 ] || ! grep -q '^zopt' err.txt; then
+        fail "${*:3} : wants one line on stderr, has: $(cat err.txt)"
+    fi
+}
+
+# json EXPRESSION: prints a Python expression over the object j in out.txt.
+json() {
+    python3 -c "import json; j = json.load(open('out.txt')); print($1)"
+}
+
+expect_json() { # EXPRESSION VALUE
+    local got
+    got=$(json "$1" 2>&1)
+    [ "$got" = "$2" ] || fail "$1 is $got, not $2"
+}
+
+has() { # KIND NAME: whether doctor's inventory calls it usable
+    "$zopt" doctor --json >out.txt
+    [ "$(json "any(r['kind'] == '$1' and r['name'] == '$2' and r['usable'] for r in j['inventory'])")" = True ]
+}
+
+test_command() {
+    expect 0 "zopt 0." "$zopt" --version
+    expect 0 "Exit codes: 0 ok" "$zopt" --help
+    expect 0 "doctor " "$zopt" --help
+    expect 64 "Usage" "$zopt"
+    expect 64 "unrecognized option" "$zopt" --nonsense
+    expect_error 64 "unknown command 'trian'; did you mean 'train'?" "$zopt" trian
+    expect_error 64 "unknown command 'xyzzy'; see zopt --help" "$zopt" xyzzy
+    local command
+    for command in plan doctor; do
+        expect 0 "Usage: zopt $command" "$zopt" "$command" --help
+        expect 64 "unrecognized option '--nonsense'" "$zopt" "$command" --nonsense
+    done
+}
+
+test_plan_arguments() {
+    local bad
+    expect 64 "give a run file or --params" "$zopt" plan
+    for bad in -1 0 nan inf 1e300 many 1.5 "" 7e9x; do
+        expect 64 "is not a whole number in [1, 10000000000000]" "$zopt" plan --params="$bad"
+    done
+    for bad in 0 -1 5000 two 1.5; do
+        expect 64 "is not a whole number in [1, 4096]" "$zopt" plan --params 1e6 --ranks="$bad"
+    done
+    for bad in "" "," "1," ",1" "1,,2"; do
+        expect 64 "is not a list of numbers" "$zopt" plan --params 1e6 --ranks="$bad"
+    done
+    expect 64 "--slots '0' is not" "$zopt" plan --params 1e6 --slots 0
+    expect 64 "--bucket '-5' is not" "$zopt" plan --params 1e6 --bucket=-5
+    expect 64 "--dtype 'fp8' is not one of fp16, bf16, fp32" "$zopt" plan --params 1e6 --dtype fp8
+    expect 64 "too many buckets" "$zopt" plan --params 1e12 --bucket 1
+    expect 64 "too many buckets" "$zopt" plan --params 1e13 --ranks 4096
+    expect 64 "--set is for run files" "$zopt" plan --params 1e6 --set seed=1
+    expect 64 "give a run file or --params" "$zopt" plan --params 1e6 run.json
+    expect_error 78 "unknown optimizer 'adamww'; did you mean 'AdamW'" \
+        "$zopt" plan --params 1e6 --optimizer adamww
+    expect_error 78 "pigeon" "$zopt" plan --params 1e6 --ranks 2 --transport pigeon
+}
+
+# 70e9 parameters: the table that users know, and 4 + 12/N bytes a parameter of params, gradients,
+# master and state, which padding raises by less than a millionth.
+test_plan_figures() {
+    local row n
+    expect 0 "70000000000 parameters in fp16" "$zopt" plan --params 70e9 --ranks 1,8,64
+    for row in "parameters +140\.000 GB" "gradients +140\.000 GB" "exp_avg, FP32 +280\.000 GB" \
+        "exp_avg_sq, FP32 +280\.000 GB" "master weights, FP32 +280\.000 GB" "sum +1120\.000 GB"; do
+        grep -qE "^  $row( |$)" out.txt || fail "plan --params 70e9 has no row '$row'"
+    done
+    expect 0 "" "$zopt" plan --params 70e9 --ranks 1,8,64 --json
+    expect_json "[p['ranks'] for p in j['plans']]" "[1, 8, 64]"
+    expect_json "[len(p['per_rank']) for p in j['plans']]" "[1, 8, 64]"
+    expect_json "all(r['rank'] == i for p in j['plans'] for i, r in enumerate(p['per_rank']))" True
+    expect_json "all(r['total'] == sum(v for k, v in r.items() if k not in ('rank', 'total'))
+        for p in j['plans'] for r in p['per_rank'])" True
+    for n in 0 1 2; do
+        expect_json "[abs(sum(r[k] for k in ('params', 'grads', 'master', 'exp_avg', 'exp_avg_sq'))
+            / 70e9 / (4 + 12 / j['plans'][$n]['ranks']) - 1) < 1e-6
+            for r in j['plans'][$n]['per_rank']].count(False)" 0
+    done
+    expect_json "[p['per_rank'][0]['grad_accum'] for p in j['plans']]" "[0, 0, 0]"
+    # All gradients but its own slice leave a rank, and its slice of parameters goes to all others.
+    expect_json "[round(p['bytes_sent_per_step'] / (4 * 70e9 * (1 - 1 / p['ranks'])), 6)
+        for p in j['plans'][1:]]" "[1.0, 1.0]"
+    # Two slots for each rank: FP32 sums of 4/N bytes more, and twice the gradients sent.
+    expect 0 "" "$zopt" plan --params 70e9 --ranks 8 --slots 16 --json
+    expect_json "round(j['plans'][0]['per_rank'][0]['grad_accum'] / 70e9, 4)" 0.5
+    expect_json "round(j['plans'][0]['bytes_sent_per_step'] / (6 * 70e9 * 7 / 8), 4)" 1.0
+    # One parameter on more ranks than elements.
+    expect 0 "" "$zopt" plan --params 1 --ranks 5 --json
+    expect_json "len(j['plans'][0]['per_rank'])" 5
+}
+
+test_doctor() {
+    expect 0 "This machine and launch:" "$zopt" doctor
+    expect 0 "" "$zopt" doctor --json
+    expect_json "sorted(j['checks'][0])" "['check', 'finding', 'fix', 'level']"
+    expect_json "any(r['name'] == 'self' and r['usable'] for r in j['inventory'])" True
+    expect 1 "WORLD_SIZE=4, but no mpirun started this process" env RANK=1 WORLD_SIZE=4 "$zopt" doctor
+    expect 64 "takes no argument" "$zopt" doctor me
+}
+
+write_run() { # a run of a few steps on a small text
+    seq 1 4000 >small.txt
+    cat >run.json <<'JSON'
+{
+  "train_steps": 2, "train_batch_size": 4, "train_micro_batch_size_per_gpu": 2,
+  "model": {"n_layer": 4, "n_head": 2, "n_embd": 32, "n_ctx": 16},
+  "eval": {"batches": 1}, "sample": {"length": 5}, "data": {"path": "small.txt"}
+}
+JSON
+}
+
+test_train_errors() {
+    expect 64 "no run file given" "$zopt" train
+    expect 64 "one run file at a time" "$zopt" train a.json b.json
+    expect 64 "requires an argument" "$zopt" train run.json --set
+    expect_error 64 "want key=value" "$zopt" train run.json --set seed
+    expect 0 "zero_optimization.reduce_bucket_size" "$zopt" train --help-config
+    expect_error 74 "nothing.json: No such file or directory" "$zopt" train nothing.json
+    expect_error 74 "Is a directory" "$zopt" train .
+    expect_error 78 "did you mean 'train_steps'?" "$zopt" train run.json --set train_stepz=3
+    expect_error 78 "got the string \"many\", want an integer" \
+        "$zopt" train run.json --set train_steps=many
+    expect_error 78 "want a number" "$zopt" train run.json --set optimizer.params.lr=nan
+    expect_error 78 "is outside [1, 1000000]" "$zopt" train run.json --set train_batch_size=-4
+    expect_error 78 "stage 2 is not available: 1" \
+        "$zopt" train run.json --set zero_optimization.stage=2
+    expect_error 74 "nothing.txt" "$zopt" train run.json --set data.path=nothing.txt --out o
+    printf 'short' >short.txt
+    expect_error 65 "short.txt" "$zopt" train run.json --set data.path=short.txt --out o
+    printf 'bad \377 byte' >bytes.txt
+    expect_error 65 "bytes.txt" "$zopt" train run.json --set data.path=bytes.txt --out o
+    expect_error 78 "mpirun" env RANK=0 WORLD_SIZE=4 "$zopt" train run.json --out o
+    printf '{"seed": 1,\n "seed": 2}' >twice.json
+    expect_error 78 "twice.json:2:" "$zopt" train twice.json
+}
+
+test_plan_run_file() {
+    expect 0 "" "$zopt" plan run.json --ranks 1,2 --json
+    expect_json "[len(p['per_rank']) for p in j['plans']]" "[1, 2]"
+    expect 64 "use --set" "$zopt" plan run.json --slots 4
+    expect_error 74 "nothing.json" "$zopt" plan nothing.json
+    expect_error 78 "did you mean" "$zopt" plan run.json --set modle.n_layer=3
+}
+
+# What is planned is what a run counts, category by category and rank by rank.
+test_plan_equals_run() { # RANKS
+    timeout 120 mpirun -n "$1" "$zopt" train run.json --out "out$1" >log.txt 2>&1 ||
+        fail "train on $1 ranks: $(tail -n 3 log.txt)"
+    expect 0 "" "$zopt" plan run.json --ranks "$1" --json
+    expect_json "j['plans'][0]['per_rank'] == json.load(open('out$1/memory.json'))['per_rank']" True
+}
+
+test_launches() {
+    local n
+    for n in 1 2 3; do test_plan_equals_run "$n"; done
+    expect 78 "seed" mpirun -n 1 "$zopt" train run.json --out o : \
+        -n 1 "$zopt" train run.json --out o --set seed=2
+    expect 78 "rank " mpirun -n 2 "$zopt" train run.json --set train_stepz=2
+    expect 74 "nothing.txt" mpirun -n 1 "$zopt" train run.json --out o : \
+        -n 1 "$zopt" train run.json --out o --set data.path=nothing.txt
+}
+
+test_command
+test_plan_arguments
+test_plan_figures
+test_doctor
+if has command train; then
+    write_run
+    test_train_errors
+    test_plan_run_file
+    if has transport mpi; then
+        test_launches
+    else
+        echo "SKIP: no transport mpi: launches on several ranks"
+    fi
+else
+    expect_error 78 "this build has no trainer" "$zopt" train run.json
+    echo "SKIP: no trainer: zopt train and plans of run files"
+fi
+
+if [ "$failures" != 0 ]; then
+    echo "$failures failed"
+    exit 1
+fi
+echo "the command: all as expected"

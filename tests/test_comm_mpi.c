@@ -1,0 +1,290 @@
+/* Transport mpi, under mpirun with 1 to 5 processes, of which smaller worlds are made too. Without
+ * fork, which is not safe under MPI. A failure of one rank is every rank's, so that none waits for
+ * another that has given up. */
+#include <check.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "comm_suite.h"
+
+enum { DEADLINE_MS = 60000 };
+
+static const zi_comm_ops *mpi;
+
+typedef void rank_function(const zi_comm_ops *ops, const zi_comm_config *config,
+                           suite_failure *failure);
+
+static void assert_all_passed(const suite_failure *failure)
+{
+    int rank, failed = failure->text[0] != '\0', any = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (failed)
+        fprintf(stderr, "rank %d: %s\n", rank, failure->text);
+    MPI_Allreduce(&failed, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
+    ck_assert_msg(!any, "rank %d: %s", rank, failed ? failure->text : "another rank failed");
+}
+
+/* Ranks below `world` are one world, the others another. */
+static void run_split(int world, rank_function *function)
+{
+    int rank;
+    MPI_Comm part;
+    suite_failure failure = {""};
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_split(MPI_COMM_WORLD, rank < world, rank, &part);
+    zi_comm_config config = {
+        .has_comm = 1, .comm_f = (int)MPI_Comm_c2f(part), .deadline_ms = DEADLINE_MS};
+    function(mpi, &config, &failure);
+    assert_all_passed(&failure);
+    MPI_Comm_free(&part);
+}
+
+static int world_size(void)
+{
+    int size;
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    return size;
+}
+
+START_TEST(whole_world_does_what_a_transport_must)
+{
+    suite_failure failure = {""};
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    const zi_comm_ops *ops;
+    ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
+    ck_assert_ptr_eq(ops, mpi); /* for MPI runs already */
+    comm_suite_run(mpi, &config, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+START_TEST(part_of_the_world_does_what_a_transport_must)
+{
+    run_split(_i, comm_suite_run);
+}
+END_TEST
+
+START_TEST(transfers_out_of_order_are_refused)
+{
+    run_split(1, comm_suite_order);
+}
+END_TEST
+
+START_TEST(lonely_launch_is_refused)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    if (world_size() > 1)
+        return; /* nobody is alone here */
+    setenv("WORLD_SIZE", "4", 1);
+    ck_assert_int_eq(mpi->create(&config, &mem, &comm), ZOPT_ERR_LAUNCH);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "WORLD_SIZE=4"));
+    unsetenv("WORLD_SIZE");
+    ck_assert_ptr_null(comm);
+    ck_assert_uint_eq(mem.total_bytes, 0);
+}
+END_TEST
+
+START_TEST(what_is_no_communicator_is_refused)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.has_comm = 1, .deadline_ms = DEADLINE_MS};
+    config.comm_f = (int)MPI_Comm_c2f(MPI_COMM_NULL);
+    ck_assert_int_eq(mpi->create(&config, &mem, &comm), ZOPT_ERR_ARGUMENT);
+    config.comm_f = 123456;
+    ck_assert_int_eq(mpi->create(&config, &mem, &comm), ZOPT_ERR_ARGUMENT);
+    ck_assert_uint_eq(mem.total_bytes, 0);
+}
+END_TEST
+
+static void queue_too_many(const zi_comm_ops *ops, const zi_comm_config *config,
+                           suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_symmetric memory;
+    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    SUITE_OK(failure, ops->alloc_symmetric(comm, ZI_MEM_PARAMS, 64, &memory));
+    SUITE_OK(failure, ops->reserve(comm, 1, 8));
+    if (comm->rank == 0 && comm->world == 2) { /* rank 1 publishes nothing */
+        zi_transfer transfer = {.memory = &memory, .slice_bytes = 8};
+        SUITE_OK(failure, ops->publish(comm, &transfer));
+        transfer.ordinal = 1;
+        zopt_status status = ops->publish(comm, &transfer);
+        SUITE_EXPECT(failure, status == ZOPT_ERR_COMM, "status %d", (int)status);
+        SUITE_EXPECT(failure, strstr(zopt_last_error(), "only 1 were reserved"), "%s",
+                     zopt_last_error());
+    }
+    ops->destroy(comm);
+}
+
+START_TEST(more_transfers_than_reserved_are_refused)
+{
+    if (world_size() > 1)
+        run_split(2, queue_too_many);
+}
+END_TEST
+
+static void hang_in_pairs(const zi_comm_ops *ops, const zi_comm_config *config,
+                          suite_failure *failure)
+{
+    int size;
+    MPI_Comm_size(MPI_Comm_f2c((MPI_Fint)config->comm_f), &size);
+    if (size == 2)
+        comm_suite_hang(ops, config, failure);
+}
+
+START_TEST(rank_that_never_arrives_is_named)
+{
+    run_split(2, hang_in_pairs);
+}
+END_TEST
+
+static void hang_in_collective(const zi_comm_ops *ops, const zi_comm_config *config,
+                               suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    int64_t value = 1;
+    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    if (comm->rank == 0 && comm->world > 1) {
+        comm->deadline_ms = 200;
+        zopt_status status = ops->all_reduce(comm, ZI_SUM, &value, 1);
+        SUITE_EXPECT(failure, status == ZOPT_ERR_TIMEOUT, "status %d", (int)status);
+        SUITE_EXPECT(failure,
+                     strcmp(zopt_last_error(),
+                            "rank 0 waited 0.2 s: values for all_reduce have not arrived") == 0,
+                     "%s", zopt_last_error());
+        SUITE_EXPECT(failure, value == 1, "values were touched");
+    }
+    ops->destroy(comm);
+}
+
+START_TEST(collective_that_others_skip_times_out)
+{
+    run_split(world_size(), hang_in_collective);
+}
+END_TEST
+
+/* Only where collectives are compared first (ZOPT_VERIFY_COMM): else MPI corrupts memory. */
+#ifdef ZI_VERIFY_COMM
+static void call_differently(const zi_comm_ops *ops, const zi_comm_config *config,
+                             suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    char buffer[64] = "";
+    int64_t value = 0;
+    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    if (comm->world > 1) {
+        zopt_status status = comm->rank == 1 ? ops->broadcast(comm, 1, buffer, 8)
+                                             : ops->all_reduce(comm, ZI_MIN, &value, 1);
+        SUITE_EXPECT(failure, status == ZOPT_ERR_COMM, "status %d", (int)status);
+        const char *name = comm->rank == 1 ? "broadcast(1) of 8" : "all_reduce(1) of 8";
+        SUITE_EXPECT(failure, strstr(zopt_last_error(), name), "%s", zopt_last_error());
+    }
+    ops->destroy(comm);
+}
+
+START_TEST(mismatched_collectives_name_the_operation)
+{
+    run_split(world_size(), call_differently);
+}
+END_TEST
+#endif
+
+/* The first comm is made before anybody calls MPI_Init. */
+static int start_by_zopt(void)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    int running = 1;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    MPI_Initialized(&running);
+    if (running || mpi->create(&config, &mem, &comm) != ZOPT_OK) {
+        fprintf(stderr, "zopt did not start MPI: %s\n", zopt_last_error());
+        return 0;
+    }
+    mpi->destroy(comm);
+    MPI_Initialized(&running);
+    return running && mem.total_bytes == 0;
+}
+
+static int run_tests(void)
+{
+    Suite *suite = suite_create("comm_mpi");
+    TCase *tests = tcase_create("comm_mpi");
+    suite_add_tcase(suite, tests);
+    tcase_add_test(tests, whole_world_does_what_a_transport_must);
+    tcase_add_loop_test(tests, part_of_the_world_does_what_a_transport_must, 1, world_size());
+    tcase_add_test(tests, lonely_launch_is_refused);
+    tcase_add_test(tests, what_is_no_communicator_is_refused);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed;
+}
+
+/* These leave messages behind that nobody takes. */
+static int run_breaking_tests(void)
+{
+    Suite *suite = suite_create("comm_mpi, broken");
+    TCase *tests = tcase_create("broken");
+    suite_add_tcase(suite, tests);
+    tcase_add_test(tests, transfers_out_of_order_are_refused);
+    tcase_add_test(tests, more_transfers_than_reserved_are_refused);
+    tcase_add_test(tests, rank_that_never_arrives_is_named);
+    tcase_add_test(tests, collective_that_others_skip_times_out);
+#ifdef ZI_VERIFY_COMM
+    tcase_add_test(tests, mismatched_collectives_name_the_operation);
+#endif
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed;
+}
+
+/* zopt starts MPI, and so finishes it. */
+static int main_tests(void)
+{
+    int finalized = 0;
+    if (!start_by_zopt())
+        return EXIT_FAILURE;
+    int failed = run_tests();
+    zopt_finalize();
+    MPI_Finalized(&finalized);
+    if (!finalized)
+        fprintf(stderr, "zopt_finalize did not finish the MPI that zopt started\n");
+    return failed == 0 && finalized ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* Somebody else starts MPI, and zopt leaves it running. */
+static int breaking_tests(int *argc, char ***argv)
+{
+    int finalized = 0;
+    MPI_Init(argc, argv);
+    int failed = run_breaking_tests();
+    zopt_finalize();
+    MPI_Finalized(&finalized);
+    if (finalized)
+        fprintf(stderr, "zopt_finalize finished an MPI that is not its own\n");
+    else
+        MPI_Finalize();
+    return failed == 0 && !finalized ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+/* "broken" as argument: the tests that break transports. */
+int main(int argc, char **argv)
+{
+    for (size_t i = 0; i < zi_n_comms; i++)
+        mpi = strcmp(zi_comms[i]->name, "mpi") == 0 ? zi_comms[i] : mpi;
+    return argc > 1 && strcmp(argv[1], "broken") == 0 ? breaking_tests(&argc, &argv) : main_tests();
+}

@@ -1,0 +1,502 @@
+/* Run files: what is written is found, what is wrong is refused with a text that says where and
+ * what would be right, and what is dumped loads again with the same meaning. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zopt/zopt.h>
+
+static char folder[] = "/tmp/zopt-config-XXXXXX";
+static char file_path[sizeof folder + 16];
+
+static void write_file(const char *text, size_t length)
+{
+    FILE *file = fopen(file_path, "wb");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(text, 1, length, file), length);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+static zopt_config *load(const char *text)
+{
+    zopt_config *config;
+    write_file(text, strlen(text));
+    zopt_status status = zopt_config_load(file_path, &config);
+    ck_assert_msg(status == ZOPT_OK, "%s", zopt_last_error());
+    return config;
+}
+
+static zopt_config *resolve(zopt_config *config)
+{
+    zopt_status status = zopt_config_resolve(config);
+    ck_assert_msg(status == ZOPT_OK, "%s", zopt_last_error());
+    return config;
+}
+
+static int64_t i64(const zopt_config *config, const char *key)
+{
+    int64_t value = -1;
+    ck_assert_msg(zopt_config_i64(config, key, &value) == ZOPT_OK, "%s", zopt_last_error());
+    return value;
+}
+
+static double f64(const zopt_config *config, const char *key)
+{
+    double value = -1;
+    ck_assert_msg(zopt_config_f64(config, key, &value) == ZOPT_OK, "%s", zopt_last_error());
+    return value;
+}
+
+static const char *str(const zopt_config *config, const char *key)
+{
+    const char *value = NULL;
+    ck_assert_msg(zopt_config_str(config, key, &value) == ZOPT_OK, "%s", zopt_last_error());
+    return value;
+}
+
+/* ------------------------------------------------------------------ bad run files ----------- */
+
+static const struct {
+    const char *text, *error; /* the error follows the name of the file */
+} bad_files[] = {
+    {"{\"train_steps\": 5,}", ":1:19: string or '}' expected near '}'"},
+    {"{\"seed\": 1,\n \"seed\": 2}", ":2:7: duplicate object key near '\"seed\"'"},
+    {"{\"seed\": 1} {}", ":1:13: end of file expected near '{'"},
+    {"[1]", ":1:1: a run file is a JSON object: { ... }"},
+    {"", ":1:0: '[' or '{' expected near end of file"},
+    {"{\"gradient_clipping\": NaN}", ":1:25: invalid token near 'NaN'"},
+    {"{\"gradient_clipping\": Infinity}", ":1:30: invalid token near 'Infinity'"},
+    {"{\"gradient_clipping\": 1e999}", ":1:27: real number overflow near '1e999'"},
+    {"{\"seed\": 99999999999999999999}", ":1:29: too big integer near '99999999999999999999'"},
+
+    {"{\n \"train_stpes\": 5}", ":2: train_stpes: unknown key; did you mean 'train_steps'?"},
+    {"{\"optimiser\": {}}", ":1: optimiser: unknown key; did you mean 'optimizer'?"},
+    {"{\"fp16\": {\n\"enable\": true}}",
+     ":2: fp16.enable: unknown key; did you mean 'fp16.enabled'?"},
+    {"{\"optimizer\": {\n\"lr\": 1}}",
+     ":2: optimizer.lr: unknown key; did you mean 'optimizer.params.lr'?"},
+    {"{\"optimizer\": {\"params\": {\"weight_deacy\": 1}}}",
+     ":1: optimizer.params.weight_deacy: AdamW has no such setting; did you mean "
+     "'optimizer.params.weight_decay'?"},
+    {"{\"scheduler\": {\"params\": {\"xyzzy\": 1}}}",
+     ":1: scheduler.params.xyzzy: constant has no such setting"},
+    {"{\"xyzzy\": 1}", ":1: xyzzy: unknown key"},
+    {"{\"fp16.enabled\": true}",
+     ": 'fp16.enabled': paths are for --set; in a file, write objects in objects"},
+    {"{\"optimizer\": {\"type\": \"AdamWW\"}}",
+     ":1: optimizer.type: unknown optimizer 'AdamWW'; did you mean 'AdamW'"},
+    {"{\"scheduler\": {\"type\": \"WarmupCosine\"}}",
+     ":1: scheduler.type: unknown schedule 'WarmupCosine'; did you mean 'WarmupCosineLR'"},
+
+    {"{\"train_steps\": \"5\"}", ":1: train_steps: got the string \"5\", want an integer"},
+    {"{\"train_steps\": 5.5}", ":1: train_steps: got 5.5, want an integer"},
+    {"{\"train_steps\": null}", ":1: train_steps: got null, want an integer"},
+    {"{\"fp16\": {\"enabled\": \"auto\"}}",
+     ":1: fp16.enabled: got the string \"auto\", want true or false"},
+    {"{\"fp16\": {\"enabled\": 1}}", ":1: fp16.enabled: got 1, want true or false"},
+    {"{\"fp16\": true}", ":1: fp16: got true, want an object"},
+    {"{\"gradient_clipping\": {}}", ":1: gradient_clipping: got an object, want a number"},
+    {"{\"data\": {\"path\": 5}}", ":1: data.path: got 5, want a string"},
+    {"{\"optimizer\": {\"type\": 5}}", ":1: optimizer.type: got 5, want a string"},
+    {"{\"optimizer\": {\"params\": {\"betas\": 0.9}}}",
+     ":1: optimizer.params.betas: got 0.9, want an array of 2"},
+    {"{\"optimizer\": {\"params\": {\"betas\": [0.9]}}}",
+     ":1: optimizer.params.betas: got an array of 1, want 2"},
+    {"{\"optimizer\": {\"params\": {\"betas\": [0.9, 0.99, 0.5]}}}",
+     ":1: optimizer.params.betas: got an array of 3, want 2"},
+    {"{\"optimizer\": {\"params\": {\"betas\": [0.9, \"x\"]}}}",
+     ":1: optimizer.params.betas[1]: got the string \"x\", want a number"},
+
+    {"{\"train_batch_size\": -16}", ":1: train_batch_size = -16 is outside [1, 1000000]"},
+    {"{\"train_steps\": 0}", ":1: train_steps = 0 is outside [1, 1000000000000]"},
+    {"{\"gradient_clipping\": -1}", ":1: gradient_clipping = -1 is outside [0, 1e+30]"},
+    {"{\"data\": {\"val_fraction\": 1}}", ":1: data.val_fraction = 1 is outside (0, 1)"},
+    {"{\"optimizer\": {\"params\": {\"betas\": [0.9, 1]}}}",
+     ":1: optimizer.params.betas[1] = 1 is outside [0, 1)"},
+    {"{\"zero_optimization\": {\"reduce_bucket_size\": -1}}",
+     ":1: zero_optimization.reduce_bucket_size = -1 is outside [1, 1099511627776]"},
+    {"{\"zero_optimization\": {\"stage\": 2}}",
+     ":1: zero_optimization.stage 2 is not available: 1"},
+    {"{\"scheduler\": {\"type\": \"WarmupCosineLR\",\n\"params\": {\"warmup_type\": \"cubic\"}}}",
+     ":2: scheduler.params.warmup_type = \"cubic\" is not one of: log|linear"},
+
+    {"{\"fp16\": {\"enabled\": true}, \"bf16\": {\"enabled\": true}}",
+     ":1: bf16.enabled and fp16.enabled are both true: choose one"},
+    {"{\"model\": {\"n_embd\": 65}}",
+     ":1: model.n_embd = 65 is not a multiple of model.n_head = 4"},
+    {"{\"train_batch_size\": 16, \"train_micro_batch_size_per_gpu\": 3}",
+     ":1: train_batch_size = 16 is not zopt.slots (5) times train_micro_batch_size_per_gpu (3)"},
+    {"{\"train_batch_size\": 16, \"train_micro_batch_size_per_gpu\": 4, \"zopt\": {\"slots\": 2}}",
+     ":1: train_batch_size = 16 is not zopt.slots (2) times train_micro_batch_size_per_gpu (4)"},
+    {"{\"train_batch_size\": 4, \"zopt\": {\"slots\": 8}}",
+     ":1: train_batch_size = 4 is not zopt.slots (8) times train_micro_batch_size_per_gpu (0)"},
+};
+
+START_TEST(bad_file_is_refused_with_file_line_key_and_remedy)
+{
+    zopt_config *config;
+    char want[512];
+    write_file(bad_files[_i].text, strlen(bad_files[_i].text));
+    zopt_status status = zopt_config_load(file_path, &config);
+    if (status == ZOPT_OK)
+        status = zopt_config_resolve(config);
+    snprintf(want, sizeof want, "%s%s", file_path, bad_files[_i].error);
+    ck_assert_str_eq(zopt_last_error(), want);
+    ck_assert_int_eq(status, ZOPT_ERR_CONFIG);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+START_TEST(unreadable_files_are_read_errors)
+{
+    static const char *const paths[] = {"/nonexistent/run.json", "/", "/proc/self/mem"};
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        zopt_config *config = (zopt_config *)&i;
+        ck_assert_int_eq(zopt_config_load(paths[i], &config), ZOPT_ERR_READ);
+        ck_assert_ptr_null(config);
+        ck_assert_ptr_nonnull(strstr(zopt_last_error(), paths[i]));
+    }
+}
+END_TEST
+
+START_TEST(huge_and_deep_and_binary_files_are_refused)
+{
+    enum { N = (1 << 20) + 1 };
+    zopt_config *config;
+    char *text = malloc(N);
+    ck_assert_ptr_nonnull(text);
+    memset(text, ' ', N);
+    write_file(text, N);
+    ck_assert_int_eq(zopt_config_load(file_path, &config), ZOPT_ERR_CONFIG);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "longer than 1048576 bytes"));
+    memset(text, '[', N);
+    write_file(text, N - 1);
+    ck_assert_int_eq(zopt_config_load(file_path, &config), ZOPT_ERR_CONFIG);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "maximum parsing depth reached"));
+    write_file("{\"a\": \"\0\"}", 11);
+    ck_assert_int_eq(zopt_config_load(file_path, &config), ZOPT_ERR_CONFIG);
+    write_file("{\"name\": \"\xff\"}", 13);
+    ck_assert_int_eq(zopt_config_load(file_path, &config), ZOPT_ERR_CONFIG);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "unable to decode byte 0xff"));
+    free(text);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ overrides --------------- */
+
+static const struct {
+    const char *assignment;
+    zopt_status status;
+    const char *error;
+} bad_sets[] = {
+    {"train_steps", ZOPT_ERR_ARGUMENT, "--set 'train_steps': want key=value"},
+    {"=5", ZOPT_ERR_ARGUMENT, "--set '=5': '' is not a key, want e.g. a.b or a.b[0]"},
+    {"a..b=5", ZOPT_ERR_ARGUMENT, "--set 'a..b=5': 'a..b' is not a key, want e.g. a.b or a.b[0]"},
+    {"a.=5", ZOPT_ERR_ARGUMENT, "--set 'a.=5': 'a.' is not a key, want e.g. a.b or a.b[0]"},
+    {"a[x]=5", ZOPT_ERR_ARGUMENT, "--set 'a[x]=5': 'a[x]' is not a key, want e.g. a.b or a.b[0]"},
+    {"[0]=5", ZOPT_ERR_ARGUMENT, "--set '[0]=5': '[0]' is not a key, want e.g. a.b or a.b[0]"},
+    {"train_stepz=5", ZOPT_ERR_CONFIG,
+     "--set train_stepz: unknown key; did you mean 'train_steps'?"},
+    {"train_steps=many", ZOPT_ERR_CONFIG,
+     "--set train_steps: got the string \"many\", want an integer"},
+    {"gradient_clipping=nan", ZOPT_ERR_CONFIG,
+     "--set gradient_clipping: got the string \"nan\", want a number"},
+    {"gradient_clipping=-inf", ZOPT_ERR_CONFIG,
+     "--set gradient_clipping: got the string \"-inf\", want a number"},
+    {"train_steps=", ZOPT_ERR_CONFIG, "--set train_steps: got the string \"\", want an integer"},
+    {"train_steps=-3", ZOPT_ERR_CONFIG, "--set train_steps = -3 is outside [1, 1000000000000]"},
+    {"train_steps.x=3", ZOPT_ERR_CONFIG, "train_steps.x: what holds x is not an object"},
+    {"fp16=true", ZOPT_ERR_CONFIG, "--set fp16: got true, want an object"},
+    {"optimizer.params.betas=[0.9,", ZOPT_ERR_CONFIG,
+     "--set optimizer.params.betas=[0.9,: ']' expected near end of file"},
+    {"optimizer.params.betas[3]=0.9", ZOPT_ERR_CONFIG,
+     "optimizer.params.betas[3]: index 3 of an array of 0"},
+    {"name=\"x", ZOPT_ERR_CONFIG, "--set name=\"x: premature end of input near '\"x'"},
+    {"name=\xff", ZOPT_ERR_CONFIG, "--set name: the value is not UTF-8"},
+};
+
+START_TEST(bad_override_is_refused)
+{
+    zopt_config *config = load("{\"train_steps\": 7}");
+    zopt_status status = zopt_config_set(config, bad_sets[_i].assignment);
+    if (status == ZOPT_OK)
+        status = zopt_config_resolve(config);
+    ck_assert_str_eq(zopt_last_error(), bad_sets[_i].error);
+    ck_assert_int_eq(status, bad_sets[_i].status);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+START_TEST(overrides_reach_every_kind_of_key)
+{
+    static const char *const sets[] = {
+        "train_steps=1e3",
+        "name=2024",
+        "fp16.enabled=true",
+        "optimizer.type=adamw",
+        "optimizer.params.lr=0.5",
+        "optimizer.params.betas[0]=0.25",
+        "scheduler.type=warmupcosinelr",
+        "scheduler.params.warmup_type=linear",
+        "data.path=text",
+        "sample.prompt=\"a\\nb\"",
+    };
+    zopt_config *config = load("{\"train_steps\": 7, \"data\": {\"path\": \"x\"},"
+                               "\"optimizer\": {\"params\": {\"betas\": [0.9, 0.99]}}}");
+    char cwd[4096], want[4200];
+    int fp16 = 0;
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
+        ck_assert_msg(zopt_config_set(config, sets[i]) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_int_eq(i64(config, "train_steps"), 1000);
+    resolve(config);
+    ck_assert_int_eq(i64(config, "train_steps"), 1000);
+    ck_assert_str_eq(str(config, "name"), "2024");
+    ck_assert_int_eq(zopt_config_bool(config, "fp16.enabled", &fp16), ZOPT_OK);
+    ck_assert_int_eq(fp16, 1);
+    ck_assert_str_eq(str(config, "optimizer.type"), "AdamW");
+    ck_assert_double_eq(f64(config, "optimizer.params.lr"), 0.5);
+    ck_assert_double_eq(f64(config, "optimizer.params.betas[0]"), 0.25);
+    ck_assert_double_eq(f64(config, "optimizer.params.betas[1]"), 0.99);
+    ck_assert_double_eq(f64(config, "optimizer.params.eps"), 1e-8);
+    ck_assert_str_eq(str(config, "scheduler.type"), "WarmupCosineLR");
+    ck_assert_str_eq(str(config, "scheduler.params.warmup_type"), "linear");
+    ck_assert_str_eq(str(config, "sample.prompt"), "a\nb");
+    ck_assert_ptr_nonnull(getcwd(cwd, sizeof cwd));
+    snprintf(want, sizeof want, "%s/text", cwd);
+    ck_assert_str_eq(str(config, "data.path"), want);
+    ck_assert_int_eq(zopt_config_set(config, "train_steps=5"), ZOPT_ERR_ORDER);
+    ck_assert_int_eq(zopt_config_resolve(config), ZOPT_ERR_ORDER);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ values ------------------ */
+
+START_TEST(empty_file_means_the_defaults)
+{
+    zopt_config *config = resolve(load("{}"));
+    const char *path;
+    zopt_dtype dtype;
+    ck_assert_int_eq(i64(config, "train_batch_size"), 16);
+    ck_assert_int_eq(i64(config, "train_micro_batch_size_per_gpu"), 16);
+    ck_assert_int_eq(i64(config, "zopt.slots"), 1);
+    ck_assert_int_eq(i64(config, "zero_optimization.reduce_bucket_size"), 4194304);
+    ck_assert_str_eq(str(config, "optimizer.type"), "AdamW");
+    ck_assert_str_eq(str(config, "sample.prompt"), "");
+    ck_assert_int_eq(zopt_config_dtype(config, &dtype), ZOPT_OK);
+    ck_assert_int_eq(dtype, ZOPT_FP32);
+    ck_assert_int_eq(zopt_config_str(config, "data.path", &path), ZOPT_ERR_CONFIG);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "data.path is not set"));
+    zopt_config_destroy(config);
+}
+END_TEST
+
+START_TEST(getters_refuse_other_types_and_unknown_keys)
+{
+    zopt_config *config = resolve(load("{}"));
+    double number;
+    int64_t integer;
+    ck_assert_int_eq(zopt_config_f64(config, "seed", &number), ZOPT_ERR_ARGUMENT);
+    ck_assert_int_eq(zopt_config_i64(config, "sead", &integer), ZOPT_ERR_ARGUMENT);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+START_TEST(paths_in_a_file_are_relative_to_its_folder)
+{
+    char want[64];
+    zopt_config *config = resolve(load("{\"data\": {\"path\": \"../kjv.txt\"}}"));
+    snprintf(want, sizeof want, "%s/../kjv.txt", folder);
+    ck_assert_str_eq(str(config, "data.path"), want);
+    zopt_config_destroy(config);
+    config = resolve(load("{\"data\": {\"path\": \"/kjv.txt\"}}"));
+    ck_assert_str_eq(str(config, "data.path"), "/kjv.txt");
+    zopt_config_destroy(config);
+}
+END_TEST
+
+static const struct {
+    const char *text;
+    int64_t batch, micro, slots;
+} batches[] = {
+    {"{\"train_batch_size\": 24}", 24, 24, 1},
+    {"{\"train_batch_size\": 24, \"train_micro_batch_size_per_gpu\": 4}", 24, 4, 6},
+    {"{\"train_batch_size\": 24, \"zopt\": {\"slots\": 3}}", 24, 8, 3},
+    {"{\"train_micro_batch_size_per_gpu\": 4}", 16, 4, 4},
+    {"{\"train_micro_batch_size_per_gpu\": 4, \"zopt\": {\"slots\": 5}}", 20, 4, 5},
+    {"{\"zopt\": {\"slots\": 16}}", 16, 1, 16},
+    {"{\"train_batch_size\": 8.0, \"train_micro_batch_size_per_gpu\": 2e0}", 8, 2, 4},
+};
+
+START_TEST(batch_micro_batch_and_slots_follow_from_each_other)
+{
+    zopt_config *config = resolve(load(batches[_i].text));
+    ck_assert_int_eq(i64(config, "train_batch_size"), batches[_i].batch);
+    ck_assert_int_eq(i64(config, "train_micro_batch_size_per_gpu"), batches[_i].micro);
+    ck_assert_int_eq(i64(config, "zopt.slots"), batches[_i].slots);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+START_TEST(options_follow_the_file)
+{
+    zopt_options options;
+    zopt_config *config = resolve(load(
+        "{\"train_micro_batch_size_per_gpu\": 4, \"gradient_clipping\": 0.5,"
+        "\"optimizer\": {\"params\": {\"lr\": 3e-3, \"betas\": [0.9, 0.75]}},"
+        "\"scheduler\": {\"type\": \"WarmupCosineLR\", \"params\": {\"warmup_type\": \"log\"}},"
+        "\"fp16\": {\"enabled\": true, \"initial_scale_power\": 10, \"hysteresis\": 3},"
+        "\"zero_optimization\": {\"reduce_bucket_size\": 1000},"
+        "\"comm\": {\"transport\": \"self\", \"deadline_s\": 1.5}}"));
+    memset(&options, 0x5a, sizeof options);
+    ck_assert_int_eq(zopt_config_options(config, &options), ZOPT_OK);
+    ck_assert_uint_eq(options.struct_size, sizeof options);
+    ck_assert_ptr_null(options.on_hang);
+    ck_assert_str_eq(options.transport, "self");
+    ck_assert_str_eq(options.optimizer, "AdamW");
+    ck_assert_int_eq(options.slots, 4);
+    ck_assert_uint_eq(options.bucket_elems, 1000);
+    ck_assert_double_eq(options.clip_norm, 0.5);
+    ck_assert_int_eq(options.dynamic_loss_scale, 1);
+    ck_assert_double_eq(options.loss_scale, 1024.0);
+    ck_assert_int_eq(options.hysteresis, 3);
+    ck_assert_int_eq(options.growth_interval, 1000);
+    ck_assert_int_eq(options.deadline_ms, 1500);
+    ck_assert_uint_eq(options.n_settings, 3);
+    ck_assert_str_eq(options.settings[0].name, "lr");
+    ck_assert_double_eq(options.settings[0].value, 3e-3);
+    ck_assert_str_eq(options.settings[2].name, "beta2");
+    ck_assert_double_eq(options.settings[2].value, 0.75);
+    ck_assert_uint_eq(options.n_schedule_settings, 1);
+    ck_assert_str_eq(options.schedule_settings[0].text, "log");
+    zopt_config_destroy(config);
+}
+END_TEST
+
+static const struct {
+    const char *text;
+    zopt_dtype dtype;
+    int dynamic;
+    double scale;
+    int check;
+} scales[] = {
+    {"{}", ZOPT_FP32, 0, 1.0, -1},
+    {"{\"fp16\": {\"enabled\": true}}", ZOPT_FP16, 1, 65536.0, -1},
+    {"{\"fp16\": {\"enabled\": true, \"loss_scale\": 128}}", ZOPT_FP16, 0, 128.0, -1},
+    {"{\"fp16\": {\"loss_scale\": 128}}", ZOPT_FP32, 0, 1.0, -1},
+    {"{\"bf16\": {\"enabled\": true}}", ZOPT_BF16, 0, 1.0, -1},
+    {"{\"bf16\": {\"enabled\": true, \"check_grad_overflow\": true}}", ZOPT_BF16, 0, 1.0, 1},
+};
+
+START_TEST(dtype_and_loss_scale_follow_fp16_and_bf16)
+{
+    zopt_dtype dtype;
+    zopt_options options;
+    zopt_config *config = resolve(load(scales[_i].text));
+    memset(&options, 0x5a, sizeof options);
+    ck_assert_int_eq(zopt_config_dtype(config, &dtype), ZOPT_OK);
+    ck_assert_int_eq(zopt_config_options(config, &options), ZOPT_OK);
+    ck_assert_int_eq(dtype, scales[_i].dtype);
+    ck_assert_int_eq(options.dynamic_loss_scale, scales[_i].dynamic);
+    ck_assert_double_eq(options.loss_scale, scales[_i].scale);
+    ck_assert_int_eq(options.check_overflow, scales[_i].check);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ writing out ------------- */
+
+static char *dump(const zopt_config *config)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *file = open_memstream(&text, &size);
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_eq(zopt_config_dump(config, file), ZOPT_OK);
+    ck_assert_int_eq(fclose(file), 0);
+    return text;
+}
+
+START_TEST(dump_loads_again_with_the_same_meaning)
+{
+    zopt_config *config =
+        load("{\"train_micro_batch_size_per_gpu\": 4, \"name\": \"a\\n\\\"b\\u00e9\","
+             "\"data\": {\"path\": \"text\", \"val_fraction\": 0.1000000000000000055},"
+             "\"optimizer\": {\"params\": {\"lr\": 0.30000000000000004, \"betas\": [0.9, 0]}},"
+             "\"scheduler\": {\"type\": \"warmupcosinelr\"}, \"fp16\": {\"enabled\": true}}");
+    zopt_config *unresolved = load("{}");
+    ck_assert_int_eq(zopt_config_dump(unresolved, stdout), ZOPT_ERR_ORDER);
+    zopt_config_destroy(unresolved);
+    char *first = dump(resolve(config));
+    zopt_config *again = resolve(load(first));
+    char *second = dump(again);
+    ck_assert_str_eq(first, second);
+    ck_assert_double_eq(f64(again, "optimizer.params.lr"), 0.30000000000000004);
+    ck_assert_double_eq(f64(again, "optimizer.params.betas[1]"), 0.0);
+    ck_assert_str_eq(str(again, "scheduler.params.warmup_type"), "log");
+    ck_assert_str_eq(str(again, "data.path"), str(config, "data.path"));
+    ck_assert_str_eq(str(again, "name"), "a\n\"b\xc3\xa9");
+    ck_assert_int_eq(i64(again, "zopt.slots"), 4);
+    free(first);
+    free(second);
+    zopt_config_destroy(config);
+    zopt_config_destroy(again);
+}
+END_TEST
+
+START_TEST(help_names_every_key_and_setting)
+{
+    static const char *const words[] = {"zero_optimization.reduce_bucket_size",
+                                        "[1, 1.09951e+12]",
+                                        "train_micro_batch_size_per_gpu",
+                                        "betas[1]",
+                                        "optimizer.params of AdamW",
+                                        "warmup_type",
+                                        "log|linear"};
+    char *text = NULL;
+    size_t size;
+    FILE *file = open_memstream(&text, &size);
+    ck_assert_ptr_nonnull(file);
+    zopt_config_help(file);
+    ck_assert_int_eq(fclose(file), 0);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        ck_assert_msg(strstr(text, words[i]) != NULL, "help does not name %s", words[i]);
+    free(text);
+}
+END_TEST
+
+#define COUNT(rows) (int)(sizeof(rows) / sizeof(rows)[0])
+
+int main(void)
+{
+    if (mkdtemp(folder) == NULL)
+        return EXIT_FAILURE;
+    snprintf(file_path, sizeof file_path, "%s/run.json", folder);
+    Suite *suite = suite_create("config");
+    TCase *tests = tcase_create("config");
+    suite_add_tcase(suite, tests);
+    tcase_add_loop_test(tests, bad_file_is_refused_with_file_line_key_and_remedy, 0,
+                        COUNT(bad_files));
+    tcase_add_test(tests, unreadable_files_are_read_errors);
+    tcase_add_test(tests, huge_and_deep_and_binary_files_are_refused);
+    tcase_add_loop_test(tests, bad_override_is_refused, 0, COUNT(bad_sets));
+    tcase_add_test(tests, overrides_reach_every_kind_of_key);
+    tcase_add_test(tests, empty_file_means_the_defaults);
+    tcase_add_test(tests, getters_refuse_other_types_and_unknown_keys);
+    tcase_add_test(tests, paths_in_a_file_are_relative_to_its_folder);
+    tcase_add_loop_test(tests, batch_micro_batch_and_slots_follow_from_each_other, 0,
+                        COUNT(batches));
+    tcase_add_test(tests, options_follow_the_file);
+    tcase_add_loop_test(tests, dtype_and_loss_scale_follow_fp16_and_bf16, 0, COUNT(scales));
+    tcase_add_test(tests, dump_loads_again_with_the_same_meaning);
+    tcase_add_test(tests, help_names_every_key_and_setting);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    unlink(file_path);
+    rmdir(folder);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

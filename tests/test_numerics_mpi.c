@@ -1,0 +1,177 @@
+/* Transport mpi gives the bits of one rank alone, for worlds of 1 to 5 ranks cut out of this job:
+ * dtypes, slots, bucket sizes, overflow, absent gradients, exported files. Run with mpirun -n 5. */
+#include <math.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zopt/zopt_mpi.h>
+
+#include "harness.h"
+
+static int job_rank, job_size;
+
+/* Run the problem on the first `world` ranks of the job, and compare with one rank alone. */
+static void check_world(const h_problem *problem, int world, const h_result *want, const char *what)
+{
+    MPI_Comm part;
+    MPI_Comm_split(MPI_COMM_WORLD, job_rank < world ? 0 : MPI_UNDEFINED, job_rank, &part);
+    if (job_rank >= world)
+        return;
+    h_result got;
+    zopt_options options = problem->options;
+    zopt_options_set_comm(&options, part);
+    options.transport = "mpi";
+    h_run_one(problem, &options, &got);
+    MPI_Comm_free(&part);
+    h_compare(want, &got, what);
+    h_free(&got);
+}
+
+static void check_worlds(h_problem *problem, const char *name)
+{
+    static const size_t bucket_elems[] = {700, 4 << 20};
+    h_result want;
+    char what[128];
+    zopt_options alone = problem->options;
+    alone.transport = "self";
+    h_run_one(problem, &alone, &want);
+    for (int world = 1; world <= job_size; world++)
+        for (int b = 0; b < 2; b++) {
+            problem->options.bucket_elems = bucket_elems[b];
+            snprintf(what, sizeof what, "%s, rank %d of %d, buckets of %zu", name, job_rank, world,
+                     bucket_elems[b]);
+            check_world(problem, world, &want, what);
+            MPI_Barrier(MPI_COMM_WORLD);
+        }
+    h_free(&want);
+}
+
+/* _i / 3: dtypes or mixed; _i % 3: slots. */
+START_TEST(mpi_gives_the_bits_of_one_rank)
+{
+    static const int slots[] = {1, 4, 7};
+    h_problem problem;
+    h_uneven(&problem, (zopt_dtype)(_i / 3 % 3), _i / 3 == 3);
+    problem.options.slots = slots[_i % 3];
+    problem.options.clip_norm = _i % 2 ? 0.5 : 0;
+    check_worlds(&problem, "plain");
+}
+END_TEST
+
+static float faulty_grad(int step, int slot, int tensor, uint64_t element)
+{
+    if (step == 2 && slot == 2 && tensor == 5 && element == 4000)
+        return INFINITY;
+    return h_wide_grad(step, slot, tensor, element);
+}
+
+static int some_absent(int step, int slot, int tensor)
+{
+    return (step + slot + tensor) % 3 == 0 && tensor != 5;
+}
+
+START_TEST(overflow_and_absent_gradients_too)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.grad = faulty_grad;
+    problem.absent = some_absent;
+    problem.options.dynamic_loss_scale = 1;
+    problem.options.loss_scale = 128;
+    check_worlds(&problem, "overflow");
+}
+END_TEST
+
+/* A tensor whose slices are several pieces of a transfer each. */
+START_TEST(large_tensors_travel_in_pieces)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.tensor[6].shape[0] = 5000001;
+    problem.n_steps = 2;
+    problem.options.slots = 2;
+    problem.options.transport = "self";
+    h_result want;
+    h_run_one(&problem, &problem.options, &want);
+    problem.options.bucket_elems = (size_t)1 << 30;
+    for (int world = 2; world <= 3; world++) {
+        check_world(&problem, world, &want, "pieces");
+        MPI_Barrier(MPI_COMM_WORLD);
+    }
+    h_free(&want);
+}
+END_TEST
+
+START_TEST(memory_planned_is_memory_counted_under_mpi)
+{
+    h_problem problem;
+    zopt *z;
+    zopt_memory_usage planned, counted;
+    h_uneven(&problem, ZOPT_FP16, _i);
+    problem.options.bucket_elems = 3000;
+    zopt_options options = problem.options;
+    zopt_options_set_comm(&options, MPI_COMM_WORLD);
+    h_result result;
+    problem.n_steps = 2;
+    h_run_one(&problem, &options, &result);
+    counted = result.memory;
+    options = problem.options;
+    options.transport = "mpi";
+    options.plan_world = job_size;
+    options.plan_rank = job_rank;
+    ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
+    ck_assert_int_eq(zopt_memory(z, &planned), ZOPT_OK);
+    for (int c = 0; c < planned.n; c++)
+        ck_assert_msg(planned.category[c].peak_bytes == counted.category[c].peak_bytes,
+                      "%s: planned %llu, counted %llu", planned.category[c].name,
+                      (unsigned long long)planned.category[c].peak_bytes,
+                      (unsigned long long)counted.category[c].peak_bytes);
+    ck_assert_uint_eq(planned.total_peak_bytes, counted.total_peak_bytes);
+    zopt_destroy(z);
+    h_free(&result);
+}
+END_TEST
+
+START_TEST(ranks_that_disagree_are_refused)
+{
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    if (job_rank == job_size - 1)
+        problem.tensor[3].shape[0] = 999;
+    zopt_options options = problem.options;
+    zopt_options_set_comm(&options, MPI_COMM_WORLD);
+    zopt_status want = job_size > 1 ? ZOPT_ERR_DISAGREE : ZOPT_OK;
+    ck_assert_int_eq(h_create(&problem, &options, &z), want);
+    if (job_size > 1)
+        ck_assert_msg(strstr(zopt_last_error(), "tensor 3: 'n256' fp16 group 0 [999]") != NULL,
+                      "text: %s", zopt_last_error());
+    zopt_destroy(z);
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &job_rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &job_size);
+    Suite *suite = suite_create("numerics over mpi");
+    TCase *tests = tcase_create("mpi");
+    tcase_set_timeout(tests, 300);
+    tcase_add_loop_test(tests, mpi_gives_the_bits_of_one_rank, 0, 12);
+    tcase_add_test(tests, overflow_and_absent_gradients_too);
+    tcase_add_test(tests, large_tensors_travel_in_pieces);
+    tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2);
+    tcase_add_test(tests, ranks_that_disagree_are_refused);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    if (failed)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    MPI_Finalize();
+    return 0;
+}

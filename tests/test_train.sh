@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The reference run is one run, however it is spread: for 1 to 5 ranks, two bucket sizes and three
+# dtypes the model files are equal byte for byte and the metrics number for number, and what
+# `zopt plan` says is what every rank counted.
+#
+# usage: tests/test_train.sh BUILD_DIR [STEPS]
+set -euo pipefail
+
+build=$(cd "$1" && pwd)
+steps=${2:-40}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/env.sh
+source "$root/launch/env.sh"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ ! -s "$root/data/kjv.txt" ]; then
+    echo "SKIP: data/kjv.txt is missing (launch/setup.sh makes it)"
+    exit 77
+fi
+
+# The overrides of a run, the same for its plan: what ranks agree on is counted memory too.
+overrides() { # BUCKET [key=value]...
+    local assignment
+    set=()
+    for assignment in "train_steps=$steps" "zero_optimization.reduce_bucket_size=$1" \
+        eval.interval=20 eval.batches=2 sample.length=0 data.val_fraction=0.02 "${@:2}"; do
+        set+=(--set "$assignment")
+    done
+}
+
+train() { # RANKS BUCKET OUT [key=value]...
+    local ranks=$1 out=$3 set
+    overrides "$2" "${@:4}"
+    mpirun -n "$ranks" "$build/zopt" train "$root/configs/gpt-kjv.json" --out "$out" "${set[@]}" \
+        >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+}
+
+# The columns that must not depend on how the run was spread.
+columns() { # METRICS
+    python3 - "$1" <<'PY'
+import json, sys
+for line in open(sys.argv[1]):
+    row = json.loads(line)
+    print([row.get(k) for k in ("step", "loss", "val_loss", "grad_norm", "lr", "loss_scale", "skipped")])
+PY
+}
+
+compare_memory() { # RANKS BUCKET OUT [key=value]...
+    local ranks=$1 out=$3 set
+    overrides "$2" "${@:4}"
+    "$build/zopt" plan "$root/configs/gpt-kjv.json" --ranks "$ranks" --json "${set[@]}" \
+        >"$work/plan.json"
+    python3 - "$work/plan.json" "$out/memory.json" <<'PY'
+import json, sys
+plan, counted = (json.load(open(p)) for p in sys.argv[1:])
+plan = plan["plans"][0]
+assert plan["ranks"] == counted["ranks"], (plan["ranks"], counted["ranks"])
+assert len(plan["per_rank"]) == len(counted["per_rank"]) == plan["ranks"]
+for p, c in zip(plan["per_rank"], counted["per_rank"]):
+    assert p == c, f"planned {p}\ncounted {c}"
+PY
+}
+
+for dtype in fp16 bf16 fp32; do
+    case $dtype in
+    fp16) set_dtype=(fp16.enabled=true) ;;
+    bf16) set_dtype=(fp16.enabled=false bf16.enabled=true) ;;
+    fp32) set_dtype=(fp16.enabled=false) ;;
+    esac
+    first=
+    for bucket in 4194304 10000; do
+        for ranks in 1 2 3 4 5; do
+            out=$work/$dtype-$bucket-$ranks
+            train "$ranks" "$bucket" "$out" "${set_dtype[@]}"
+            columns "$out/metrics.jsonl" >"$out/columns"
+            compare_memory "$ranks" "$bucket" "$out" "${set_dtype[@]}"
+            [ "$(wc -l <"$out/columns")" = "$steps" ]
+            if [ -z "$first" ]; then
+                first=$out
+                continue
+            fi
+            cmp "$first/model.safetensors" "$out/model.safetensors"
+            cmp "$first/columns" "$out/columns"
+        done
+    done
+    echo "$dtype: 10 runs, equal files, equal metrics, memory as planned; last: $(tail -n 1 "$first/columns")"
+done
