@@ -20,6 +20,8 @@
 
 void zopt_options_init(zopt_options *options)
 {
+    if (options == NULL)
+        return;
     *options = (zopt_options){
         .struct_size = sizeof *options,
         .transport = "auto",
@@ -46,6 +48,9 @@ zopt_status zopt_create(const zopt_options *options, zopt **out)
         options->struct_size == sizeof *options,
         "zopt_create: options of %zu bytes, this library's have %zu; start from zopt_options_init",
         options->struct_size, sizeof *options);
+    CHECK(options->settings != NULL || options->n_settings == 0, "zopt_create: settings is NULL");
+    CHECK(options->schedule_settings != NULL || options->n_schedule_settings == 0,
+          "zopt_create: schedule_settings is NULL");
     return zi_local_create(options, out);
 }
 
@@ -57,17 +62,17 @@ void zopt_destroy(zopt *z)
 
 int zopt_rank(const zopt *z)
 {
-    return z->api->rank(z);
+    return z != NULL ? z->api->rank(z) : -1;
 }
 
 int zopt_world(const zopt *z)
 {
-    return z->api->world(z);
+    return z != NULL ? z->api->world(z) : 0;
 }
 
 const char *zopt_transport(const zopt *z)
 {
-    return z->api->transport(z);
+    return z != NULL ? z->api->transport(z) : "none";
 }
 
 zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_t n_settings, int *group)
@@ -146,7 +151,7 @@ zopt_status zopt_param_release(zopt *z, int id)
 
 int zopt_micro_steps(const zopt *z)
 {
-    return z->api->micro_steps(z);
+    return z != NULL ? z->api->micro_steps(z) : 0;
 }
 
 zopt_status zopt_slot(const zopt *z, int *slot)

@@ -67,6 +67,10 @@ START_TEST(arguments_are_checked)
     ASSERT_FAILS(zopt_get_state(z, "exp_avg_sw", 0, 0, 1, values), ZOPT_ERR_ARGUMENT, "exp_avg_sq");
     ASSERT_FAILS(zopt_group_set_lr(z, 0, -1), ZOPT_ERR_CONFIG, "lr = -1");
     ASSERT_FAILS(zopt_commit(NULL), ZOPT_ERR_ARGUMENT, "NULL");
+    ASSERT_FAILS(zopt_threads_create(2, NULL), ZOPT_ERR_ARGUMENT, "NULL");
+    ck_assert_int_eq(zopt_rank(NULL), -1);
+    zopt_options_init(NULL);
+    zopt_inventory(NULL, NULL);
     zopt_destroy(z);
     zopt_destroy(NULL);
 }
@@ -84,6 +88,7 @@ START_TEST(options_are_checked)
     ck_assert_ptr_null(z)
     REFUSED(o.struct_size = 8, ZOPT_ERR_ARGUMENT, "zopt_options_init");
     REFUSED(o.stage = 3, ZOPT_ERR_UNSUPPORTED, "stage 3");
+    REFUSED(o.n_settings = 1, ZOPT_ERR_ARGUMENT, "settings is NULL");
     REFUSED(o.slots = -1, ZOPT_ERR_CONFIG, "slots = -1");
     REFUSED(o.loss_scale = 3, ZOPT_ERR_CONFIG, "power of two");
     REFUSED(o.loss_scale = 0, ZOPT_ERR_CONFIG, "power of two");
@@ -321,6 +326,48 @@ START_TEST(gather_orders_by_index_and_refuses_an_index_twice)
 }
 END_TEST
 
+static void other_lr(int rank, zopt_threads *threads, void *arg)
+{
+    zopt_status *status = arg;
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP32, 0);
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    if (h_create(&problem, &problem.options, &z) != ZOPT_OK || h_step(&problem, z, 1) != ZOPT_OK ||
+        zopt_group_set_lr(z, 1, 0.5) != ZOPT_OK || h_step(&problem, z, 2) != ZOPT_OK ||
+        zopt_group_set_lr(z, 1, rank == 1 ? 0.25 : 0.125) != ZOPT_OK)
+        abort();
+    status[rank] = h_step(&problem, z, 3);
+    zopt_destroy(z);
+}
+
+START_TEST(a_learning_rate_that_ranks_set_differently_is_refused)
+{
+    zopt_status status[3];
+    h_on_threads(3, other_lr, status);
+    for (int r = 0; r < 3; r++)
+        ck_assert_msg(status[r] == ZOPT_ERR_DISAGREE || status[r] == ZOPT_ERR_PEER, "rank %d: %d",
+                      r, status[r]);
+}
+END_TEST
+
+START_TEST(more_memory_than_there_is_is_refused)
+{
+    const uint64_t huge[] = {1ull << 40};
+    zopt_options o;
+    zopt *z;
+    int group, id;
+    zopt_options_init(&o);
+    o.transport = "self";
+    ck_assert_int_eq(zopt_create(&o, &z), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, huge, group, &id), ZOPT_OK);
+    ASSERT_FAILS(zopt_commit(z), ZOPT_ERR_MEMORY, "17592186044416 bytes");
+    zopt_destroy(z);
+}
+END_TEST
+
 static char folder[64];
 
 static void export_after_two_steps(int rank, zopt_threads *threads, void *arg)
@@ -414,6 +461,8 @@ int main(void)
     tcase_add_loop_test(tests, memory_planned_is_memory_counted, 0, 16);
     tcase_add_test(tests, bytes_per_parameter_are_the_contract);
     tcase_add_test(tests, gather_orders_by_index_and_refuses_an_index_twice);
+    tcase_add_test(tests, a_learning_rate_that_ranks_set_differently_is_refused);
+    tcase_add_test(tests, more_memory_than_there_is_is_refused);
     tcase_add_test(tests, exported_files_are_equal_for_every_world);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -9,7 +9,8 @@
  * text. Calls marked *collective* are made by all ranks in the same order. Sizes count elements
  * unless a name says bytes. No call exits the process or finalizes an MPI it did not start. A
  * handle is used by one thread at a time. A call that waits for peers gives up after
- * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. */
+ * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. (The start of
+ * MPI itself is not covered: MPI offers no way to give up on it.) */
 #ifndef ZOPT_ZOPT_H
 #define ZOPT_ZOPT_H
 
@@ -163,6 +164,7 @@ ZOPT_API void zopt_destroy(zopt *z);
 /* Finish MPI if zopt_create started it; else nothing. For programs that leave MPI to zopt. */
 ZOPT_API void zopt_finalize(void);
 
+/* -1, 0 and "none" for NULL. */
 ZOPT_API int zopt_rank(const zopt *z);
 ZOPT_API int zopt_world(const zopt *z);
 /* Name of the transport in use, e.g. "mpi". */
@@ -174,7 +176,7 @@ ZOPT_API zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_
                                     int *group);
 
 /* Set a group's learning rate (what the schedule's factor multiplies), from the next step on. Same
- * value on all ranks. Any time. */
+ * value on all ranks, or the next zopt_step is ERR_DISAGREE. Any time. */
 ZOPT_API zopt_status zopt_group_set_lr(zopt *z, int group, double lr);
 
 /* Add a tensor. `name` is unique, <= 255 bytes of UTF-8. ndim 0..8, each extent >= 1. All ranks add

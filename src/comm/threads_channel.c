@@ -80,6 +80,8 @@ static void give_up(zi_threads_comm *t)
 
 static zopt_status peer_failed(zi_threads_comm *t, int rank)
 {
+    if (t->channel->failed_rank < 0)
+        t->channel->failed_rank = rank;
     give_up(t);
     return ZI_FAIL(ZOPT_ERR_PEER, "rank %d gave up", rank);
 }

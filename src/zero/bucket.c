@@ -59,6 +59,7 @@ static zopt_status wait_reusable(zi_zero *z, int id)
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
     }
+    z->comm->bucket = -1;
     return ZOPT_OK;
 }
 

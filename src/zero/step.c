@@ -2,6 +2,7 @@
  * of a gradient; each line of it is a function of this room. */
 #include <math.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -23,6 +24,7 @@ int zi_phase(zi_zero *z, int phase)
     z->phase_since_ms = now;
     z->phase = phase;
     z->comm->phase = phase >= 0 ? zopt_phase_names[phase] : "compute";
+    z->comm->bucket = -1;
     return before;
 }
 
@@ -43,15 +45,32 @@ zopt_status zi_micro_end(zi_zero *z, double loss)
     return ZOPT_OK;
 }
 
-/* All ranks' losses, then their mean in slot order. */
-static zopt_status mean_loss(zi_zero *z, double *mean)
+/* A number that is the same on all ranks if they take the same step with the same settings. */
+static double settings_mark(const zi_zero *z)
 {
-    int slots = z->config.scale_rules.slots, world = z->comm->world;
-    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)z->n_micro * sizeof *z->losses,
+    uint64_t hash = XXH3_64bits(z->groups, z->n_groups * sizeof *z->groups);
+    return (double)((hash ^ z->step) >> 12);
+}
+
+/* All ranks' losses, then their mean in slot order; and whether all take this step alike, before
+ * anything is updated. */
+static zopt_status meet(zi_zero *z, double *mean)
+{
+    int slots = z->config.scale_rules.slots, world = z->comm->world, row = z->n_micro + 1;
+    z->losses[z->n_micro] = settings_mark(z);
+    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)row * sizeof *z->losses,
                                     z->all_losses));
+    for (int rank = 1; rank < world; rank++)
+        if (z->all_losses[rank * row + z->n_micro] != z->all_losses[z->n_micro]) {
+            z->comm->broken = 1;
+            return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                           "step %llu: rank %d has other group settings than rank 0: call "
+                           "zopt_group_set_lr alike on all ranks",
+                           (unsigned long long)z->step + 1, rank);
+        }
     double sum = 0;
     for (int slot = 0; slot < slots; slot++)
-        sum += z->all_losses[(slot % world) * z->n_micro + slot / world];
+        sum += z->all_losses[(slot % world) * row + slot / world];
     *mean = sum / slots;
     return ZOPT_OK;
 }
@@ -169,9 +188,9 @@ zopt_status zi_zero_step(zi_zero *z)
     double scale = z->scale.scale;
     z->micro = z->n_micro - 1; /* whose gradients are summed now */
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
+    ZI_TRY(meet(z, &z->report.loss));
     ZI_TRY(sum_and_decide(z, &decision));
     ZI_TRY(decision.skip ? skip_all(z) : update_all(z));
-    ZI_TRY(mean_loss(z, &z->report.loss));
     z->step++;
     z->n_exchanges++;
     z->micro = 0;
@@ -190,6 +209,7 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
     }
+    z->comm->bucket = -1;
     const char *base = z->params[tensor->dtype].base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;

@@ -45,7 +45,7 @@ typedef struct table_row {
 
 static void list_tables(zi_zero *z, table_row row[N_TABLES])
 {
-    size_t world = (size_t)z->comm->world, n_micro = (size_t)z->n_micro;
+    size_t world = (size_t)z->comm->world, n_losses = (size_t)z->n_micro + 1;
     const table_row rows[N_TABLES] = {
         {&z->grad_state, z->n_tensors * sizeof *z->grad_state},
         {&z->n_missing, z->layout.n_buckets * sizeof *z->n_missing},
@@ -55,8 +55,8 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
         {&z->dest_at, world * sizeof *z->dest_at},
         {&z->dest, world * sizeof *z->dest},
         {&z->sums, zi_norm_round.n_words * sizeof *z->sums},
-        {&z->losses, n_micro * sizeof *z->losses},
-        {&z->all_losses, world * n_micro * sizeof *z->all_losses},
+        {&z->losses, n_losses * sizeof *z->losses},
+        {&z->all_losses, world * n_losses * sizeof *z->all_losses},
     };
     memcpy(row, rows, sizeof rows);
 }
@@ -79,6 +79,23 @@ static void free_tables(zi_zero *z)
         memcpy(&table, row[i].pointer, sizeof table);
         zi_mem_free_table(z->mem, table, row[i].bytes);
     }
+}
+
+/* Arrays are touched as they are allocated, and a system that overcommits kills who touches too
+ * much: refuse before. A bound from below, for this rank alone. */
+static zopt_status check_available(const zi_zero *z)
+{
+    uint64_t available = zi_memory_available();
+    uint64_t owned_arrays = 1 + (uint64_t)z->config.optim->n_states + (z->n_micro > 1);
+    uint64_t need = z->layout.owned_elems * sizeof(float) * owned_arrays;
+    for (int d = 0; d < ZI_N_DTYPES; d++)
+        need += 2 * z->layout.space[d].n_padded * zopt_dtype_bytes((zopt_dtype)d);
+    if (!z->comm->planned && need > available)
+        return ZI_FAIL(ZOPT_ERR_MEMORY,
+                       "rank %d needs %llu bytes for parameters, gradients and state, and the "
+                       "machine has %llu left",
+                       z->comm->rank, (unsigned long long)need, (unsigned long long)available);
+    return ZOPT_OK;
 }
 
 /* Parameters and gradients, which peers may read and write. */
@@ -144,6 +161,7 @@ zopt_status zi_zero_commit(zi_zero *z)
     if (!z->comm->planned)
         ZI_TRY(zi_zero_agree(z));
     ZI_TRY(zi_comm_agree(z->comm, lay_out(z)));
+    ZI_TRY(zi_comm_agree(z->comm, check_available(z)));
     ZI_TRY(allocate_spaces(z));
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
     start(z, z->config.loss_scale);
