@@ -2,9 +2,6 @@
  * state of the optimizer is checked behind it. */
 #include "api.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "base/dtype.h"
 #include "base/status.h"
 #include "fp_guard.h"
@@ -228,6 +225,10 @@ zopt_status zopt_convert(void *dst, zopt_dtype dst_dtype, const void *src, zopt_
     CHECK((dst != NULL && src != NULL) || n == 0, "zopt_convert: an address is NULL");
     CHECK(zopt_dtype_bytes(dst_dtype) > 0 && zopt_dtype_bytes(src_dtype) > 0,
           "zopt_convert: unknown dtype");
+    const char *to = dst, *from = src;
+    CHECK(n == 0 || to + n * zopt_dtype_bytes(dst_dtype) <= from ||
+              from + n * zopt_dtype_bytes(src_dtype) <= to,
+          "zopt_convert: the ranges overlap");
     zi_fp_guard guard = zi_fp_enter();
     zi_convert(dst, dst_dtype, src, src_dtype, n);
     zi_fp_leave(&guard);

@@ -124,7 +124,8 @@ typedef struct zopt_options {
     /* Loss scale. Dynamic: starts at loss_scale, doubles after growth_interval good steps in a row,
      * halves after `hysteresis` overflows, never below min_loss_scale. Static: loss_scale
      * throughout. check_overflow: -1 (default) where the scale is dynamic or a tensor is FP16, else
-     * 0 or 1. */
+     * 0 or 1. A step that measures the norm, to clip or to check, is skipped where that is not
+     * finite. */
     int dynamic_loss_scale;    /* default 0 */
     double loss_scale;         /* a power of two; default 1 */
     double min_loss_scale;     /* default 1 */
@@ -274,7 +275,8 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
  * the same bits however many ranks shared the work. *Collective.* ERR_ARGUMENT: an index twice. */
 ZOPT_API zopt_status zopt_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out);
 
-/* Convert n elements between dtypes, to nearest even, NaNs to the canonical one. No overlap. */
+/* Convert n elements between dtypes, to nearest even, NaNs to 16 bits as the canonical one; equal
+ * dtypes are copied. Errors: ERR_ARGUMENT where the ranges overlap. */
 ZOPT_API zopt_status zopt_convert(void *dst, zopt_dtype dst_dtype, const void *src,
                                   zopt_dtype src_dtype, size_t n);
 
@@ -290,7 +292,8 @@ typedef struct zopt_memory_usage {
 } zopt_memory_usage;
 
 /* What this handle has allocated on this rank: every array and table; on a planning handle, what a
- * real one would. Not counted: what MPI and the C library allocate by themselves. */
+ * real one would. Not counted: what MPI and the C library allocate by themselves, what threads of a
+ * zopt_threads share, and the header that zopt_export writes, while it does. */
 ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
 
 /* Write the FP32 master weights to `path` as a safetensors file, by tensor name, every rank its own

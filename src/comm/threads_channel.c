@@ -138,7 +138,7 @@ static zopt_status wait_for(zi_threads_comm *t, zi_counter which, uint64_t targe
         }
         if (expired)
             return hang(t, which, target, n);
-        expired = pthread_cond_timedwait(&c->changed, &c->mutex, &until) == ETIMEDOUT;
+        expired = pthread_cond_timedwait(&c->changed, &c->mutex, &until) != 0;
     }
 }
 

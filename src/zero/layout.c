@@ -1,7 +1,6 @@
 /* Placement of tensors in their flat spaces, and the cut into buckets and slices. */
 #include "zero/layout.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/status.h"

@@ -42,7 +42,7 @@ static zopt_status same_request(zi_zero *z, int state, int id, uint64_t offset, 
 {
     enum { N = 4 };
     const int64_t request[N] = {state, id, (int64_t)offset, (int64_t)n};
-    int64_t most[2 * N];
+    int64_t most[(size_t)2 * N];
     for (int i = 0; i < N; i++) {
         most[i] = request[i];
         most[N + i] = -request[i];

@@ -1,6 +1,5 @@
 /* The step, after the last micro-step: sum, decide, update, publish. Reads like the design's path
  * of a gradient; each line of it is a function of this room. */
-#include <math.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -30,7 +29,6 @@ int zi_phase(zi_zero *z, int phase)
 
 zopt_status zi_micro_end(zi_zero *z, double loss)
 {
-    z->comm->step = z->step + 1;
     z->losses[z->micro] = loss;
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(zi_bucket_flush(z));
@@ -182,34 +180,45 @@ static zopt_status give_up(const zi_zero *z)
                    r->bad_rank);
 }
 
-zopt_status zi_zero_step(zi_zero *z)
+static zopt_status take_step(zi_zero *z, zi_decision *decision)
 {
-    zi_decision decision;
     double scale = z->scale.scale;
     z->micro = z->n_micro - 1; /* whose gradients are summed now */
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
+    zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(meet(z, &z->report.loss));
-    ZI_TRY(sum_and_decide(z, &decision));
-    ZI_TRY(decision.skip ? skip_all(z) : update_all(z));
+    ZI_TRY(sum_and_decide(z, decision));
+    ZI_TRY(decision->skip ? skip_all(z) : update_all(z));
     z->step++;
     z->n_exchanges++;
     z->micro = 0;
     z->bad_key = INT64_MAX;
     z->control.loss_scale = (float)z->scale.scale;
-    write_report(z, &decision, scale);
+    write_report(z, decision, scale);
+    z->comm->step = z->step + 1;
+    return ZOPT_OK;
+}
+
+zopt_status zi_zero_step(zi_zero *z)
+{
+    zi_decision decision;
+    zopt_status status = take_step(z, &decision);
+    z->failed = status != ZOPT_OK;
+    ZI_TRY(status);
     return decision.give_up ? give_up(z) : ZOPT_OK;
 }
 
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
 {
     const zi_tensor *tensor = &z->tensors[id];
+    int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     for (uint32_t b = 0; z->n_updates > 0 && b < tensor->n_buckets; b++) {
         const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
         uint64_t ordinal = (z->n_updates - 1) * z->layout.n_buckets + bucket->position;
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
     }
-    z->comm->bucket = -1;
+    zi_phase(z, phase);
     const char *base = z->params[tensor->dtype].base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;

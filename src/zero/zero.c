@@ -126,8 +126,10 @@ static zopt_status allocate_owned(zi_zero *z)
 
 static zopt_status check_before_commit(const zi_zero *z)
 {
-    if (z->committed)
-        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_commit called twice");
+    if (z->committed || z->failed)
+        return ZI_FAIL(ZOPT_ERR_ORDER, z->failed
+                                           ? "zopt_commit has failed: only zopt_destroy is left"
+                                           : "zopt_commit called twice");
     if (z->n_tensors == 0)
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_commit without tensors");
     return ZOPT_OK;
@@ -152,12 +154,12 @@ static void start(zi_zero *z, double loss_scale)
         z->n_missing[b] = z->layout.bucket[b].n_tensors;
     zi_scale_start(&z->config.scale_rules, loss_scale, &z->scale);
     z->control.loss_scale = (float)loss_scale;
+    z->comm->step = 1;
     z->committed = 1;
 }
 
-zopt_status zi_zero_commit(zi_zero *z)
+static zopt_status commit(zi_zero *z)
 {
-    ZI_TRY(zi_comm_agree(z->comm, check_before_commit(z)));
     if (!z->comm->planned)
         ZI_TRY(zi_zero_agree(z));
     ZI_TRY(zi_comm_agree(z->comm, lay_out(z)));
@@ -166,6 +168,14 @@ zopt_status zi_zero_commit(zi_zero *z)
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
     start(z, z->config.loss_scale);
     return ZOPT_OK;
+}
+
+zopt_status zi_zero_commit(zi_zero *z)
+{
+    ZI_TRY(zi_comm_agree(z->comm, check_before_commit(z)));
+    zopt_status status = commit(z);
+    z->failed = status != ZOPT_OK;
+    return status;
 }
 
 static void free_arrays(zi_zero *z)

@@ -43,7 +43,7 @@ typedef struct zi_zero {
     zi_comm *comm;
     zi_zero_config config;
     int committed;
-    int failed; /* 1: a collective failed half way; only destroy may follow */
+    int failed; /* 1: commit or a step failed half way; only destroy may follow */
 
     zi_group *groups;
     uint32_t n_groups, room_groups;
