@@ -11,6 +11,7 @@ zopt_status zopt_config_resolve(zopt_config *config)
     const zi_optim *optim;
     const zi_schedule *schedule;
     const char *name;
+    ZI_NEED(config);
     ZI_TRY(zi_config_peek(config, "optimizer.type", &name));
     if (zi_optim_find(name, &optim) != ZOPT_OK)
         return zi_config_fail(config, "optimizer.type", ": %s", zopt_last_error());
@@ -30,6 +31,8 @@ zopt_status zopt_config_resolve(zopt_config *config)
 zopt_status zopt_config_dtype(const zopt_config *config, zopt_dtype *dtype)
 {
     int fp16, bf16;
+    ZI_NEED(config);
+    ZI_NEED(dtype);
     ZI_TRY(zopt_config_bool(config, "fp16.enabled", &fp16));
     ZI_TRY(zopt_config_bool(config, "bf16.enabled", &bf16));
     *dtype = fp16 ? ZOPT_FP16 : bf16 ? ZOPT_BF16 : ZOPT_FP32;
@@ -70,6 +73,8 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
 {
     int64_t bucket;
     double deadline_s;
+    ZI_NEED(config);
+    ZI_NEED(options);
     zopt_options_init(options);
     ZI_TRY(zi_config_section(config, "optimizer.params", &options->settings, &options->n_settings));
     ZI_TRY(zi_config_section(config, "scheduler.params", &options->schedule_settings,
@@ -95,11 +100,15 @@ static zopt_status agree_on(void *z, const zi_key *key, const char *json)
 
 zopt_status zopt_config_agree(const zopt_config *config, zopt *z)
 {
+    ZI_NEED(config);
+    ZI_NEED(z);
     return zi_config_each(config, agree_on, z);
 }
 
 void zopt_config_help(FILE *file)
 {
+    if (file == NULL)
+        return;
     zi_config_help_keys(file);
     for (size_t i = 0; i < zi_n_optims; i++)
         zi_config_help_section(file, "optimizer.params", zi_optims[i]->name, zi_optims[i]->help,

@@ -50,6 +50,15 @@ expect_json() { # EXPRESSION VALUE
     [ "$got" = "$2" ] || fail "$1 is $got, not $2"
 }
 
+# What cannot be written is told, and not called a success.
+expect_full() { # COMMAND...
+    local got=0
+    timeout 60 "$@" >/dev/full 2>err.txt || got=$?
+    if [ "$got" != 73 ] || ! grep -q '^zopt.*: cannot write ' err.txt; then
+        fail "$* >/dev/full : exit code $got: $(cat err.txt)"
+    fi
+}
+
 has() { # KIND NAME: whether doctor's inventory calls it usable
     "$zopt" doctor --json >out.txt
     [ "$(json "any(r['kind'] == '$1' and r['name'] == '$2' and r['usable'] for r in j['inventory'])")" = True ]
@@ -64,7 +73,10 @@ test_command() {
     expect_error 64 "unknown command 'trian'; did you mean 'train'?" "$zopt" trian
     expect_error 64 "unknown command 'xyzzy'; see zopt --help" "$zopt" xyzzy
     local command
+    expect_full "$zopt" --help
+    expect_full "$zopt" --version
     for command in plan doctor; do
+        expect_full "$zopt" "$command" --help
         expect 0 "Usage: zopt $command" "$zopt" "$command" --help
         expect 64 "unrecognized option '--nonsense'" "$zopt" "$command" --nonsense
     done
@@ -97,6 +109,8 @@ test_plan_arguments() {
 # 70e9 parameters: the table that users know, and 4 + 12/N bytes a parameter of params, gradients,
 # master and state, which padding raises by less than a millionth.
 test_plan_figures() {
+    expect_full "$zopt" plan --params 70e9
+    expect_full "$zopt" plan --params 70e9 --json
     local row n
     expect 0 "70000000000 parameters in fp16" "$zopt" plan --params 70e9 --ranks 1,8,64
     for row in "parameters +140\.000 GB" "gradients +140\.000 GB" "exp_avg, FP32 +280\.000 GB" \
@@ -134,6 +148,11 @@ test_doctor() {
     expect_json "any(r['name'] == 'self' and r['usable'] for r in j['inventory'])" True
     expect 1 "WORLD_SIZE=4, but no mpirun started this process" env RANK=1 WORLD_SIZE=4 "$zopt" doctor
     expect 64 "takes no argument" "$zopt" doctor me
+    expect_full "$zopt" doctor
+    expect_full "$zopt" doctor --json
+    # A warning has something to warn of: threads that several ranks would start.
+    expect 0 "threads    ok " env -u OPENBLAS_NUM_THREADS "$zopt" doctor
+    expect 0 "threads    ok " env OPENBLAS_NUM_THREADS=1 OMPI_COMM_WORLD_SIZE=2 "$zopt" doctor
 }
 
 write_run() { # a run of a few steps on a small text
@@ -153,6 +172,11 @@ test_train_errors() {
     expect 64 "requires an argument" "$zopt" train run.json --set
     expect_error 64 "want key=value" "$zopt" train run.json --set seed
     expect 0 "zero_optimization.reduce_bucket_size" "$zopt" train --help-config
+    expect_full "$zopt" train --help-config
+    expect_error 78 "comm.transport = \"threads\" is not one of: auto, mpi, self" \
+        "$zopt" train run.json --set comm.transport=threads
+    expect_error 78 "comm.transport = \"pigeon\" is not one of: auto, mpi, self" \
+        "$zopt" train run.json --set comm.transport=pigeon
     expect_error 74 "nothing.json: No such file or directory" "$zopt" train nothing.json
     expect_error 74 "Is a directory" "$zopt" train .
     expect_error 78 "did you mean 'train_steps'?" "$zopt" train run.json --set train_stepz=3
@@ -188,12 +212,37 @@ test_plan_equals_run() { # RANKS
     expect_json "j['plans'][0]['per_rank'] == json.load(open('out$1/memory.json'))['per_rank']" True
 }
 
+# A rank that is waited for in vain ends the job; the one that waited is named once.
+test_stopped_rank() {
+    local job pid pids code=0
+    mpirun -n 2 "$zopt" train run.json --out stop --set train_steps=1000000 \
+        --set comm.deadline_s=2 >out.txt 2>err.txt &
+    job=$!
+    until [ -s stop/metrics.jsonl ]; do
+        kill -0 "$job" 2>/dev/null || { fail "stopped rank: $(cat err.txt)"; return; }
+        sleep 0.1
+    done
+    read -ra pids < <(cat /proc/"$job"/task/*/children)
+    for pid in "${pids[@]}"; do
+        grep -q "\"pid\": $pid$" stop/env.json || kill -STOP "$pid"
+    done
+    wait "$job" || code=$?
+    [ "$code" = 75 ] || fail "a stopped rank: exit code $code: $(cat err.txt)"
+    grep -q "^zopt train: rank 0 waited" err.txt || fail "a stopped rank: $(cat err.txt)"
+}
+
 test_launches() {
     local n
     for n in 1 2 3; do test_plan_equals_run "$n"; done
     expect 78 "seed" mpirun -n 1 "$zopt" train run.json --out o : \
         -n 1 "$zopt" train run.json --out o --set seed=2
     expect 78 "rank " mpirun -n 2 "$zopt" train run.json --set train_stepz=2
+    # Each rank's checks, and once what the build has.
+    expect 0 "rank 2 of 3" mpirun -n 3 "$zopt" doctor
+    [ "$(grep -c "^zopt .* has:" out.txt)" = 1 ] || fail "the inventory of 3 ranks: $(cat out.txt)"
+    [ "$(grep -c "^This machine and launch, rank [012]:" out.txt)" = 3 ] ||
+        fail "the checks of 3 ranks: $(cat out.txt)"
+    test_stopped_rank
     expect 74 "nothing.txt" mpirun -n 1 "$zopt" train run.json --out o : \
         -n 1 "$zopt" train run.json --out o --set data.path=nothing.txt
 }

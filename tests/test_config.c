@@ -127,11 +127,31 @@ static const struct {
     {"{\"model\": {\"n_embd\": 65}}",
      ":1: model.n_embd = 65 is not a multiple of model.n_head = 4"},
     {"{\"train_batch_size\": 16, \"train_micro_batch_size_per_gpu\": 3}",
-     ":1: train_batch_size = 16 is not zopt.slots (5) times train_micro_batch_size_per_gpu (3)"},
+     ":1: train_batch_size = 16 is not a multiple of train_micro_batch_size_per_gpu = 3"},
     {"{\"train_batch_size\": 16, \"train_micro_batch_size_per_gpu\": 4, \"zopt\": {\"slots\": 2}}",
      ":1: train_batch_size = 16 is not zopt.slots (2) times train_micro_batch_size_per_gpu (4)"},
     {"{\"train_batch_size\": 4, \"zopt\": {\"slots\": 8}}",
-     ":1: train_batch_size = 4 is not zopt.slots (8) times train_micro_batch_size_per_gpu (0)"},
+     ":1: train_batch_size = 4 is not a multiple of zopt.slots = 8"},
+
+    {"{\"fp16\": {\"loss_scale\": 1000}}",
+     ":1: fp16.loss_scale = 1000 is neither 0 nor a power of two from 2^-126 to 2^40"},
+    {"{\"fp16\": {\"loss_scale\": 1e-300}}",
+     ":1: fp16.loss_scale = 1e-300 is neither 0 nor a power of two from 2^-126 to 2^40"},
+    {"{\"fp16\": {\"min_loss_scale\": 3}}", ":1: fp16.min_loss_scale = 3 is not a power of two"},
+    {"{\"fp16\": {\"enabled\": true, \"initial_scale_power\": 3, \"min_loss_scale\": 16}}",
+     ":1: fp16.min_loss_scale = 16 is above the initial scale, 2 to the fp16.initial_scale_power = "
+     "3"},
+
+    {"{\"name\": \"a/b\"}", ":1: name = \"a/b\" is not the name of a folder below runs/"},
+    {"{\"name\": \"..\"}", ":1: name = \"..\" is not the name of a folder below runs/"},
+    {"{\"name\": \".\"}", ":1: name = \".\" is not the name of a folder below runs/"},
+    {"{\"name\": \"\"}", ":1: name = \"\" is not the name of a folder below runs/"},
+
+    {"\xef\xbb\xbf{}", ":1:1: begins with a UTF-8 byte order mark: save it without one"},
+    {"{\"seed\": 9007199254740993}",
+     ":1: seed = 9007199254740993 is outside [0, 9007199254740992]"},
+    {"{\"seed\": -1}", ":1: seed = -1 is outside [0, 9007199254740992]"},
+    {"{\"train_steps\": 1e300}", ":1: train_steps = 1e+300 is outside [1, 1000000000000]"},
 };
 
 START_TEST(bad_file_is_refused_with_file_line_key_and_remedy)
@@ -209,6 +229,15 @@ static const struct {
     {"train_steps=-3", ZOPT_ERR_CONFIG, "--set train_steps = -3 is outside [1, 1000000000000]"},
     {"train_steps.x=3", ZOPT_ERR_CONFIG, "train_steps.x: what holds x is not an object"},
     {"fp16=true", ZOPT_ERR_CONFIG, "--set fp16: got true, want an object"},
+    {"optimzer.params.lr=1", ZOPT_ERR_CONFIG,
+     "--set optimzer: unknown key; did you mean 'optimizer'?"},
+    {"a.b.c=1", ZOPT_ERR_CONFIG, "--set a: unknown key"},
+    {"fp16.loss_scale=3", ZOPT_ERR_CONFIG,
+     "--set fp16.loss_scale = 3 is neither 0 nor a power of two from 2^-126 to 2^40"},
+    {"gradient_clipping=1e400", ZOPT_ERR_CONFIG,
+     "--set gradient_clipping=1e400: the number is out of range"},
+    {"seed=99999999999999999999", ZOPT_ERR_CONFIG,
+     "--set seed=99999999999999999999: the number is out of range"},
     {"optimizer.params.betas=[0.9,", ZOPT_ERR_CONFIG,
      "--set optimizer.params.betas=[0.9,: ']' expected near end of file"},
     {"optimizer.params.betas[3]=0.9", ZOPT_ERR_CONFIG,
@@ -225,6 +254,20 @@ START_TEST(bad_override_is_refused)
         status = zopt_config_resolve(config);
     ck_assert_str_eq(zopt_last_error(), bad_sets[_i].error);
     ck_assert_int_eq(status, bad_sets[_i].status);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+/* What is wrong in the file stays the file's, also where a key beside it is overridden. */
+START_TEST(errors_of_the_file_are_not_blamed_on_overrides)
+{
+    char want[512];
+    zopt_config *config = load("{\"optimzer\": {\"type\": \"AdamW\"}}");
+    ck_assert_int_eq(zopt_config_set(config, "optimzer.params.lr=1"), ZOPT_OK);
+    ck_assert_int_eq(zopt_config_resolve(config), ZOPT_ERR_CONFIG);
+    snprintf(want, sizeof want, "%s:1: optimzer: unknown key; did you mean 'optimizer'?",
+             file_path);
+    ck_assert_str_eq(zopt_last_error(), want);
     zopt_config_destroy(config);
 }
 END_TEST
@@ -300,6 +343,53 @@ START_TEST(getters_refuse_other_types_and_unknown_keys)
     int64_t integer;
     ck_assert_int_eq(zopt_config_f64(config, "seed", &number), ZOPT_ERR_ARGUMENT);
     ck_assert_int_eq(zopt_config_i64(config, "sead", &integer), ZOPT_ERR_ARGUMENT);
+    zopt_config_destroy(config);
+}
+END_TEST
+
+static void refused(zopt_status status, const char *error)
+{
+    ck_assert_int_eq(status, ZOPT_ERR_ARGUMENT);
+    ck_assert_str_eq(zopt_last_error(), error);
+}
+
+START_TEST(null_arguments_are_refused_by_name)
+{
+    zopt_config *config = resolve(load("{}")), *none = config;
+    zopt_options options;
+    zopt_dtype dtype;
+    int64_t i;
+    double f;
+    int b;
+    const char *text;
+    refused(zopt_config_load(NULL, &none), "zopt_config_load: path is NULL");
+    ck_assert_ptr_null(none);
+    refused(zopt_config_load(file_path, NULL), "zopt_config_load: out is NULL");
+    refused(zopt_config_set(NULL, "seed=1"), "zopt_config_set: config is NULL");
+    refused(zopt_config_set(config, NULL), "zopt_config_set: assignment is NULL");
+    refused(zopt_config_resolve(NULL), "zopt_config_resolve: config is NULL");
+    refused(zopt_config_i64(NULL, "seed", &i), "zopt_config_i64: config is NULL");
+    refused(zopt_config_i64(config, NULL, &i), "zopt_config_i64: key is NULL");
+    refused(zopt_config_i64(config, "seed", NULL), "zopt_config_i64: value is NULL");
+    refused(zopt_config_f64(NULL, "gradient_clipping", &f), "zopt_config_f64: config is NULL");
+    refused(zopt_config_f64(config, NULL, &f), "zopt_config_f64: key is NULL");
+    refused(zopt_config_f64(config, "gradient_clipping", NULL), "zopt_config_f64: value is NULL");
+    refused(zopt_config_bool(NULL, "fp16.enabled", &b), "zopt_config_bool: config is NULL");
+    refused(zopt_config_bool(config, NULL, &b), "zopt_config_bool: key is NULL");
+    refused(zopt_config_bool(config, "fp16.enabled", NULL), "zopt_config_bool: value is NULL");
+    refused(zopt_config_str(NULL, "name", &text), "zopt_config_str: config is NULL");
+    refused(zopt_config_str(config, NULL, &text), "zopt_config_str: key is NULL");
+    refused(zopt_config_str(config, "name", NULL), "zopt_config_str: value is NULL");
+    refused(zopt_config_dtype(NULL, &dtype), "zopt_config_dtype: config is NULL");
+    refused(zopt_config_dtype(config, NULL), "zopt_config_dtype: dtype is NULL");
+    refused(zopt_config_options(NULL, &options), "zopt_config_options: config is NULL");
+    refused(zopt_config_options(config, NULL), "zopt_config_options: options is NULL");
+    refused(zopt_config_agree(NULL, NULL), "zopt_config_agree: config is NULL");
+    refused(zopt_config_agree(config, NULL), "zopt_config_agree: z is NULL");
+    refused(zopt_config_dump(NULL, stdout), "zopt_config_dump: config is NULL");
+    refused(zopt_config_dump(config, NULL), "zopt_config_dump: file is NULL");
+    zopt_config_help(NULL);
+    zopt_config_destroy(NULL);
     zopt_config_destroy(config);
 }
 END_TEST
@@ -449,7 +539,8 @@ END_TEST
 START_TEST(help_names_every_key_and_setting)
 {
     static const char *const words[] = {"zero_optimization.reduce_bucket_size",
-                                        "[1, 1.09951e+12]",
+                                        "[1, 1099511627776]",
+                                        "[0, 9007199254740992]",
                                         "train_micro_batch_size_per_gpu",
                                         "betas[1]",
                                         "optimizer.params of AdamW",
@@ -482,9 +573,11 @@ int main(void)
     tcase_add_test(tests, unreadable_files_are_read_errors);
     tcase_add_test(tests, huge_and_deep_and_binary_files_are_refused);
     tcase_add_loop_test(tests, bad_override_is_refused, 0, COUNT(bad_sets));
+    tcase_add_test(tests, errors_of_the_file_are_not_blamed_on_overrides);
     tcase_add_test(tests, overrides_reach_every_kind_of_key);
     tcase_add_test(tests, empty_file_means_the_defaults);
     tcase_add_test(tests, getters_refuse_other_types_and_unknown_keys);
+    tcase_add_test(tests, null_arguments_are_refused_by_name);
     tcase_add_test(tests, paths_in_a_file_are_relative_to_its_folder);
     tcase_add_loop_test(tests, batch_micro_batch_and_slots_follow_from_each_other, 0,
                         COUNT(batches));

@@ -101,6 +101,24 @@ START_TEST(files_that_cannot_be_read_are_named)
 }
 END_TEST
 
+/* What never ends and what does not fit is refused before it is read, or by what came so far. */
+START_TEST(devices_and_huge_files_are_refused)
+{
+    char path[] = "/tmp/zopt-data-XXXXXX";
+    data d;
+    ck_assert_int_eq(data_load("/dev/zero", 0.1, 4, &d), ZOPT_ERR_DATA);
+    ck_assert_ptr_nonnull(strstr(train_last_error(), "/dev/zero: a text is a file or a pipe"));
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(ftruncate(fd, ((off_t)1 << 30) + 1), 0);
+    close(fd);
+    ck_assert_int_eq(data_load(path, 0.1, 4, &d), ZOPT_ERR_DATA);
+    ck_assert_ptr_nonnull(strstr(train_last_error(), "longer than 1073741824 bytes"));
+    ck_assert_ptr_null(d.tokens);
+    unlink(path);
+}
+END_TEST
+
 /* Longer than one read, and equal to what memory gives. */
 START_TEST(a_file_is_read_whole)
 {
@@ -330,6 +348,7 @@ int main(void)
     tcase_add_test(tests, tokens_are_code_points_in_ascending_order);
     tcase_add_test(tests, a_text_shorter_than_the_context_is_refused);
     tcase_add_test(tests, files_that_cannot_be_read_are_named);
+    tcase_add_test(tests, devices_and_huge_files_are_refused);
     tcase_add_test(tests, a_file_is_read_whole);
     tcase_add_test(tests, windows_depend_on_seed_step_slot_and_sample_alone);
     tcase_add_test(tests, windows_cover_the_training_part_and_nothing_else);

@@ -26,6 +26,9 @@ int cli_world(void);
 /* Print "COMMAND: [rank R: ]text" on stderr as one line and return the status's exit code. */
 int cli_fail(const char *command, zopt_status status, const char *text);
 
+/* At the end of the process, make a success a failure (73) if stdout did not take all of it. */
+void cli_check_stdout(const char *command);
+
 /* Parse options. Usage errors end the process with 64, --help with 0; of several ranks, which all
  * have the same arguments, the first one talks. */
 void cli_parse(const struct argp *argp, int argc, char **argv, unsigned flags, void *input);

@@ -108,11 +108,13 @@ static void check_threads(finding *f)
     long threads = env_number("OPENBLAS_NUM_THREADS", 0);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     if (threads == 1)
-        find(f, OK, "", "OPENBLAS_NUM_THREADS=1");
+        find(f, OK, "", "OPENBLAS_NUM_THREADS=1: one thread for each rank");
+    else if (cores == 1 || cli_world() == 1)
+        find(f, OK, "", "zopt train uses one thread of OpenBLAS");
     else
-        find(f, cores > 1 && cli_world() > 1 ? WARN : OK,
-             "export OPENBLAS_NUM_THREADS=1, or source launch/env.sh",
-             "OPENBLAS_NUM_THREADS is not 1: programs may start a thread per core in each rank");
+        find(f, WARN, "export OPENBLAS_NUM_THREADS=1, or source launch/env.sh",
+             "OpenBLAS starts %ld threads in each rank, of which zopt train uses one",
+             threads > 0 ? threads : cores);
 }
 
 /* ------------------------------------------------------------------ machine ----------------- */
@@ -217,11 +219,18 @@ static void list_inventory(void (*row)(void *arg, const char *kind, const char *
         HAVE_TRAINER ? "with OpenBLAS" : "built without OpenBLAS (ZOPT_TRAINER)");
 }
 
+/* What was built in is the same for all ranks: the first one tells it. */
 static void print_text(const finding *findings)
 {
-    printf("zopt %s has:\n", ZOPT_VERSION);
-    list_inventory(print_row, NULL);
-    printf("\nThis machine and launch:\n");
+    if (cli_rank() == 0) {
+        printf("zopt %s has:\n", ZOPT_VERSION);
+        list_inventory(print_row, NULL);
+        printf("\n");
+    }
+    printf("This machine and launch");
+    if (cli_world() > 1)
+        printf(", rank %d", cli_rank());
+    printf(":\n");
     for (int i = 0; i < N_CHECKS; i++) {
         printf("  %-10s %-4s %s\n", checks[i].name, level_names[findings[i].level],
                findings[i].text);
@@ -230,16 +239,18 @@ static void print_text(const finding *findings)
     }
 }
 
+/* An object for each rank; the first one's has the inventory. */
 static int print_json(const finding *findings)
 {
     json_t *rows = json_array(), *list = json_array();
-    list_inventory(add_row, rows);
+    if (cli_rank() == 0)
+        list_inventory(add_row, rows);
     for (int i = 0; i < N_CHECKS; i++)
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s}", "check", checks[i].name,
                                               "level", level_names[findings[i].level], "finding",
                                               findings[i].text, "fix", findings[i].fix));
-    json_t *root =
-        json_pack("{s:s, s:o, s:o}", "version", ZOPT_VERSION, "inventory", rows, "checks", list);
+    json_t *root = json_pack("{s:s, s:i, s:o, s:o}", "version", ZOPT_VERSION, "rank", cli_rank(),
+                             "inventory", rows, "checks", list);
     int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;
     json_decref(root);
     return failed || putchar('\n') == EOF;
@@ -272,7 +283,9 @@ int cli_doctor(int argc, char **argv)
                                      NULL};
     finding findings[N_CHECKS] = {0};
     int json = 0, code = EXIT_SUCCESS;
+    static char buffer[1 << 16]; /* written at once, so that the ranks' lines do not mix */
     cli_parse(&argp, argc, argv, 0, &json);
+    setvbuf(stdout, buffer, _IOFBF, sizeof buffer);
     for (int i = 0; i < N_CHECKS; i++) {
         checks[i].check(&findings[i]);
         if (findings[i].level == FAIL)

@@ -15,8 +15,7 @@ static const cli_command commands[] = {
     {"train", "train the reference GPT on a text, as a run file says", IF_TRAINER(cli_train),
      "this build has no trainer: install libopenblas-pthread-dev and configure again"},
     {"plan", "say how many bytes each rank needs and sends", cli_plan, NULL},
-    {"doctor", "say what was built in, and what is wrong with this machine or launch", cli_doctor,
-     NULL},
+    {"doctor", "say what was built in and what is wrong with this launch", cli_doctor, NULL},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
@@ -58,9 +57,9 @@ static char *list_commands(int key, const char *text, void *input)
     fputs("Commands (each has its own --help):\n", file);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(file, "  %-8s %s\n", commands[i].name, commands[i].help);
-    fputs("\nExit codes: 0 ok, 1 failure, 2 verification mismatch, 64 usage, 65 bad data, "
-          "70 numerics, 73 cannot write, 74 read error, 75 hang or resumable, 77 permission, "
-          "78 bad configuration.\n",
+    fputs("\nExit codes: 0 ok, 1 failure, 2 verification mismatch, 64 usage, 65 bad data,\n"
+          "70 numerics, 73 cannot write, 74 read error, 75 hang or resumable,\n"
+          "77 permission, 78 bad configuration.\n",
           file);
     fclose(file);
     return list;
@@ -101,7 +100,8 @@ int main(int argc, char **argv)
                                      list_commands,
                                      NULL};
     arguments args = {0};
-    char name[64];
+    static char name[64] = "zopt"; /* read at exit */
+    cli_check_stdout(name);
     cli_parse(&argp, argc, argv, ARGP_IN_ORDER, &args);
     for (int i = 0; i < N_COMMANDS; i++) {
         const cli_command *command = &commands[i];

@@ -20,9 +20,8 @@ static const struct argp_option options[] = {
     {"set", OPTION_SET, "KEY=VALUE", 0, "Override a key, e.g. optimizer.params.lr=1e-3", 0},
     {"out", OPTION_OUT, "DIR", 0, "Where the results go (default: runs/NAME)", 0},
     {"progress", OPTION_PROGRESS, "auto|line|plain", 0,
-     "One updating line for each step, or plain lines (auto: a line on a terminal, but plain under "
-     "a "
-     "launcher, whose own output cannot be seen from here)",
+     "line: one line, updated every step; plain: a line every steps_per_print steps; auto "
+     "(default): line on a terminal, plain elsewhere and under mpirun",
      0},
     {"help-config", OPTION_HELP_CONFIG, NULL, 0, "Print the reference of all keys of a run file",
      0},
@@ -56,6 +55,10 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         args->sets.word[args->sets.n++] = word;
         return 0;
     case OPTION_OUT:
+        if (word[0] == '\0') {
+            argp_error(state, "--out '' is not the name of a directory");
+            return EINVAL;
+        }
         args->out_dir = word;
         return 0;
     case OPTION_PROGRESS:
@@ -76,6 +79,42 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
     default:
         return ARGP_ERR_UNKNOWN;
     }
+}
+
+/* The transports that a run file may name. A world of threads is not among them: the command is one
+ * rank a process. */
+typedef struct transports {
+    const char *wanted;
+    int found;
+    char names[128];
+} transports;
+
+static void look_for_transport(void *arg, const char *kind, const char *name, int usable,
+                               const char *note)
+{
+    transports *t = arg;
+    (void)usable; /* what is not, is refused with its reason */
+    (void)note;
+    if (strcmp(kind, "transport") != 0 || strcmp(name, "threads") == 0)
+        return;
+    size_t used = strlen(t->names);
+    snprintf(t->names + used, sizeof t->names - used, ", %s", name);
+    t->found |= strcmp(name, t->wanted) == 0;
+}
+
+/* Returns 0 or, having told why, an exit code. */
+static int check_transport(const char *command, const zopt_config *config)
+{
+    char text[256];
+    transports t = {.names = "auto"};
+    zopt_status status = zopt_config_str(config, "comm.transport", &t.wanted);
+    if (status != ZOPT_OK)
+        return cli_fail(command, status, zopt_last_error());
+    zopt_inventory(look_for_transport, &t);
+    if (t.found || strcmp(t.wanted, "auto") == 0)
+        return 0;
+    snprintf(text, sizeof text, "comm.transport = \"%.64s\" is not one of: %s", t.wanted, t.names);
+    return cli_fail(command, ZOPT_ERR_CONFIG, text);
 }
 
 /* The peers of a rank that hangs cannot be told; ending this process ends the job. */
@@ -103,6 +142,11 @@ int cli_train(int argc, char **argv)
     free(args.sets.word);
     if (status != ZOPT_OK)
         return cli_fail(argv[0], status, zopt_last_error());
+    int code = check_transport(argv[0], config);
+    if (code != 0) {
+        zopt_config_destroy(config);
+        return code;
+    }
     const train_request request = {.config = config,
                                    .out_dir = args.out_dir,
                                    .progress = args.progress < 0 ? is_terminal() : args.progress,

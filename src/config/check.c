@@ -43,15 +43,23 @@ static int line_of(const char *text, const char *path)
     return line;
 }
 
-/* Whether the path, or something that it lies in, was given to zopt_config_set. */
+/* Whether `path` is `below` or leads to it. */
+static int holds(const char *path, const char *below)
+{
+    size_t length = strlen(path);
+    return strncmp(path, below, length) == 0 && strchr(".[", below[length]) != NULL;
+}
+
+/* Whether the path comes from zopt_config_set: it, what it lies in, or, where the file does not
+ * have it, something below it. */
 static int is_overridden(const zopt_config *config, const char *path)
 {
     const char *set;
     json_t *unused;
+    int in_file = line_of(config->text, path) > 0;
     json_object_foreach(config->overridden, set, unused)
     {
-        size_t length = strlen(set);
-        if (strncmp(set, path, length) == 0 && strchr(".[", path[length]) != NULL)
+        if (holds(set, path) || (!in_file && holds(path, set)))
             return 1;
     }
     return 0;
@@ -193,14 +201,26 @@ static zopt_status wrong_type(const zopt_config *config, const zi_key *key, cons
     return zi_config_fail(config, key->path, ": got %s, want %s", got, wants[key->type]);
 }
 
-static zopt_status check_range(const zopt_config *config, const zi_key *key, double value)
+/* Integers are compared as such: as a double, 2^53 + 1 would round onto a bound of 2^53. The bounds
+ * of integer keys are whole, and inside. */
+static int in_range(const zi_key *key, const json_t *value)
 {
-    char got[32], lo[32], hi[32];
-    int above = key->lo_open ? value > key->lo : value >= key->lo;
-    int below = key->hi_open ? value < key->hi : value <= key->hi;
-    if (above && below)
+    if (key->type == ZI_KEY_I64 && json_is_integer(value)) {
+        json_int_t integer = json_integer_value(value);
+        return integer >= (json_int_t)key->lo && integer <= (json_int_t)key->hi;
+    }
+    double number = json_number_value(value);
+    int above = key->lo_open ? number > key->lo : number >= key->lo;
+    int below = key->hi_open ? number < key->hi : number <= key->hi;
+    return above && below;
+}
+
+static zopt_status check_range(const zopt_config *config, const zi_key *key, const json_t *value)
+{
+    char got[64], lo[32], hi[32];
+    if (in_range(key, value))
         return ZOPT_OK;
-    zi_number_text(value, got);
+    zi_json_describe(value, got);
     zi_number_text(key->lo, lo);
     zi_number_text(key->hi, hi);
     if (key->lo == key->hi)
@@ -240,13 +260,13 @@ zopt_status zi_config_typed(const zopt_config *config, const zi_key *key, json_t
         break;
     case ZI_KEY_I64:
         if (json_is_integer(value) || (json_is_real(value) && number == floor(number))) {
-            ZI_TRY(check_range(config, key, number));
+            ZI_TRY(check_range(config, key, value));
             *typed = json_is_integer(value) ? json_incref(value) : json_integer((json_int_t)number);
         }
         break;
     case ZI_KEY_F64:
         if (json_is_number(value)) {
-            ZI_TRY(check_range(config, key, number));
+            ZI_TRY(check_range(config, key, value));
             *typed = json_real(number);
         }
         break;

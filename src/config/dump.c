@@ -43,6 +43,8 @@ static int write_value(FILE *file, const json_t *value, int indent)
 
 zopt_status zopt_config_dump(const zopt_config *config, FILE *file)
 {
+    ZI_NEED(config);
+    ZI_NEED(file);
     if (config->resolved == NULL)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s: not resolved yet", config->source);
     if (write_value(file, config->resolved, 0) != 0 || fputc('\n', file) == EOF)
@@ -77,9 +79,13 @@ static void help_row(FILE *file, const char *name, const char *type, const char 
             fallback != NULL ? fallback : "-", "", help);
 }
 
+/* Limits of counts are told to the last digit: 15 show every one up to 1e15. */
 static void range_text(char *text, size_t size, double lo, double hi, int lo_open, int hi_open)
 {
-    snprintf(text, size, "%c%g, %g%c", lo_open ? '(' : '[', lo, hi, hi_open ? ')' : ']');
+    char lowest[32], highest[32];
+    zi_number_text(lo, lowest);
+    zi_number_text(hi, highest);
+    snprintf(text, size, "%c%s, %s%c", lo_open ? '(' : '[', lowest, highest, hi_open ? ')' : ']');
 }
 
 void zi_config_help_keys(FILE *file)
@@ -91,7 +97,7 @@ void zi_config_help_keys(FILE *file)
     fprintf(file, "Keys of a run file: type, range, default.\n\n");
     for (size_t i = 0; i < zi_n_keys; i++) {
         const zi_key *key = &zi_keys[i];
-        char range[64] = "";
+        char range[80] = "";
         if (key->type == ZI_KEY_I64 || key->type == ZI_KEY_F64)
             range_text(range, sizeof range, key->lo, key->hi, key->lo_open, key->hi_open);
         if (key->choices != NULL)
@@ -106,7 +112,7 @@ void zi_config_help_section(FILE *file, const char *section, const char *owner, 
     fprintf(file, "\n%s of %s: %s\n", section, owner, help);
     for (size_t i = 0; i < n_rows; i++) {
         const zi_setting_row *row = &rows[i];
-        char range[64] = "", fallback[32];
+        char range[80] = "", fallback[32];
         zi_number_text(row->fallback, fallback);
         if (row->choices == NULL) {
             range_text(range, sizeof range, row->lo, row->hi, row->lo_open, row->hi_open);

@@ -54,6 +54,10 @@ static zopt_status parse_file(zopt_config *config)
     json_error_t error;
     size_t length = 0;
     ZI_TRY(read_text(config->source, &config->text, &length));
+    if (length >= 3 && memcmp(config->text, "\xef\xbb\xbf", 3) == 0)
+        return ZI_FAIL(ZOPT_ERR_CONFIG,
+                       "%s:1:1: begins with a UTF-8 byte order mark: save it without one",
+                       config->source);
     config->written = json_loadb(config->text, length, JSON_FLAGS, &error);
     if (config->written == NULL)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "%s:%d:%d: %s", config->source, error.line, error.column,
@@ -107,7 +111,9 @@ static zopt_status declare(zopt_config *config, const zi_key *key)
 zopt_status zopt_config_load(const char *path, zopt_config **out)
 {
     zopt_status status;
+    ZI_NEED(out);
     *out = NULL;
+    ZI_NEED(path);
     zopt_config *config = calloc(1, sizeof *config);
     if (config == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: out of memory", path);
@@ -157,6 +163,8 @@ static zopt_status parse_word(const zi_key *key, const char *path, const char *w
     int is_string = key != NULL && key->type == ZI_KEY_STR;
     *out =
         is_string && word[0] != '"' ? NULL : json_loads(word, JSON_FLAGS | JSON_DECODE_ANY, &error);
+    if (*out == NULL && !is_string && json_error_code(&error) == json_error_numeric_overflow)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "--set %s=%s: the number is out of range", path, word);
     if (*out == NULL && word[0] != '\0' && strchr(is_string ? "\"" : "\"[{", word[0]) != NULL)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "--set %s=%s: %s", path, word, error.text);
     if (*out == NULL)
@@ -188,6 +196,8 @@ static zopt_status replace(zopt_config *config, const char *path, json_t *value)
 
 zopt_status zopt_config_set(zopt_config *config, const char *assignment)
 {
+    ZI_NEED(config);
+    ZI_NEED(assignment);
     const char *equals = strchr(assignment, '=');
     char path[ZI_TREE_PATH];
     json_t *value;
@@ -309,6 +319,9 @@ static zopt_status get(const zopt_config *config, const char *path, zi_key_type 
 zopt_status zopt_config_i64(const zopt_config *config, const char *key, int64_t *value)
 {
     json_t *found = NULL;
+    ZI_NEED(config);
+    ZI_NEED(key);
+    ZI_NEED(value);
     ZI_TRY(get(config, key, ZI_KEY_I64, &found));
     *value = json_integer_value(found);
     json_decref(found);
@@ -318,6 +331,9 @@ zopt_status zopt_config_i64(const zopt_config *config, const char *key, int64_t 
 zopt_status zopt_config_f64(const zopt_config *config, const char *key, double *value)
 {
     json_t *found = NULL;
+    ZI_NEED(config);
+    ZI_NEED(key);
+    ZI_NEED(value);
     ZI_TRY(get(config, key, ZI_KEY_F64, &found));
     *value = json_number_value(found);
     json_decref(found);
@@ -327,6 +343,9 @@ zopt_status zopt_config_f64(const zopt_config *config, const char *key, double *
 zopt_status zopt_config_bool(const zopt_config *config, const char *key, int *value)
 {
     json_t *found = NULL;
+    ZI_NEED(config);
+    ZI_NEED(key);
+    ZI_NEED(value);
     ZI_TRY(get(config, key, ZI_KEY_BOOL, &found));
     *value = json_is_true(found);
     json_decref(found);
@@ -336,6 +355,9 @@ zopt_status zopt_config_bool(const zopt_config *config, const char *key, int *va
 zopt_status zopt_config_str(const zopt_config *config, const char *key, const char **value)
 {
     json_t *found = NULL;
+    ZI_NEED(config);
+    ZI_NEED(key);
+    ZI_NEED(value);
     ZI_TRY(get(config, key, ZI_KEY_STR, &found));
     *value = json_string_value(found);
     json_decref(found); /* the tree holds it */

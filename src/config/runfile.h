@@ -11,6 +11,13 @@
 
 typedef enum zi_key_type { ZI_KEY_BOOL, ZI_KEY_I64, ZI_KEY_F64, ZI_KEY_STR } zi_key_type;
 
+/* Argument checks of this room's public calls. */
+#define ZI_NEED(pointer)                                                             \
+    do {                                                                             \
+        if ((pointer) == NULL)                                                       \
+            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: %s is NULL", __func__, #pointer); \
+    } while (0)
+
 /* One key of the run file. */
 typedef struct zi_key {
     const char *path;     /* "fp16.loss_scale_window" */

@@ -6,10 +6,14 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "train/fail.h"
 #include "train/random.h"
 #include "train/utf8.h"
+
+/* More than this is a mistake, or never ends. */
+#define MAX_BYTES ((size_t)1 << 30)
 
 /* FNV-1a, 64 bits. */
 static uint64_t hash_bytes(const unsigned char *bytes, size_t n)
@@ -98,13 +102,34 @@ zopt_status data_from_bytes(const char *name, const unsigned char *bytes, size_t
     return status;
 }
 
-/* Read to the end, whatever kind of file it is. */
+static zopt_status too_long(const char *path)
+{
+    return train_fail(ZOPT_ERR_DATA, "%s: longer than %zu bytes: too much for a text", path,
+                      MAX_BYTES);
+}
+
+static zopt_status check_kind(FILE *file, const char *path)
+{
+    struct stat info;
+    if (fstat(fileno(file), &info) != 0)
+        return train_fail_errno(ZOPT_ERR_READ, "read", path);
+    if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size > MAX_BYTES)
+        return too_long(path);
+    if (S_ISCHR(info.st_mode) || S_ISBLK(info.st_mode))
+        return train_fail(ZOPT_ERR_DATA, "%s: a text is a file or a pipe, not a device", path);
+    return ZOPT_OK;
+}
+
+/* Read to the end: of a pipe, the length is not known before. */
 static zopt_status read_all(FILE *file, const char *path, unsigned char **bytes, size_t *n)
 {
     size_t room = 0;
     do {
         if (*n == room) {
+            if (*n > MAX_BYTES)
+                return too_long(path);
             room = room ? 2 * room : (size_t)1 << 20;
+            room = room < MAX_BYTES ? room : MAX_BYTES + 1;
             unsigned char *more = realloc(*bytes, room);
             if (!more)
                 return train_fail(ZOPT_ERR_MEMORY, "%s: no memory for more than %zu bytes", path,
@@ -113,7 +138,9 @@ static zopt_status read_all(FILE *file, const char *path, unsigned char **bytes,
         }
         *n += fread(*bytes + *n, 1, room - *n, file);
     } while (!feof(file) && !ferror(file));
-    return ferror(file) ? train_fail_errno(ZOPT_ERR_READ, "read", path) : ZOPT_OK;
+    if (ferror(file))
+        return train_fail_errno(ZOPT_ERR_READ, "read", path);
+    return *n > MAX_BYTES ? too_long(path) : ZOPT_OK;
 }
 
 zopt_status data_load(const char *path, double val_fraction, int context, data *out)
@@ -124,7 +151,9 @@ zopt_status data_load(const char *path, double val_fraction, int context, data *
         return train_fail_errno(ZOPT_ERR_READ, "open the text", path);
     unsigned char *bytes = NULL;
     size_t n = 0;
-    zopt_status status = read_all(file, path, &bytes, &n);
+    zopt_status status = check_kind(file, path);
+    if (status == ZOPT_OK)
+        status = read_all(file, path, &bytes, &n);
     fclose(file);
     if (status == ZOPT_OK)
         status = data_from_bytes(path, bytes, n, val_fraction, context, out);

@@ -20,9 +20,10 @@ typedef struct data {
     uint64_t hash; /* of the file's bytes: for the ranks to agree on */
 } data;
 
-/* Read the file and hold out its last `val_fraction`. Either part must fill a window of `context`
- * tokens and their successors. Errors: ERR_READ and ERR_PERMISSION name the file; ERR_DATA the
- * offset of what is not UTF-8, the lengths of a text that is too short, or the vocabulary's limit.
+/* Read a file, or a pipe to its end, and hold out its last `val_fraction`. Either part must fill a
+ * window of `context` tokens and their successors. Errors: ERR_READ and ERR_PERMISSION name the
+ * file; ERR_DATA the offset of what is not UTF-8, the lengths of a text that is too short, the
+ * limit of the vocabulary or of a text, 1 GiB, or that it is a device.
  * On failure *out is empty. */
 zopt_status data_load(const char *path, double val_fraction, int context, data *out);
 

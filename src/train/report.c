@@ -21,6 +21,15 @@ void report_start(const trainer *t)
     fflush(stdout);
 }
 
+/* printf shows some NaNs with a sign. */
+static const char *number_text(char text[32], int digits, double x)
+{
+    if (isnan(x))
+        return "nan";
+    snprintf(text, 32, fabs(x) < 1e9 ? "%.*f" : "%.*g", digits, x);
+    return text;
+}
+
 void report_step(const trainer *t, const metrics *row)
 {
     const zopt_step_report *r = &row->report;
@@ -28,12 +37,12 @@ void report_step(const trainer *t, const metrics *row)
     int due = last || row->has_val || r->step % (uint64_t)t->s.print_interval == 0;
     if (t->rank != 0 || (!t->request->progress && !due))
         return;
-    char val[32] = "";
-    if (row->has_val)
-        snprintf(val, sizeof val, "  val %.4f", row->val_loss);
-    printf("%sstep %4llu/%lld  loss %.4f%s  lr %.2e  scale %g  norm %.3f  %.1f ms  %.0f tokens/s%s",
+    char loss[32], val[32], norm[32];
+    printf("%sstep %4llu/%lld  loss %s%s%s  lr %.2e  scale %g  norm %s  %.1f ms  %.0f tokens/s%s",
            t->request->progress ? "\r\033[K" : "", (unsigned long long)r->step,
-           (long long)t->s.steps, r->loss, val, r->lr, r->loss_scale, r->grad_norm, row->step_ms,
+           (long long)t->s.steps, number_text(loss, 4, r->loss), row->has_val ? "  val " : "",
+           row->has_val ? number_text(val, 4, row->val_loss) : "", r->lr, r->loss_scale,
+           isnan(r->grad_norm) ? "-" : number_text(norm, 3, r->grad_norm), row->step_ms,
            row->tokens_per_s, r->skipped ? "  skipped: overflow" : "");
     /* On a terminal, lines with a validation loss stay. */
     if (!t->request->progress || row->has_val)

@@ -1,14 +1,16 @@
-/* Files of a run. JSON numbers have 17 digits, so that files of different runs can be compared;
- * what is not finite becomes null. */
+/* Files of a run, and the lock that keeps others out. JSON numbers have 17 digits, so that files of
+ * different runs can be compared; what is not finite becomes null. */
 #include "train/rundir.h"
 
 #include <cblas.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -24,6 +26,7 @@
 struct rundir {
     char path[PATH_MAX - 64]; /* with room for the names of files */
     FILE *metrics;            /* rank 0's */
+    int lock;                 /* rank 0's, held for the life of the run; else -1 */
     zopt_status failed;
     char failure[512];
 };
@@ -51,8 +54,13 @@ static zopt_status make_directories(const char *path)
         memcpy(part, path, i);
         part[i] = '\0';
         struct stat info;
-        if (mkdir(part, 0777) != 0 && (errno != EEXIST || stat(part, &info) != 0))
-            return train_fail_errno(ZOPT_ERR_WRITE, "make the directory", part);
+        int error = mkdir(part, 0777) == 0 ? 0 : errno;
+        if (error == 0 || (stat(part, &info) == 0 && S_ISDIR(info.st_mode)))
+            continue;
+        if (error == EEXIST)
+            return train_fail(ZOPT_ERR_WRITE, "%s is not a directory", part);
+        errno = error;
+        return train_fail_errno(ZOPT_ERR_WRITE, "make the directory", part);
     }
     return ZOPT_OK;
 }
@@ -95,6 +103,41 @@ static zopt_status write_json(const rundir *dir, const char *name, json_t *json)
 
 /* ------------------------------------------------------------------ opening ----------------- */
 
+/* The kernel lets go of the lock when the run ends, however it ends. The file says who holds it. */
+static zopt_status take_lock(rundir *dir)
+{
+    char path[PATH_MAX], holder[320] = "", host[256] = "";
+    file_path(dir, "lock", path);
+    dir->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (dir->lock < 0)
+        return train_fail_errno(ZOPT_ERR_WRITE, "write", path);
+    if (flock(dir->lock, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK)
+            return train_fail_errno(ZOPT_ERR_WRITE, "lock", path);
+        if (pread(dir->lock, holder, sizeof holder - 1, 0) <= 0)
+            snprintf(holder, sizeof holder, "just begun");
+        return train_fail(ZOPT_ERR_WRITE, "%s is in use by another run (%s)", dir->path, holder);
+    }
+    gethostname(host, sizeof host - 1);
+    if (ftruncate(dir->lock, 0) != 0 ||
+        dprintf(dir->lock, "process %d on %s", (int)getpid(), host) < 0)
+        return train_fail_errno(ZOPT_ERR_WRITE, "write", path);
+    return ZOPT_OK;
+}
+
+/* What this run writes only if it comes to that must not be an earlier one's. */
+static zopt_status remove_results(const rundir *dir)
+{
+    static const char *const names[] = {"model.safetensors", "sample.txt", "memory.json"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char path[PATH_MAX];
+        file_path(dir, names[i], path);
+        if (unlink(path) != 0 && errno != ENOENT)
+            return train_fail_errno(ZOPT_ERR_WRITE, "replace", path);
+    }
+    return ZOPT_OK;
+}
+
 static json_t *environment(const trainer *t)
 {
     char host[256] = "", date[64] = "";
@@ -135,28 +178,36 @@ static zopt_status choose_path(trainer *t)
 static zopt_status open_all(trainer *t)
 {
     TRAIN_TRY(make_directories(t->out->path));
+    TRAIN_TRY(take_lock(t->out));
+    TRAIN_TRY(remove_results(t->out));
     TRAIN_TRY(write_config(t));
     TRAIN_TRY(write_json(t->out, "env.json", environment(t)));
     return open_file(t->out, "metrics.jsonl", &t->out->metrics);
 }
 
-zopt_status rundir_open(trainer *t)
+static zopt_status open_mine(trainer *t)
 {
-    zopt_status status = ZOPT_OK;
     t->out = calloc(1, sizeof *t->out);
     if (!t->out)
-        status = train_fail(ZOPT_ERR_MEMORY, "no memory for the run directory");
-    if (status == ZOPT_OK)
-        status = choose_path(t);
-    if (status == ZOPT_OK && t->rank == 0)
-        status = open_all(t);
-    return trainer_agree(t, status);
+        return train_fail(ZOPT_ERR_MEMORY, "no memory for the run directory");
+    t->out->lock = -1;
+    TRAIN_TRY(choose_path(t));
+    return t->rank == 0 ? open_all(t) : ZOPT_OK;
+}
+
+zopt_status rundir_open(trainer *t)
+{
+    return trainer_agree(t, open_mine(t));
 }
 
 void rundir_close(rundir *dir)
 {
-    if (dir && dir->metrics)
+    if (!dir)
+        return;
+    if (dir->metrics)
         fclose(dir->metrics);
+    if (dir->lock >= 0)
+        close(dir->lock);
     free(dir);
 }
 
@@ -178,6 +229,18 @@ static json_t *phases(const metrics *row)
     return object;
 }
 
+/* A line of metrics.jsonl; times are rank 0's, in milliseconds, null is not measured or not finite:
+ *   step          from 1, skipped ones too
+ *   loss          mean over the slots, of the weights before the step
+ *   val_loss      where it was measured, of the weights after the step
+ *   grad_norm     of the averaged gradient, before clipping
+ *   lr, loss_scale, skipped   what the step was made with; skipped: it changed no weight
+ *   step_ms       the step, without validation
+ *   tokens_per_s  of all ranks, in step_ms
+ *   phases        parts of step_ms that do not overlap: compute_ms is the model's forward and
+ *                 backward passes, without handing over their gradients; the others are the
+ *                 library's zopt_phase_names, waits for peers included. What is left of step_ms
+ *                 converts parameters and gradients. */
 static json_t *metrics_json(const metrics *row)
 {
     const zopt_step_report *r = &row->report;

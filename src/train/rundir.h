@@ -1,11 +1,14 @@
 /* The run directory: config.json, env.json, metrics.jsonl, memory.json, sample.txt,
- * model.safetensors. Rank 0 writes all but the last; where it cannot, all ranks fail together. */
+ * model.safetensors, and the lock of the run that writes there. Rank 0 writes all but the model;
+ * where it cannot, all ranks fail together. */
 #ifndef TRAIN_RUNDIR_H
 #define TRAIN_RUNDIR_H
 
 #include "train/trainer.h"
 
-/* Make the directory and its first files. *Collective.* Errors: ERR_WRITE, ERR_PERMISSION. */
+/* Make the directory, or take one over from a run that has ended: its results are removed. Write
+ * the first files. *Collective.* Errors: ERR_WRITE, also where another run is under way there, and
+ * ERR_PERMISSION. */
 zopt_status rundir_open(trainer *t);
 void rundir_close(rundir *dir);
 
@@ -16,7 +19,7 @@ typedef struct metrics {
     zopt_step_report report;
     int has_val;
     double val_loss;
-    double step_ms, compute_ms; /* the whole step; forward and backward passes in it */
+    double step_ms, compute_ms; /* the whole step; this rank's forward and backward passes in it */
     double tokens_per_s;
 } metrics;
 

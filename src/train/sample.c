@@ -61,21 +61,21 @@ static char *decode_all(const data *d, const token *tokens, size_t n)
 zopt_status sample_text(trainer *t, char **text)
 {
     size_t n = t->n_prompt, end = n + (size_t)t->s.sample_length;
-    token *tokens = calloc(end, sizeof *tokens);
+    token *tokens = t->rank == 0 ? calloc(end, sizeof *tokens) : NULL; /* the others only wait */
     *text = NULL;
-    zopt_status status = tokens ? ZOPT_OK : train_fail(ZOPT_ERR_MEMORY, "no memory for the sample");
+    zopt_status status = trainer_load_params(t);
     if (tokens)
         memcpy(tokens, t->prompt, n * sizeof *tokens);
-    if (status == ZOPT_OK)
-        status = trainer_load_params(t);
+    else if (t->rank == 0 && status == ZOPT_OK)
+        status = train_fail(ZOPT_ERR_MEMORY, "no memory for the sample");
     for (status = trainer_agree(t, status); status == ZOPT_OK && n < end;
          status = trainer_agree(t, ZOPT_OK)) {
         size_t stop = end - n < CHARACTERS_PER_ROUND ? end : n + CHARACTERS_PER_ROUND;
         for (; n < stop; n++)
-            if (t->rank == 0)
+            if (tokens)
                 tokens[n] = next_token(t, tokens, n);
     }
-    if (status == ZOPT_OK && t->rank == 0) {
+    if (status == ZOPT_OK && tokens) {
         *text = decode_all(&t->text, tokens, n);
         if (!*text)
             status = train_fail(ZOPT_ERR_MEMORY, "no memory for the sample");

@@ -3,6 +3,7 @@
  */
 #include "train/train.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "train/eval.h"
@@ -19,15 +20,17 @@ static zopt_status grad_done(void *arg, int i)
 {
     trainer *t = arg;
     void *grad;
+    double start = train_now_ms();
     TRAIN_ZOPT(zopt_grad_acquire(t->z, t->ids[i], &grad));
     TRAIN_ZOPT(zopt_convert(grad, t->s.dtype, model_grad(t->gpt, i), ZOPT_FP32,
                             model_params(t->gpt)[i].n));
     TRAIN_ZOPT(zopt_grad_ready(t->z, t->ids[i]));
+    t->handover_ms += train_now_ms() - start;
     return ZOPT_OK;
 }
 
 /* This rank's slot of one micro-step, where it has one. */
-static zopt_status micro_step(trainer *t, uint64_t step)
+static zopt_status micro_step(trainer *t, uint64_t step, double *compute_ms)
 {
     int slot, samples = (int)t->s.micro_batch, context = (int)t->s.n_ctx;
     const float *scale;
@@ -36,26 +39,44 @@ static zopt_status micro_step(trainer *t, uint64_t step)
     double loss = 0;
     if (slot >= 0) {
         data_slot which = {(uint64_t)t->s.seed, step, slot, samples, context};
+        double start = train_now_ms();
+        t->handover_ms = 0;
         data_fill_slot(&t->text, &which, t->inputs, t->targets);
         loss = model_forward(t->gpt, (model_batch){t->inputs, t->targets, samples, context});
         TRAIN_TRY(model_backward(t->gpt, *scale, grad_done, t));
+        *compute_ms += train_now_ms() - start - t->handover_ms;
     }
     TRAIN_ZOPT(zopt_micro_end(t->z, loss));
     return ZOPT_OK;
 }
 
+/* A step that gives up on its numbers has a report too. */
 static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
 {
     double start = train_now_ms();
     TRAIN_TRY(trainer_load_params(t));
     for (int i = 0; i < zopt_micro_steps(t->z); i++)
-        TRAIN_TRY(micro_step(t, step));
-    row->compute_ms = train_now_ms() - start;
-    TRAIN_ZOPT(zopt_step(t->z));
+        TRAIN_TRY(micro_step(t, step, &row->compute_ms));
+    zopt_status status = zopt_step(t->z);
+    if (status != ZOPT_OK)
+        train_fail_zopt(status);
+    if (status != ZOPT_OK && status != ZOPT_ERR_NUMERICS)
+        return status;
     TRAIN_ZOPT(zopt_report(t->z, 1, &row->report));
     row->step_ms = train_now_ms() - start;
     row->tokens_per_s = (double)(t->s.batch * t->s.n_ctx) / row->step_ms * 1e3;
-    return ZOPT_OK;
+    return status;
+}
+
+/* What all ranks have the same bits of, so that all of them leave. */
+static zopt_status check_finite(uint64_t step, const char *what, double loss)
+{
+    if (isfinite(loss))
+        return ZOPT_OK;
+    return train_fail(ZOPT_ERR_NUMERICS,
+                      "step %llu: the %s is not finite; lower optimizer.params.lr, or set "
+                      "gradient_clipping",
+                      (unsigned long long)step, what);
 }
 
 /* Some of the held-out part now and then, all of it after the last step. */
@@ -64,18 +85,30 @@ static zopt_status validate(trainer *t, uint64_t step, metrics *row)
     int last = step == (uint64_t)t->s.steps;
     if (!last && (t->s.eval_interval == 0 || step % (uint64_t)t->s.eval_interval != 0))
         return ZOPT_OK;
+    TRAIN_TRY(eval_loss(t, last ? 0 : t->s.eval_batches, &row->val_loss));
     row->has_val = 1;
-    return eval_loss(t, last ? 0 : t->s.eval_batches, &row->val_loss);
+    return check_finite(step, "validation loss", row->val_loss);
+}
+
+static zopt_status step_and_validate(trainer *t, uint64_t step, metrics *row)
+{
+    TRAIN_TRY(one_step(t, step, row));
+    if (!row->report.skipped)
+        TRAIN_TRY(check_finite(step, "loss", row->report.loss));
+    return validate(t, step, row);
 }
 
 static zopt_status train_steps(trainer *t, outcome *o)
 {
     for (uint64_t step = 1; step <= (uint64_t)t->s.steps; step++) {
         metrics row = {0};
-        TRAIN_TRY(one_step(t, step, &row));
-        TRAIN_TRY(validate(t, step, &row));
-        rundir_metrics(t, &row);
-        report_step(t, &row);
+        zopt_status status = step_and_validate(t, step, &row);
+        if (row.report.step == step) { /* also of a step that failed, where it came that far */
+            rundir_metrics(t, &row);
+            report_step(t, &row);
+        }
+        if (status != ZOPT_OK)
+            return status;
         if (step % STEPS_PER_CHECK == 0 || step == (uint64_t)t->s.steps)
             TRAIN_TRY(rundir_check(t));
         o->train_s += row.step_ms * 1e-3;

@@ -21,8 +21,9 @@ typedef struct trainer {
     size_t n_prompt;
     zopt *z;
     int rank, world;
-    int *ids;         /* [model_n_params] the tensors' numbers in z */
-    double *gathered; /* [world], for zopt_gather_f64 */
+    int *ids;           /* [model_n_params] the tensors' numbers in z */
+    double *gathered;   /* [world], for zopt_gather_f64 */
+    double handover_ms; /* of this micro-step's backward pass: handing gradients to z */
     rundir *out;
 } trainer;
 
