@@ -9,7 +9,7 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
-enum { LINE_BYTES = 400 };
+enum { LINE_BYTES = 800 };
 
 static void option_line(const zi_zero *z, char line[LINE_BYTES])
 {
@@ -26,10 +26,11 @@ static void option_line(const zi_zero *z, char line[LINE_BYTES])
              c->device->name);
 }
 
-static void values_line(const char *what, const zi_setting_row *rows, int n, const double *value,
-                        char line[LINE_BYTES])
+/* " name value" for each, behind what the line holds. */
+static void append_values(const zi_setting_row *rows, int n, const double *value,
+                          char line[LINE_BYTES])
 {
-    size_t used = (size_t)snprintf(line, LINE_BYTES, "%s:", what);
+    size_t used = strlen(line);
     for (int i = 0; i < n && used < LINE_BYTES; i++)
         used +=
             (size_t)snprintf(line + used, LINE_BYTES - used, " %s %.17g", rows[i].name, value[i]);
@@ -56,15 +57,14 @@ static void make_line(const zi_zero *z, uint64_t i, char line[LINE_BYTES])
 {
     const zi_optim *optim = z->config.optim;
     const zi_schedule *schedule = z->config.schedule;
-    char what[64];
     memset(line, 0, LINE_BYTES);
     if (i == 0) {
         option_line(z, line);
         return;
     }
     if (i == 1) {
-        values_line("schedule", schedule->settings, schedule->n_settings, z->config.schedule_value,
-                    line);
+        snprintf(line, LINE_BYTES, "schedule:");
+        append_values(schedule->settings, schedule->n_settings, z->config.schedule_value, line);
         return;
     }
     i -= 2;
@@ -74,8 +74,10 @@ static void make_line(const zi_zero *z, uint64_t i, char line[LINE_BYTES])
     }
     i -= z->n_agreed;
     if (i < z->n_groups) {
-        snprintf(what, sizeof what, "group %" PRIu64, i);
-        values_line(what, optim->settings, optim->n_settings, z->groups[i].value, line);
+        const zi_group *group = &z->groups[i];
+        snprintf(line, LINE_BYTES, "group %" PRIu64 ":", i);
+        append_values(optim->settings, optim->n_settings, group->value, line);
+        append_values(zi_group_settings, ZI_N_GROUP_SETTINGS, group->own, line);
         return;
     }
     i -= z->n_groups;

@@ -12,6 +12,7 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
     *out = NULL;
     ZI_TRY(zi_mem_table(mem, sizeof *z, &z));
     z->config = *config;
+    z->variant = config->optim->variant(config->value);
     z->comm = comm;
     z->mem = mem;
     z->bad_key = INT64_MAX;
@@ -100,7 +101,7 @@ static zopt_status allocate_owned(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
     ZI_TRY(device->alloc(z->mem, ZI_MEM_MASTER, bytes, &z->master));
-    for (int i = 0; i < z->config.optim->n_states; i++)
+    for (int i = 0; i < z->variant->n_states; i++)
         ZI_TRY(device->alloc(z->mem, (zi_category)(ZI_MEM_STATE + i), bytes, &z->state[i]));
     if (z->n_micro > 1)
         ZI_TRY(device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
@@ -146,6 +147,7 @@ zopt_status zi_zero_commit(zi_zero *z)
     ZI_TRY(zi_comm_agree(z->comm, lay_out(z)));
     ZI_TRY(allocate_spaces(z));
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
+    zi_group_start_states(z);
     start(z, z->config.loss_scale);
     return ZOPT_OK;
 }
@@ -155,7 +157,7 @@ static void free_arrays(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
     device->free(z->mem, ZI_MEM_MASTER, z->master, bytes);
-    for (int i = 0; i < z->config.optim->n_states; i++)
+    for (int i = 0; i < z->variant->n_states; i++)
         device->free(z->mem, (zi_category)(ZI_MEM_STATE + i), z->state[i], bytes);
     if (z->n_micro > 1)
         device->free(z->mem, ZI_MEM_GRAD_ACCUM, z->accum, bytes);
