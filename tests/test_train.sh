@@ -86,3 +86,20 @@ for dtype in fp16 bf16 fp32; do
     done
     echo "$dtype: 10 runs, equal files, equal metrics, memory as planned; last: $(tail -n 1 "$first/columns")"
 done
+
+# Groups by name pattern: an entry that is used shows in the weights, whatever the number of ranks;
+# one that no tensor matches is a mistake.
+groups='param_groups=[{"match": "*.bias", "lr_mult": 0.5}, {"match": "wte*", "weight_decay": 0}]'
+train 1 10000 "$work/groups-1" fp16.enabled=true "$groups"
+train 3 10000 "$work/groups-3" fp16.enabled=true "$groups"
+compare_memory 3 10000 "$work/groups-3" fp16.enabled=true "$groups"
+cmp "$work/groups-1/model.safetensors" "$work/groups-3/model.safetensors"
+if cmp -s "$work/groups-1/model.safetensors" "$work/fp16-10000-1/model.safetensors"; then
+    echo "param_groups changed nothing" >&2
+    exit 1
+fi
+rc=0
+"$build/zopt" train "$root/configs/gpt-kjv.json" --out "$work/unused" \
+    --set 'param_groups=[{"match": "no such tensor"}]' >"$work/log" 2>&1 || rc=$?
+[ "$rc" = 78 ] && grep -q 'param_groups\[0\].match = "no such tensor"' "$work/log"
+echo "param_groups: equal files on 1 and 3 ranks, other weights than without"
