@@ -184,7 +184,10 @@ static zopt_status local_agree(zopt *z, const char *key, const char *value)
 
 static zopt_status local_commit(zopt *z)
 {
-    return zi_zero_commit(local_of(z)->zero);
+    zi_fp_guard guard = zi_fp_enter(); /* states may begin at rounded values */
+    zopt_status status = zi_zero_commit(local_of(z)->zero);
+    zi_fp_leave(&guard);
+    return status;
 }
 
 static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n,

@@ -81,7 +81,8 @@ typedef enum zopt_dtype { ZOPT_FP16, ZOPT_BF16, ZOPT_FP32 } zopt_dtype;
 ZOPT_API size_t zopt_dtype_bytes(zopt_dtype dtype);
 
 /* A named value: hyper-parameters of optimizers ("lr", "beta1", "weight_decay", ...) and settings
- * of schedules. `text` is for the few that take a word, else NULL. */
+ * of schedules. An option ("nesterov", "amsgrad") is 0 or 1. `text` is for the few that take a
+ * word, else NULL. */
 typedef struct zopt_setting {
     const char *name;
     double value;

@@ -6,31 +6,29 @@
 
 enum { LR, BETA1, BETA2, EPS, WEIGHT_DECAY, AMSGRAD, N_SETTINGS };
 
-/* clang-format off */
-#define SETTINGS(decay, decay_help)                                                               \
-    {                                                                                             \
-        [LR] = ZI_ROW_LR(1e-3),                                                                   \
-        [BETA1] = ZI_ROW_BETA("beta1", "betas[0]", 0.9,                                           \
-                              "decay of the gradient's running mean (exp_avg)"),                  \
-        [BETA2] = ZI_ROW_BETA("beta2", "betas[1]", 0.999,                                         \
-                              "decay of the squared gradient's running mean (exp_avg_sq)"),       \
-        [EPS] = ZI_ROW_EPS(1e-8, "added to the root of exp_avg_sq, after its bias correction"),   \
-        [WEIGHT_DECAY] = ZI_ROW_DECAY(decay, decay_help),                                         \
-        [AMSGRAD] = ZI_ROW_FLAG("amsgrad", "divide by the largest exp_avg_sq so far: one more state"), \
-    }
-/* clang-format on */
+#define COMMON_ROWS                                                                              \
+    [LR] = ZI_ROW_LR(1e-3),                                                                      \
+    [BETA1] =                                                                                    \
+        ZI_ROW_BETA("beta1", "betas[0]", 0.9, "decay of the gradient's running mean (exp_avg)"), \
+    [BETA2] = ZI_ROW_BETA("beta2", "betas[1]", 0.999,                                            \
+                          "decay of the squared gradient's running mean (exp_avg_sq)"),          \
+    [EPS] = ZI_ROW_EPS(1e-8, "added to the root of exp_avg_sq, after its bias correction"),      \
+    [AMSGRAD] = ZI_ROW_FLAG("amsgrad", "divide by the largest exp_avg_sq so far: a state more")
 
-static const zi_setting_row adam_settings[N_SETTINGS] = SETTINGS(0.0, ZI_HELP_L2);
-static const zi_setting_row adamw_settings[N_SETTINGS] = SETTINGS(0.01, ZI_HELP_DECOUPLED);
+static const zi_setting_row adam_settings[N_SETTINGS] = {
+    COMMON_ROWS, [WEIGHT_DECAY] = ZI_ROW_DECAY(0.0, ZI_HELP_L2)};
+static const zi_setting_row adamw_settings[N_SETTINGS] = {
+    COMMON_ROWS, [WEIGHT_DECAY] = ZI_ROW_DECAY(0.01, ZI_HELP_DECOUPLED)};
 
 /* By the flag amsgrad. */
-#define VARIANTS(name)                                                                  \
-    {                                                                                   \
-        {ZI_RULE_##name, 2, {"exp_avg", "exp_avg_sq"}},                                 \
-            {ZI_RULE_##name##_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}}, \
-    }
-static const zi_variant adam_variants[2] = VARIANTS(ADAM);
-static const zi_variant adamw_variants[2] = VARIANTS(ADAMW);
+static const zi_variant adam_variants[2] = {
+    {ZI_RULE_ADAM, 2, {"exp_avg", "exp_avg_sq"}},
+    {ZI_RULE_ADAM_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+};
+static const zi_variant adamw_variants[2] = {
+    {ZI_RULE_ADAMW, 2, {"exp_avg", "exp_avg_sq"}},
+    {ZI_RULE_ADAMW_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+};
 
 static const zi_variant *adam_variant(const double *value)
 {
