@@ -12,20 +12,40 @@ if [[ ${1-} =~ ^[0-9]+$ ]]; then
     shift
 fi
 
+# --out says where to read the results, and the plan is of the model that --set makes.
+arguments=()
+sets=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --out=*) out=${1#--out=} ;;
+    --set=*) sets+=("$1") ;;
+    --out | --set)
+        if [ $# -lt 2 ]; then
+            echo "launch/demo.sh: $1 wants a value" >&2
+            exit 64
+        fi
+        if [ "$1" = --out ]; then out=$2; else sets+=("--set=$2"); fi
+        shift
+        ;;
+    *) arguments+=("$1") ;;
+    esac
+    shift
+done
+
 "$root/launch/setup.sh" build
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"
 
-cmake -S "$root" -B "$root/build" -DCMAKE_BUILD_TYPE=Release -DZOPT_TESTS=OFF
-cmake --build "$root/build" --parallel "$(nproc)"
+cmake -S "$root" -B "$root/build" -DCMAKE_BUILD_TYPE=Release
+cmake --build "$root/build" --target zopt --parallel "$(nproc)"
 
 echo
-"$root/build/zopt" plan "$root/configs/gpt-kjv.json" --ranks "$ranks"
+"$root/build/zopt" plan "$root/configs/gpt-kjv.json" --ranks "$ranks" "${sets[@]+"${sets[@]}"}"
 echo
 progress=plain
 if [ -t 1 ]; then progress=line; fi
 mpirun -n "$ranks" "$root/build/zopt" train "$root/configs/gpt-kjv.json" --out "$out" \
-    --progress "$progress" "$@"
+    --progress "$progress" "${sets[@]+"${sets[@]}"}" "${arguments[@]+"${arguments[@]}"}"
 echo
 echo "bytes counted by the run ($out/memory.json):"
 cat "$out/memory.json"

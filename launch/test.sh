@@ -1,32 +1,60 @@
 #!/usr/bin/env bash
-# All tests: set up, build with warnings as errors, run ctest, count what was skipped and why.
+# All tests: set up, build with warnings as errors, run ctest; then the same code again with the
+# address, undefined and thread sanitizers. Counts what was skipped and why.
 #
-# usage: launch/test.sh [argument of ctest]...
+# usage: launch/test.sh [--quick] [argument of ctest]...      (--quick: without the sanitizers)
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+variants=(release address undefined thread)
+if [ "${1-}" = --quick ]; then
+    variants=(release)
+    shift
+fi
 
 "$root/launch/setup.sh" test
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"
 
-cmake -S "$root" -B "$root/build" -DCMAKE_BUILD_TYPE=Release -DZOPT_WERROR=ON -DZOPT_TESTS=ON
-cmake --build "$root/build" --parallel "$(nproc)"
+build_folder() { # VARIANT
+    case $1 in
+    release) echo "$root/build" ;;
+    address) echo "$root/build/asan" ;;
+    undefined) echo "$root/build/ubsan" ;;
+    thread) echo "$root/build/tsan" ;;
+    esac
+}
 
-log="$root/build/Testing/Temporary/LastTest.log"
-rc=0
-(cd "$root/build" && ctest --output-on-failure "$@") || rc=$?
+configure() { # VARIANT
+    local options=(-DCMAKE_BUILD_TYPE=Release -DZOPT_SANITIZE= -DZOPT_VERIFY_COMM=OFF)
+    if [ "$1" != release ]; then
+        options=(-DCMAKE_BUILD_TYPE=RelWithDebInfo "-DZOPT_SANITIZE=$1" -DZOPT_VERIFY_COMM=ON)
+    fi
+    cmake -S "$root" -B "$(build_folder "$1")" -DZOPT_WERROR=ON -DZOPT_TESTS=ON "${options[@]}"
+}
 
-# A test that leaves something out says "SKIP: reason" and goes on.
+failed=()
 skips=0
-if [ -e "$log" ]; then
-    skips=$(grep -c '^SKIP: ' "$log" || true)
-    grep '^SKIP: ' "$log" | sort | uniq -c || true
-fi
+for variant in "${variants[@]}"; do
+    folder=$(build_folder "$variant")
+    echo
+    echo "== $variant"
+    configure "$variant"
+    cmake --build "$folder" --parallel "$(nproc)"
+    (cd "$folder" && ctest --output-on-failure "${@+"$@"}") || failed+=("$variant")
+
+    # A test that leaves something out says "SKIP: reason" and goes on.
+    log="$folder/Testing/Temporary/LastTest.log"
+    if [ -e "$log" ]; then
+        skips=$((skips + $(grep -c '^SKIP: ' "$log" || true)))
+        grep '^SKIP: ' "$log" | sort | uniq -c || true
+    fi
+done
+
+echo
 echo "$skips skipped"
-if [ "$rc" = 0 ]; then
-    echo "all tests passed"
-else
-    echo "tests FAILED (ctest exit code $rc)" >&2
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "tests FAILED in: ${failed[*]}" >&2
+    exit 1
 fi
-exit "$rc"
+echo "all tests passed (${variants[*]})"

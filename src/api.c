@@ -2,9 +2,6 @@
  * state of the optimizer is checked behind it. */
 #include "api.h"
 
-#include <math.h>
-#include <string.h>
-
 #include "base/dtype.h"
 #include "base/status.h"
 #include "fp_guard.h"
@@ -20,6 +17,8 @@
 
 void zopt_options_init(zopt_options *options)
 {
+    if (options == NULL)
+        return;
     *options = (zopt_options){
         .struct_size = sizeof *options,
         .transport = "auto",
@@ -46,6 +45,9 @@ zopt_status zopt_create(const zopt_options *options, zopt **out)
         options->struct_size == sizeof *options,
         "zopt_create: options of %zu bytes, this library's have %zu; start from zopt_options_init",
         options->struct_size, sizeof *options);
+    CHECK(options->settings != NULL || options->n_settings == 0, "zopt_create: settings is NULL");
+    CHECK(options->schedule_settings != NULL || options->n_schedule_settings == 0,
+          "zopt_create: schedule_settings is NULL");
     return zi_local_create(options, out);
 }
 
@@ -57,17 +59,17 @@ void zopt_destroy(zopt *z)
 
 int zopt_rank(const zopt *z)
 {
-    return z->api->rank(z);
+    return z != NULL ? z->api->rank(z) : -1;
 }
 
 int zopt_world(const zopt *z)
 {
-    return z->api->world(z);
+    return z != NULL ? z->api->world(z) : 0;
 }
 
 const char *zopt_transport(const zopt *z)
 {
-    return z->api->transport(z);
+    return z != NULL ? z->api->transport(z) : "none";
 }
 
 zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_t n_settings, int *group)
@@ -146,7 +148,7 @@ zopt_status zopt_param_release(zopt *z, int id)
 
 int zopt_micro_steps(const zopt *z)
 {
-    return z->api->micro_steps(z);
+    return z != NULL ? z->api->micro_steps(z) : 0;
 }
 
 zopt_status zopt_slot(const zopt *z, int *slot)
@@ -223,6 +225,10 @@ zopt_status zopt_convert(void *dst, zopt_dtype dst_dtype, const void *src, zopt_
     CHECK((dst != NULL && src != NULL) || n == 0, "zopt_convert: an address is NULL");
     CHECK(zopt_dtype_bytes(dst_dtype) > 0 && zopt_dtype_bytes(src_dtype) > 0,
           "zopt_convert: unknown dtype");
+    const char *to = dst, *from = src;
+    CHECK(n == 0 || to + n * zopt_dtype_bytes(dst_dtype) <= from ||
+              from + n * zopt_dtype_bytes(src_dtype) <= to,
+          "zopt_convert: the ranges overlap");
     zi_fp_guard guard = zi_fp_enter();
     zi_convert(dst, dst_dtype, src, src_dtype, n);
     zi_fp_leave(&guard);

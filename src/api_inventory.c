@@ -21,6 +21,8 @@ static void list_devices(inventory_row *row, void *arg)
 
 void zopt_inventory(inventory_row *row, void *arg)
 {
+    if (row == NULL)
+        return;
     row(arg, "version", ZOPT_VERSION, 1, "compiled with " __VERSION__);
     for (size_t i = 0; i < zi_n_comms; i++) {
         const char *missing = zi_comms[i]->missing();

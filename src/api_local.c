@@ -65,14 +65,21 @@ static const zi_api local_api;
 zopt_status zi_local_create(const zopt_options *options, zopt **out)
 {
     zi_zero_config config = {0};
+    zopt_options defaults, connectable = *options;
     zopt_status status = zi_options_read(options, &config);
+    if (status != ZOPT_OK && options->plan_world != 0)
+        return status; /* no peers to tell */
+    zopt_options_init(&defaults);
+    if (status != ZOPT_OK) /* perhaps because of this one */
+        connectable.deadline_ms = defaults.deadline_ms;
     local *l = calloc(1, sizeof *l);
     if (l == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a handle");
     l->handle.api = &local_api;
     l->mem.dry = options->plan_world > 0;
+    zi_mem_count(&l->mem, ZI_MEM_TABLES, sizeof *l);
     /* Ranks with bad options connect all the same, so that the others hear of it. */
-    zopt_status connected = connect(options, &l->mem, &l->comm);
+    zopt_status connected = connect(&connectable, &l->mem, &l->comm);
     if (connected != ZOPT_OK) {
         local_destroy(&l->handle);
         return connected;
@@ -99,7 +106,7 @@ static zopt_status check_running(const zi_zero *z, const char *call)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s before zopt_commit", call);
     if (z->comm->planned)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s on a planning handle", call);
-    if (z->comm->broken)
+    if (z->comm->broken || z->failed)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s after a failed collective: only zopt_destroy is left",
                        call);
     return ZOPT_OK;
@@ -329,7 +336,7 @@ static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double
         int found = -1, same = 0;
         for (int r = 0; r < comm->world; r++) {
             int64_t at;
-            memcpy(&at, &l->gathered[2 * r], sizeof at);
+            memcpy(&at, &l->gathered[(size_t)2 * (size_t)r], sizeof at);
             if (at <= last || at > next)
                 continue;
             same = at == next && found >= 0;

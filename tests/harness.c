@@ -91,6 +91,8 @@ zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt
         int id;
         MUST(zopt_add_tensor(z, t->name, t->dtype, t->ndim, t->shape, t->group, &id));
     }
+    if (problem->agreed != NULL)
+        MUST(zopt_agree(z, "run file", problem->agreed));
     status = zopt_commit(z);
     if (status != ZOPT_OK || options->plan_world > 0) {
         *out = status == ZOPT_OK ? z : NULL;
@@ -191,6 +193,22 @@ static void collect(const h_problem *problem, zopt *z, h_result *result)
     }
 }
 
+/* What zopt plan says: a slot's gradients go to their owners, updated parameters to every rank. */
+static void check_bytes_sent(const zopt *z, const zopt_options *options,
+                             const zopt_memory_usage *memory, const zopt_step_report *report)
+{
+    uint64_t world = (uint64_t)zopt_world(z), rank = (uint64_t)zopt_rank(z);
+    uint64_t slots = (uint64_t)options->slots;
+    uint64_t n_mine = slots > rank ? (slots - rank - 1) / world + 1 : 0;
+    uint64_t share = memory->category[0].bytes / world * (world - 1); /* "params" */
+    uint64_t want = share * (n_mine + !report->skipped);
+    if (report->bytes_sent != want) {
+        fprintf(stderr, "step %d, rank %d of %d: sent %" PRIu64 " bytes, want %" PRIu64 "\n",
+                (int)report->step, (int)rank, (int)world, report->bytes_sent, want);
+        abort();
+    }
+}
+
 void h_run_one(const h_problem *problem, const zopt_options *options, h_result *result)
 {
     zopt *z;
@@ -201,6 +219,7 @@ void h_run_one(const h_problem *problem, const zopt_options *options, h_result *
         result->status = h_step(problem, z, step);
         zopt_step_report *report = &result->report[step - 1];
         MUST(zopt_report(z, 1, report));
+        check_bytes_sent(z, options, &result->memory, report);
         memset(report->phase_ms, 0, sizeof report->phase_ms);
     }
     collect(problem, z, result);

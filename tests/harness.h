@@ -28,6 +28,7 @@ typedef struct h_problem {
     float (*grad)(int step, int slot, int tensor, uint64_t element);
     /* The same with step 0: the parameters' start values. NULL: h_start_value. */
     float (*start)(int step, int slot, int tensor, uint64_t element);
+    const char *agreed; /* a text for zopt_agree, or NULL */
     /* 1: leave this tensor out in this slot. NULL: never. */
     int (*absent)(int step, int slot, int tensor);
 } h_problem;

@@ -126,7 +126,8 @@ static inline void print_variants(void)
         const zi_cpu_kernels *const *k = zi_cpu_variants();
         while (*k != NULL && strcmp((*k)->name, all[i]) != 0)
             k++;
-        printf("%s: %s\n", all[i], *k != NULL ? "tested" : "skipped, not available here");
+        printf(*k != NULL ? "kernels %s: tested\n" : "SKIP: kernels %s: not on this machine\n",
+               all[i]);
     }
 }
 

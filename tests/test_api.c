@@ -67,6 +67,10 @@ START_TEST(arguments_are_checked)
     ASSERT_FAILS(zopt_get_state(z, "exp_avg_sw", 0, 0, 1, values), ZOPT_ERR_ARGUMENT, "exp_avg_sq");
     ASSERT_FAILS(zopt_group_set_lr(z, 0, -1), ZOPT_ERR_CONFIG, "lr = -1");
     ASSERT_FAILS(zopt_commit(NULL), ZOPT_ERR_ARGUMENT, "NULL");
+    ASSERT_FAILS(zopt_threads_create(2, NULL), ZOPT_ERR_ARGUMENT, "NULL");
+    ck_assert_int_eq(zopt_rank(NULL), -1);
+    zopt_options_init(NULL);
+    zopt_inventory(NULL, NULL);
     zopt_destroy(z);
     zopt_destroy(NULL);
 }
@@ -84,6 +88,9 @@ START_TEST(options_are_checked)
     ck_assert_ptr_null(z)
     REFUSED(o.struct_size = 8, ZOPT_ERR_ARGUMENT, "zopt_options_init");
     REFUSED(o.stage = 3, ZOPT_ERR_UNSUPPORTED, "stage 3");
+    REFUSED(o.plan_world = -1, ZOPT_ERR_CONFIG, "plan_world");
+    REFUSED(o.plan_world = 2; o.plan_rank = 2, ZOPT_ERR_CONFIG, "plan_rank");
+    REFUSED(o.n_settings = 1, ZOPT_ERR_ARGUMENT, "settings is NULL");
     REFUSED(o.slots = -1, ZOPT_ERR_CONFIG, "slots = -1");
     REFUSED(o.loss_scale = 3, ZOPT_ERR_CONFIG, "power of two");
     REFUSED(o.loss_scale = 0, ZOPT_ERR_CONFIG, "power of two");
@@ -129,8 +136,10 @@ END_TEST
 typedef struct disagreement {
     int odd_rank, kind;
     zopt_status status[5];
-    char text[5][512];
+    char text[5][1024];
 } disagreement;
+
+static char long_text[2][4001]; /* that differ at byte 3000 */
 
 static void disagree(int rank, zopt_threads *threads, void *arg)
 {
@@ -150,6 +159,7 @@ static void disagree(int rank, zopt_threads *threads, void *arg)
         problem.options.bucket_elems = 1024;
     if (rank == d->odd_rank && d->kind == 4)
         problem.weight_decay[1] = 0.5;
+    problem.agreed = d->kind == 5 ? long_text[rank == d->odd_rank] : NULL;
     d->status[rank] = h_create(&problem, &problem.options, &z);
     snprintf(d->text[rank], sizeof d->text[rank], "%s", zopt_last_error());
     zopt_destroy(z);
@@ -163,8 +173,12 @@ START_TEST(ranks_that_disagree_are_refused_and_the_first_difference_named)
         {"tensor 9: 't2x3x5'", "nothing (its list ends here)"},
         {"buckets of 4194304", "buckets of 1024"},
         {"group 1:", "weight_decay 0.5"},
+        {"run file: xxx", "the difference comes later"},
     };
     disagreement d = {.odd_rank = 1 + _i % 2, .kind = _i};
+    memset(long_text[0], 'x', 4000);
+    memset(long_text[1], 'x', 4000);
+    long_text[1][3000] = 'y';
     h_on_threads(3, disagree, &d);
     for (int r = 0; r < 3; r++) {
         char rank[32];
@@ -321,6 +335,108 @@ START_TEST(gather_orders_by_index_and_refuses_an_index_twice)
 }
 END_TEST
 
+static void other_lr(int rank, zopt_threads *threads, void *arg)
+{
+    zopt_status *status = arg;
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP32, 0);
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    if (h_create(&problem, &problem.options, &z) != ZOPT_OK || h_step(&problem, z, 1) != ZOPT_OK ||
+        zopt_group_set_lr(z, 1, 0.5) != ZOPT_OK || h_step(&problem, z, 2) != ZOPT_OK ||
+        zopt_group_set_lr(z, 1, rank == 1 ? 0.25 : 0.125) != ZOPT_OK)
+        abort();
+    status[rank] = h_step(&problem, z, 3);
+    zopt_destroy(z);
+}
+
+START_TEST(a_learning_rate_that_ranks_set_differently_is_refused)
+{
+    zopt_status status[3];
+    h_on_threads(3, other_lr, status);
+    for (int r = 0; r < 3; r++)
+        ck_assert_msg(status[r] == ZOPT_ERR_DISAGREE || status[r] == ZOPT_ERR_PEER, "rank %d: %d",
+                      r, status[r]);
+}
+END_TEST
+
+/* A deadline that cannot be waited for must reach the peers as what it is. */
+static void bad_deadline(int rank, zopt_threads *threads, void *arg)
+{
+    zopt_status *status = arg;
+    zopt *z;
+    zopt_options o;
+    zopt_options_init(&o);
+    o.threads = threads;
+    o.threads_rank = rank;
+    o.deadline_ms = rank == 0 ? -999 : 5000;
+    status[rank] = zopt_create(&o, &z);
+}
+
+START_TEST(a_bad_option_on_one_rank_is_every_ranks_error)
+{
+    zopt_status status[3];
+    h_on_threads(3, bad_deadline, status);
+    for (int r = 0; r < 3; r++)
+        ck_assert_int_eq(status[r], ZOPT_ERR_CONFIG);
+}
+END_TEST
+
+START_TEST(a_failed_commit_leaves_only_destroy)
+{
+    const uint64_t huge[] = {1ull << 55};
+    zopt_options o;
+    zopt *z;
+    int group, id, slot;
+    zopt_options_init(&o);
+    o.transport = "self";
+    ck_assert_int_eq(zopt_create(&o, &z), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, huge, group, &id), ZOPT_OK);
+    ASSERT_FAILS(zopt_commit(z), ZOPT_ERR_ARGUMENT, "make them larger");
+    ASSERT_FAILS(zopt_commit(z), ZOPT_ERR_ORDER, "has failed");
+    ASSERT_FAILS(zopt_slot(z, &slot), ZOPT_ERR_ORDER, "before zopt_commit");
+    zopt_destroy(z);
+}
+END_TEST
+
+START_TEST(conversions_refuse_overlap)
+{
+    float x[8] = {0};
+    ASSERT_FAILS(zopt_convert(x, ZOPT_FP16, x, ZOPT_FP32, 8), ZOPT_ERR_ARGUMENT, "overlap");
+    ck_assert_int_eq(zopt_convert(x, ZOPT_FP16, x + 4, ZOPT_FP32, 4), ZOPT_OK);
+}
+END_TEST
+
+START_TEST(kernels_that_do_not_exist_are_refused_by_name)
+{
+    zopt_options o;
+    zopt *z;
+    zopt_options_init(&o);
+    o.transport = "self";
+    setenv("ZOPT_CPU_KERNELS", "sse9", 1);
+    ASSERT_FAILS(zopt_create(&o, &z), ZOPT_ERR_UNSUPPORTED, "ZOPT_CPU_KERNELS");
+    unsetenv("ZOPT_CPU_KERNELS");
+}
+END_TEST
+
+START_TEST(more_memory_than_there_is_is_refused)
+{
+    const uint64_t huge[] = {1ull << 40};
+    zopt_options o;
+    zopt *z;
+    int group, id;
+    zopt_options_init(&o);
+    o.transport = "self";
+    ck_assert_int_eq(zopt_create(&o, &z), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, huge, group, &id), ZOPT_OK);
+    ASSERT_FAILS(zopt_commit(z), ZOPT_ERR_MEMORY, "17592186044416 bytes");
+    zopt_destroy(z);
+}
+END_TEST
+
 static char folder[64];
 
 static void export_after_two_steps(int rank, zopt_threads *threads, void *arg)
@@ -409,11 +525,17 @@ int main(void)
     tcase_add_test(tests, options_are_checked);
     tcase_add_test(tests, tensors_are_checked);
     tcase_add_loop_test(tests, ranks_that_disagree_are_refused_and_the_first_difference_named, 0,
-                        5);
+                        6);
     tcase_add_test(tests, a_rank_that_does_not_arrive_is_named_at_the_deadline);
     tcase_add_loop_test(tests, memory_planned_is_memory_counted, 0, 16);
     tcase_add_test(tests, bytes_per_parameter_are_the_contract);
     tcase_add_test(tests, gather_orders_by_index_and_refuses_an_index_twice);
+    tcase_add_test(tests, a_learning_rate_that_ranks_set_differently_is_refused);
+    tcase_add_test(tests, a_bad_option_on_one_rank_is_every_ranks_error);
+    tcase_add_test(tests, a_failed_commit_leaves_only_destroy);
+    tcase_add_test(tests, conversions_refuse_overlap);
+    tcase_add_test(tests, kernels_that_do_not_exist_are_refused_by_name);
+    tcase_add_test(tests, more_memory_than_there_is_is_refused);
     tcase_add_test(tests, exported_files_are_equal_for_every_world);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -250,7 +250,7 @@ START_TEST(launcher_means_mpi_unless_it_started_one_process)
     const zi_comm_ops *ops;
     zi_comm_config config = {0};
     if (!have_mpi()) {
-        printf("skipped: built without MPI\n");
+        printf("SKIP: built without MPI\n");
         return;
     }
     setenv("OMPI_COMM_WORLD_SIZE", "2", 1);

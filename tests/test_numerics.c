@@ -281,6 +281,32 @@ START_TEST(without_clip_and_check_nothing_is_measured)
 }
 END_TEST
 
+static float nan_in_step_2(int step, int slot, int tensor, uint64_t element)
+{
+    return step == 2 ? (float)NAN : h_wide_grad(step, slot, tensor, element);
+}
+
+START_TEST(a_skipped_step_does_not_advance_the_schedule)
+{
+    const zopt_setting settings[] = {
+        {"total_num_steps", 10, NULL}, {"warmup_num_steps", 4, NULL}, {"warmup_type", 0, "linear"}};
+    h_problem problem;
+    h_result result;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.grad = nan_in_step_2;
+    problem.options.schedule = "WarmupCosineLR";
+    problem.options.schedule_settings = settings;
+    problem.options.n_schedule_settings = 3;
+    h_run_threads(&problem, 2, &result);
+    /* lr 0.01 times 0/4, (1/4, skipped), 1/4, 2/4. */
+    static const double want[] = {0, 0.0025, 0.0025, 0.005};
+    for (int s = 0; s < 4; s++)
+        ck_assert_double_eq_tol(result.report[s].lr, want[s], 1e-15);
+    ck_assert_int_eq(result.report[1].skipped, 1);
+    h_free(&result);
+}
+END_TEST
+
 static void odd_environment(int rank, zopt_threads *threads, void *arg)
 {
     h_result *result = arg;
@@ -337,6 +363,7 @@ int main(void)
     tcase_add_test(tests, nan_every_step_ends_at_the_minimum_scale);
     tcase_add_loop_test(tests, a_sum_that_overflows_names_the_tensor_but_no_slot, 0, N_WORLDS);
     tcase_add_test(tests, without_clip_and_check_nothing_is_measured);
+    tcase_add_test(tests, a_skipped_step_does_not_advance_the_schedule);
     tcase_add_test(tests, the_callers_rounding_mode_changes_nothing_and_is_restored);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

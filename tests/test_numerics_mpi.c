@@ -134,6 +134,24 @@ START_TEST(memory_planned_is_memory_counted_under_mpi)
 }
 END_TEST
 
+START_TEST(ranks_that_read_different_tensors_are_refused)
+{
+    h_problem problem;
+    zopt *z;
+    float values[4096];
+    h_uneven(&problem, ZOPT_FP16, 0);
+    zopt_options options = problem.options;
+    zopt_options_set_comm(&options, MPI_COMM_WORLD);
+    ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
+    int odd = job_size > 1 && job_rank == job_size - 1;
+    if (odd) /* fails on this rank alone; the others wait for it in the next call */
+        ck_assert_int_eq(zopt_get_master(z, 99, 0, 256, values), ZOPT_ERR_ARGUMENT);
+    ck_assert_int_eq(zopt_get_master(z, odd ? 3 : 2, 0, 255, values),
+                     job_size > 1 ? ZOPT_ERR_DISAGREE : ZOPT_OK);
+    zopt_destroy(z);
+}
+END_TEST
+
 START_TEST(ranks_that_disagree_are_refused)
 {
     h_problem problem;
@@ -165,6 +183,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, large_tensors_travel_in_pieces);
     tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2);
     tcase_add_test(tests, ranks_that_disagree_are_refused);
+    tcase_add_test(tests, ranks_that_read_different_tensors_are_refused);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);

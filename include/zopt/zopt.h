@@ -9,7 +9,8 @@
  * text. Calls marked *collective* are made by all ranks in the same order. Sizes count elements
  * unless a name says bytes. No call exits the process or finalizes an MPI it did not start. A
  * handle is used by one thread at a time. A call that waits for peers gives up after
- * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. */
+ * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. (The start of
+ * MPI itself is not covered: MPI offers no way to give up on it.) */
 #ifndef ZOPT_ZOPT_H
 #define ZOPT_ZOPT_H
 
@@ -127,7 +128,8 @@ typedef struct zopt_options {
     /* Loss scale. Dynamic: starts at loss_scale, doubles after growth_interval good steps in a row,
      * halves after `hysteresis` overflows, never below min_loss_scale. Static: loss_scale
      * throughout. check_overflow: -1 (default) where the scale is dynamic or a tensor is FP16, else
-     * 0 or 1. */
+     * 0 or 1. A step that measures the norm, to clip or to check, is skipped where that is not
+     * finite. */
     int dynamic_loss_scale;    /* default 0 */
     double loss_scale;         /* a power of two; default 1 */
     double min_loss_scale;     /* default 1 */
@@ -167,6 +169,7 @@ ZOPT_API void zopt_destroy(zopt *z);
 /* Finish MPI if zopt_create started it; else nothing. For programs that leave MPI to zopt. */
 ZOPT_API void zopt_finalize(void);
 
+/* -1, 0 and "none" for NULL. */
 ZOPT_API int zopt_rank(const zopt *z);
 ZOPT_API int zopt_world(const zopt *z);
 /* Name of the transport in use, e.g. "mpi". */
@@ -180,8 +183,8 @@ ZOPT_API zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_
                                     int *group);
 
 /* Set a group's learning rate (what the schedule's factor multiplies), from the next step on. Same
- * value on all ranks. Any time. ERR_CONFIG beside a schedule that sets the rate itself (WarmupLR).
- */
+ * value on all ranks, or the next zopt_step is ERR_DISAGREE. Any time. ERR_CONFIG beside a schedule
+ * that sets the rate itself (WarmupLR). */
 ZOPT_API zopt_status zopt_group_set_lr(zopt *z, int group, double lr);
 
 /* Add a tensor. `name` is unique, <= 255 bytes of UTF-8. ndim 0..8, each extent >= 1. All ranks add
@@ -279,7 +282,8 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
  * the same bits however many ranks shared the work. *Collective.* ERR_ARGUMENT: an index twice. */
 ZOPT_API zopt_status zopt_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out);
 
-/* Convert n elements between dtypes, to nearest even, NaNs to the canonical one. No overlap. */
+/* Convert n elements between dtypes, to nearest even, NaNs to 16 bits as the canonical one; equal
+ * dtypes are copied. Errors: ERR_ARGUMENT where the ranges overlap. */
 ZOPT_API zopt_status zopt_convert(void *dst, zopt_dtype dst_dtype, const void *src,
                                   zopt_dtype src_dtype, size_t n);
 
@@ -295,7 +299,8 @@ typedef struct zopt_memory_usage {
 } zopt_memory_usage;
 
 /* What this handle has allocated on this rank: every array and table; on a planning handle, what a
- * real one would. Not counted: what MPI and the C library allocate by themselves. */
+ * real one would. Not counted: what MPI and the C library allocate by themselves, what threads of a
+ * zopt_threads share, and the header that zopt_export writes, while it does. */
 ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
 
 /* Write the FP32 master weights to `path` as a safetensors file, by tensor name, every rank its own

@@ -51,8 +51,6 @@ void zi_convert(void *dst, zopt_dtype dst_dtype, const void *src, zopt_dtype src
 {
     enum { CHUNK = 256 };
     float wide[CHUNK];
-    if (dst == src)
-        return;
     if (dst_dtype == src_dtype) {
         memcpy(dst, src, n * zopt_dtype_bytes(dst_dtype));
         return;

@@ -68,7 +68,7 @@ static inline uint16_t zi_float_to_bf16(float x)
     return (uint16_t)((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : out);
 }
 
-/* dst[i] = src[i] converted. Ranges do not overlap, unless they are the same address and dtype. */
+/* dst[i] = src[i] converted; equal dtypes are copied. Ranges do not overlap. */
 void zi_convert(void *dst, zopt_dtype dst_dtype, const void *src, zopt_dtype src_dtype, size_t n);
 
 #endif

@@ -1,6 +1,7 @@
 /* Counted allocation. Counters are plain integers: a handle is used by one thread at a time. */
 #include "base/mem.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,21 @@ const char *zi_category_name(zi_category category)
 {
     const char *name = category_names[category];
     return name != NULL ? name : category_names[ZI_MEM_STATE];
+}
+
+uint64_t zi_memory_available(void)
+{
+    char line[128];
+    unsigned long long kib;
+    uint64_t bytes = UINT64_MAX;
+    FILE *file = fopen("/proc/meminfo", "re");
+    if (file == NULL)
+        return bytes;
+    while (bytes == UINT64_MAX && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+            bytes = (uint64_t)kib << 10;
+    fclose(file);
+    return bytes;
 }
 
 void *zi_aligned_zalloc(size_t bytes)

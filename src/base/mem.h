@@ -46,6 +46,9 @@ void zi_mem_free_table(zi_mem *mem, void *table, size_t bytes);
 void zi_mem_count(zi_mem *mem, zi_category category, size_t bytes);
 void zi_mem_uncount(zi_mem *mem, zi_category category, size_t bytes);
 
+/* Bytes that this machine could still give out; UINT64_MAX where it does not say. */
+uint64_t zi_memory_available(void);
+
 /* 64-byte aligned, zeroed, uncounted; NULL if there is none. Freed with free(). */
 void *zi_aligned_zalloc(size_t bytes);
 

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -14,6 +13,11 @@
 #include "ckpt/safetensors.h"
 
 enum { PIECE_ELEMS = 1 << 14 };
+
+/* Data are written as they lie in memory. */
+#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "safetensors files are little-endian; this machine is not"
+#endif
 
 static zopt_status fail_errno(const char *what, const char *path)
 {
@@ -49,6 +53,8 @@ static zopt_status create_file(const char *path, uint64_t bytes, int *fd)
     if (*fd < 0)
         return fail_errno("cannot create", path);
     int failed = posix_fallocate(*fd, 0, (off_t)bytes);
+    if (failed == EOPNOTSUPP || failed == EINVAL) /* not on this file system */
+        failed = ftruncate(*fd, (off_t)bytes) != 0 ? errno : 0;
     if (failed != 0) {
         errno = failed;
         return fail_errno("no room", path);
@@ -81,11 +87,22 @@ static zopt_status write_tensor(zi_zero *z, const zi_tensor *tensor, uint64_t da
     return ZOPT_OK;
 }
 
-static zopt_status write_owned(zi_zero *z, const zi_safetensors *file, int fd, const char *path)
+/* Some file systems report a failed write only here. */
+static zopt_status close_file(int *fd, const char *path)
+{
+    int failed = close(*fd);
+    *fd = -1;
+    return failed ? fail_errno("close", path) : ZOPT_OK;
+}
+
+/* Rank 0 keeps the file open, for the header. */
+static zopt_status write_owned(zi_zero *z, const zi_safetensors *file, int *fd, const char *path)
 {
     for (uint32_t i = 0; i < z->n_tensors; i++)
-        ZI_TRY(write_tensor(z, &z->tensors[i], file->data_at[i], fd, path));
-    return fsync(fd) != 0 ? fail_errno("fsync", path) : ZOPT_OK;
+        ZI_TRY(write_tensor(z, &z->tensors[i], file->data_at[i], *fd, path));
+    if (fsync(*fd) != 0)
+        return fail_errno("fsync", path);
+    return z->comm->rank == 0 ? ZOPT_OK : close_file(fd, path);
 }
 
 static zopt_status sync_folder_of(const char *path)
@@ -102,11 +119,12 @@ static zopt_status sync_folder_of(const char *path)
 }
 
 /* Rank 0, when all parts are on disk: the header makes the file valid, the rename makes it seen. */
-static zopt_status finish(const zi_safetensors *file, int fd, const char *tmp, const char *path)
+static zopt_status finish(const zi_safetensors *file, int *fd, const char *tmp, const char *path)
 {
-    ZI_TRY(write_at(fd, tmp, file->header, file->header_bytes, 0));
-    if (fsync(fd) != 0)
+    ZI_TRY(write_at(*fd, tmp, file->header, file->header_bytes, 0));
+    if (fsync(*fd) != 0)
         return fail_errno("fsync", tmp);
+    ZI_TRY(close_file(fd, tmp));
     if (rename(tmp, path) != 0)
         return fail_errno("cannot rename to it", path);
     return sync_folder_of(path);
@@ -114,13 +132,15 @@ static zopt_status finish(const zi_safetensors *file, int fd, const char *tmp, c
 
 /* Every step is agreed before the next, so that no rank waits for one that has failed. */
 static zopt_status write_agreed(zi_zero *z, const zi_safetensors *file, const char *tmp,
-                                const char *path, int *fd)
+                                const char *path, int *fd, int *created)
 {
     int first = z->comm->rank == 0;
-    ZI_TRY(zi_comm_agree(z->comm, first ? create_file(tmp, file->file_bytes, fd) : ZOPT_OK));
+    zopt_status mine = first ? create_file(tmp, file->file_bytes, fd) : ZOPT_OK;
+    *created = *fd >= 0;
+    ZI_TRY(zi_comm_agree(z->comm, mine));
     ZI_TRY(zi_comm_agree(z->comm, first ? ZOPT_OK : open_file(tmp, fd)));
-    ZI_TRY(zi_comm_agree(z->comm, write_owned(z, file, *fd, tmp)));
-    return zi_comm_agree(z->comm, first ? finish(file, *fd, tmp, path) : ZOPT_OK);
+    ZI_TRY(zi_comm_agree(z->comm, write_owned(z, file, fd, tmp)));
+    return zi_comm_agree(z->comm, first ? finish(file, fd, tmp, path) : ZOPT_OK);
 }
 
 static zopt_status prepare(const zi_zero *z, const char *path, char *tmp, size_t tmp_bytes,
@@ -137,13 +157,13 @@ zopt_status zi_export_model(zi_zero *z, const char *path)
 {
     char tmp[4096];
     zi_safetensors file;
-    int fd = -1;
+    int fd = -1, created = 0;
     zopt_status status = zi_comm_agree(z->comm, prepare(z, path, tmp, sizeof tmp, &file));
     if (status == ZOPT_OK)
-        status = write_agreed(z, &file, tmp, path, &fd);
+        status = write_agreed(z, &file, tmp, path, &fd, &created);
     if (fd >= 0)
         close(fd);
-    if (status != ZOPT_OK && z->comm->rank == 0 && fd >= 0)
+    if (status != ZOPT_OK && created)
         unlink(tmp);
     zi_safetensors_free(&file);
     return status;

@@ -37,20 +37,33 @@ void zopt_finalize(void)
 }
 #endif
 
-/* What launchers tell their processes; a greater value means that there are others. */
+/* What launchers tell their processes; a greater value means that there are others. A whole Slurm
+ * job's variables say nothing about a step, or a job of mpirun, inside it. */
 static const struct {
     const char *name;
     long alone;
+    int whole_job;
 } launch_variables[] = {
-    {"WORLD_SIZE", 1},   {"OMPI_COMM_WORLD_SIZE", 1}, {"PMI_SIZE", 1}, {"SLURM_STEP_NUM_TASKS", 1},
-    {"SLURM_NTASKS", 1}, {"SLURM_NPROCS", 1},         {"RANK", 0},     {"SLURM_PROCID", 0},
+    {"WORLD_SIZE", 1, 0},   {"RANK", 0, 0},         {"OMPI_COMM_WORLD_SIZE", 1, 0},
+    {"PMI_SIZE", 1, 0},     {"SLURM_PROCID", 0, 1}, {"SLURM_STEP_NUM_TASKS", 1, 1},
+    {"SLURM_NTASKS", 1, 1},
 };
+
+/* 1: mpirun or a Slurm step has said how many processes there are. */
+static int has_closer_launcher(const char *name)
+{
+    if (getenv("OMPI_COMM_WORLD_SIZE") != NULL || getenv("PMI_SIZE") != NULL)
+        return 1;
+    return getenv("SLURM_STEP_NUM_TASKS") != NULL && strcmp(name, "SLURM_STEP_NUM_TASKS") != 0;
+}
 
 zopt_status zi_comm_check_alone(void)
 {
     for (size_t i = 0; i < sizeof launch_variables / sizeof launch_variables[0]; i++) {
         const char *name = launch_variables[i].name;
         const char *text = getenv(name);
+        if (launch_variables[i].whole_job && has_closer_launcher(name))
+            continue;
         if (text != NULL && strtol(text, NULL, 10) > launch_variables[i].alone)
             return ZI_FAIL(
                 ZOPT_ERR_LAUNCH,

@@ -249,7 +249,7 @@ static const struct {
 static zopt_status begin(zi_mpi *m, operation op, int variant, size_t bytes)
 {
     enum { N = 4 };
-    int64_t mine[2 * N], *all = (int64_t *)(void *)m->bounce;
+    int64_t mine[(size_t)2 * N], *all = (int64_t *)(void *)m->bounce;
     MPI_Request request;
     ZI_TRY(zi_check_connected(&m->base, operations[op].name));
     m->sequence++;
@@ -312,9 +312,27 @@ static zopt_status all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, s
     return ZOPT_OK;
 }
 
+/* What a broadcast's message begins with: a rank that is out of step must not take it for another.
+ */
+typedef struct broadcast_head {
+    uint64_t sequence, offset, bytes;
+} broadcast_head;
+
+static zopt_status check_head(zi_mpi *m, const broadcast_head *want, int from)
+{
+    if (memcmp(m->bounce, want, sizeof *want) == 0)
+        return ZOPT_OK;
+    m->base.broken = 1;
+    return ZI_FAIL(
+        ZOPT_ERR_COMM,
+        "collective %llu: rank %d awaits a broadcast of %llu bytes, rank %d is in another",
+        (unsigned long long)m->sequence, m->base.rank, (unsigned long long)want->bytes, from);
+}
+
 /* Down a binomial tree rooted at `root`: rank v (counted from the root) hears from v without its
- * lowest bit, and tells v + 2^i for all 2^i below that bit, the farthest first. */
-static zopt_status broadcast_piece(zi_mpi *m, int root, int n)
+ * lowest bit, and tells v + 2^i for all 2^i below that bit, the farthest first. bounce: a head and
+ * its piece, n bytes in all. */
+static zopt_status broadcast_piece(zi_mpi *m, int root, const broadcast_head *head, int n)
 {
     int world = m->base.world, v = (m->base.rank - root + world) % world, bit = 1;
     MPI_Request request;
@@ -326,6 +344,7 @@ static zopt_status broadcast_piece(zi_mpi *m, int root, int n)
         snprintf(peer, sizeof peer, "%d", from);
         ZI_MPI_TRY(m, MPI_Irecv, m->bounce, n, MPI_BYTE, from, ZI_TAG_BROADCAST, m->comm, &request);
         ZI_TRY(finish(m, &request, operations[BROADCAST].awaited, peer));
+        ZI_TRY(check_head(m, head, from));
     }
     for (bit >>= 1; bit > 0; bit >>= 1) {
         if (v + bit >= world)
@@ -341,13 +360,19 @@ static zopt_status broadcast_piece(zi_mpi *m, int root, int n)
 static zopt_status broadcast(zi_comm *comm, int root, void *buffer, size_t bytes)
 {
     zi_mpi *m = (zi_mpi *)comm;
+    broadcast_head head;
+    size_t most = m->bounce_bytes - sizeof head;
+    char *piece = m->bounce + sizeof head;
     ZI_TRY(begin(m, BROADCAST, root, bytes));
     for (size_t offset = 0, n = 0; offset < bytes; offset += n) {
-        n = bytes - offset < m->bounce_bytes ? bytes - offset : m->bounce_bytes;
-        if (comm->rank == root)
-            memcpy(m->bounce, (char *)buffer + offset, n);
-        ZI_TRY(broadcast_piece(m, root, (int)n));
-        memcpy((char *)buffer + offset, m->bounce, n);
+        n = bytes - offset < most ? bytes - offset : most;
+        head = (broadcast_head){.sequence = m->sequence, .offset = offset, .bytes = bytes};
+        if (comm->rank == root) {
+            memcpy(m->bounce, &head, sizeof head);
+            memcpy(piece, (char *)buffer + offset, n);
+        }
+        ZI_TRY(broadcast_piece(m, root, &head, (int)(sizeof head + n)));
+        memcpy((char *)buffer + offset, piece, n);
     }
     return ZOPT_OK;
 }

@@ -6,7 +6,6 @@
  * A job goes through rounds; in round k rank r meets (k - r) mod N, the same pair seen from both
  * sides. All ranks do the same jobs and rounds in the same order, each waiting in one pair only, so
  * the pair that is furthest behind can always go on: no deadlock. */
-#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -82,19 +81,15 @@ static void begin_round(zi_mpi_engine *e)
         e->lane[i].next = i * e->piece_bytes;
 }
 
-static zopt_status begin_job(zi_mpi *m)
+static void begin_job(zi_mpi_engine *e)
 {
-    zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
-    size_t piece = GATHER_PIECE;
-    if (job->kind == ZI_JOB_EXCHANGE) {
-        piece = e->staging_bytes / ZI_MPI_LANES;
-    }
+    size_t piece =
+        job->kind == ZI_JOB_EXCHANGE ? e->staging_bytes / ZI_MPI_LANES : (size_t)GATHER_PIECE;
     e->piece_bytes = piece < job->slice_bytes ? piece : job->slice_bytes;
     e->active = 1;
     e->round = 0;
     begin_round(e);
-    return ZOPT_OK;
 }
 
 static int has_next(const zi_mpi_engine *e, const zi_mpi_lane *lane)
@@ -126,7 +121,6 @@ static zopt_status post(zi_mpi *m, int index)
     if (e->send != NULL) {
         ZI_MPI_TRY(m, MPI_Isend, e->send + lane->offset, (int)lane->bytes, MPI_BYTE, peer, tag,
                    m->comm, &lane->request[1]);
-        m->base.bytes_sent += lane->bytes;
     }
     return ZOPT_OK;
 }
@@ -180,7 +174,7 @@ zopt_status zi_engine_progress(zi_mpi *m)
     while (e->finished < e->queued) {
         int moved = 0;
         if (!e->active)
-            ZI_TRY(begin_job(m));
+            begin_job(e);
         for (int i = 0; i < ZI_MPI_LANES; i++)
             ZI_TRY(turn(m, i, &moved));
         e->n_moves += (uint64_t)moved;
@@ -251,6 +245,8 @@ static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind
     };
     e->queued++;
     e->n_queued[kind]++;
+    if (kind == ZI_JOB_GATHER || comm->rank < transfer->n_contributors)
+        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return zi_engine_progress(m);
 }
 

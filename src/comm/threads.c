@@ -17,6 +17,8 @@ struct zopt_threads {
 
 zopt_status zopt_threads_create(int n_ranks, zopt_threads **out)
 {
+    if (out == NULL)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_threads_create: out is NULL");
     *out = NULL;
     if (n_ranks < 1)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "a world of %d threads", n_ranks);

@@ -80,6 +80,8 @@ static void give_up(zi_threads_comm *t)
 
 static zopt_status peer_failed(zi_threads_comm *t, int rank)
 {
+    if (t->channel->failed_rank < 0)
+        t->channel->failed_rank = rank;
     give_up(t);
     return ZI_FAIL(ZOPT_ERR_PEER, "rank %d gave up", rank);
 }
@@ -136,7 +138,7 @@ static zopt_status wait_for(zi_threads_comm *t, zi_counter which, uint64_t targe
         }
         if (expired)
             return hang(t, which, target, n);
-        expired = pthread_cond_timedwait(&c->changed, &c->mutex, &until) == ETIMEDOUT;
+        expired = pthread_cond_timedwait(&c->changed, &c->mutex, &until) != 0;
     }
 }
 

@@ -35,7 +35,9 @@ zopt_status zi_wait_hang(zi_comm *comm, const char *what, const char *missing_ra
     char where[96] = "", bucket[32] = "", text[512];
     if (comm->bucket >= 0)
         snprintf(bucket, sizeof bucket, ", bucket %d", comm->bucket);
-    if (comm->phase != NULL)
+    if (comm->step == 0 && comm->phase != NULL)
+        snprintf(where, sizeof where, " in phase %s", comm->phase);
+    else if (comm->phase != NULL)
         snprintf(where, sizeof where, " in step %llu, phase %s%s", (unsigned long long)comm->step,
                  comm->phase, bucket);
     const char *of = missing_ranks[0] == '\0'               ? ""

@@ -95,7 +95,7 @@ static void store(const zi_job *job, size_t first)
         narrow_bf16(half, master);
     else
         out = master;
-    size_t bytes = ZI_BLOCK * (dtype == ZOPT_FP32 ? 4u : 2u);
+    size_t bytes = (size_t)ZI_BLOCK * (dtype == ZOPT_FP32 ? 4 : 2);
     for (int d = 0; d < job->n_dests; d++)
         memcpy((char *)job->dest[d].data + first / ZI_BLOCK * bytes, out, bytes);
 }

@@ -88,8 +88,8 @@ typedef struct zi_device_ops {
 extern const zi_device_ops *const zi_devices[];
 extern const size_t zi_n_devices;
 
-/* The row of that name, or the best usable one for "auto". Errors: ERR_CONFIG with the nearest
- * name, ERR_UNSUPPORTED with the reason. */
+/* The row of that name, or the first usable one for "auto". Errors: ERR_CONFIG with what there is,
+ * ERR_UNSUPPORTED with the reason. */
 zopt_status zi_device_find(const char *name, const zi_device_ops **out);
 
 #endif

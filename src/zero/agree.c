@@ -9,13 +9,19 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
-enum { LINE_BYTES = 800 };
+enum { TEXT_BYTES = 2048 };
 
-static void option_line(const zi_zero *z, char line[LINE_BYTES])
+/* One line: a hash of all of it, and as much of its text as fits, to name it by. */
+typedef struct line {
+    uint64_t hash;
+    char text[TEXT_BYTES];
+} line;
+
+static void option_line(const zi_zero *z, char *text)
 {
     const zi_zero_config *c = &z->config;
     const zi_scale_rules *r = &c->scale_rules;
-    snprintf(line, LINE_BYTES,
+    snprintf(text, TEXT_BYTES,
              "options: %s, schedule %s, %d slots, buckets of %" PRIu64
              ", clip %.17g, %s loss scale "
              "%.17g (min %.17g, growth %d, hysteresis %d, skips %d), check_overflow %d, transport "
@@ -26,25 +32,24 @@ static void option_line(const zi_zero *z, char line[LINE_BYTES])
              c->device->name);
 }
 
-/* " name value" for each, behind what the line holds. */
-static void append_values(const zi_setting_row *rows, int n, const double *value,
-                          char line[LINE_BYTES])
+/* " name value" for each, behind what the text holds. */
+static void append_values(const zi_setting_row *rows, int n, const double *value, char *text)
 {
-    size_t used = strlen(line);
-    for (int i = 0; i < n && used < LINE_BYTES; i++)
+    size_t used = strlen(text);
+    for (int i = 0; i < n && used < TEXT_BYTES; i++)
         used +=
-            (size_t)snprintf(line + used, LINE_BYTES - used, " %s %.17g", rows[i].name, value[i]);
+            (size_t)snprintf(text + used, TEXT_BYTES - used, " %s %.17g", rows[i].name, value[i]);
 }
 
-static void tensor_line(const zi_tensor *tensor, uint32_t id, char line[LINE_BYTES])
+static void tensor_line(const zi_tensor *tensor, uint32_t id, char *text)
 {
-    size_t used = (size_t)snprintf(line, LINE_BYTES, "tensor %" PRIu32 ": '%s' %s group %d [", id,
+    size_t used = (size_t)snprintf(text, TEXT_BYTES, "tensor %" PRIu32 ": '%s' %s group %d [", id,
                                    tensor->name, zi_dtype_name(tensor->dtype), tensor->group);
-    for (int d = 0; d < tensor->ndim && used < LINE_BYTES; d++)
-        used += (size_t)snprintf(line + used, LINE_BYTES - used, "%s%" PRIu64, d ? ", " : "",
+    for (int d = 0; d < tensor->ndim && used < TEXT_BYTES; d++)
+        used += (size_t)snprintf(text + used, TEXT_BYTES - used, "%s%" PRIu64, d ? ", " : "",
                                  tensor->shape[d]);
-    if (used < LINE_BYTES)
-        snprintf(line + used, LINE_BYTES - used, "]");
+    if (used < TEXT_BYTES)
+        snprintf(text + used, TEXT_BYTES - used, "]");
 }
 
 static uint64_t n_lines(const zi_zero *z)
@@ -52,49 +57,52 @@ static uint64_t n_lines(const zi_zero *z)
     return 2 + (uint64_t)z->n_agreed + z->n_groups + z->n_tensors;
 }
 
-/* Line i; past the end, that there is none. */
-static void make_line(const zi_zero *z, uint64_t i, char line[LINE_BYTES])
+/* Text of line i, but for the agreed texts; past the end, that there is none. */
+static void make_text(const zi_zero *z, uint64_t i, char *text)
 {
     const zi_optim *optim = z->config.optim;
     const zi_schedule *schedule = z->config.schedule;
-    memset(line, 0, LINE_BYTES);
     if (i == 0) {
-        option_line(z, line);
-        return;
+        option_line(z, text);
+    } else if (i == 1) {
+        snprintf(text, TEXT_BYTES, "schedule:");
+        append_values(schedule->settings, schedule->n_settings, z->config.schedule_value, text);
+    } else if (i - 2 < z->n_groups) {
+        const zi_group *group = &z->groups[i - 2];
+        snprintf(text, TEXT_BYTES, "group %" PRIu64 ":", i - 2);
+        append_values(optim->settings, optim->n_settings, group->value, text);
+        append_values(zi_group_settings, ZI_N_GROUP_SETTINGS, group->own, text);
+    } else if (i - 2 - z->n_groups < z->n_tensors) {
+        uint32_t id = (uint32_t)(i - 2 - z->n_groups);
+        tensor_line(&z->tensors[id], id, text);
+    } else {
+        snprintf(text, TEXT_BYTES, "nothing (its list ends here)");
     }
-    if (i == 1) {
-        snprintf(line, LINE_BYTES, "schedule:");
-        append_values(schedule->settings, schedule->n_settings, z->config.schedule_value, line);
-        return;
-    }
-    i -= 2;
+}
+
+/* Agreed texts come first and may be longer than a line: they are hashed in full. */
+static void make_line(const zi_zero *z, uint64_t i, line *out)
+{
+    memset(out, 0, sizeof *out);
     if (i < z->n_agreed) {
-        snprintf(line, LINE_BYTES, "%s: %s", z->agreed[i].key, z->agreed[i].value);
+        const zi_agreed *agreed = &z->agreed[i];
+        snprintf(out->text, sizeof out->text, "%s: %s", agreed->key, agreed->value);
+        out->hash = XXH3_64bits(agreed->key, strlen(agreed->key));
+        out->hash = XXH3_64bits_withSeed(agreed->value, strlen(agreed->value), out->hash);
         return;
     }
-    i -= z->n_agreed;
-    if (i < z->n_groups) {
-        const zi_group *group = &z->groups[i];
-        snprintf(line, LINE_BYTES, "group %" PRIu64 ":", i);
-        append_values(optim->settings, optim->n_settings, group->value, line);
-        append_values(zi_group_settings, ZI_N_GROUP_SETTINGS, group->own, line);
-        return;
-    }
-    i -= z->n_groups;
-    if (i < z->n_tensors)
-        tensor_line(&z->tensors[i], (uint32_t)i, line);
-    else
-        snprintf(line, LINE_BYTES, "nothing (its list ends here)");
+    make_text(z, i - z->n_agreed, out->text);
+    out->hash = XXH3_64bits(out->text, strlen(out->text));
 }
 
 /* Hash of the first n lines. */
 static uint64_t hash_lines(const zi_zero *z, uint64_t n)
 {
-    char line[LINE_BYTES];
+    line next;
     uint64_t hash = 0;
     for (uint64_t i = 0; i < n; i++) {
-        make_line(z, i, line);
-        hash = XXH3_64bits_withSeed(line, strlen(line), hash + 1);
+        make_line(z, i, &next);
+        hash = XXH3_64bits_withSeed(&next.hash, sizeof next.hash, hash + 1);
     }
     return hash;
 }
@@ -110,25 +118,24 @@ static zopt_status all_same(zi_comm *comm, uint64_t value, int *same)
 }
 
 /* Name the line and the lowest rank that has another one than rank 0. */
-static zopt_status name_difference(zi_comm *comm, const char mine[LINE_BYTES])
+static zopt_status name_difference(zi_comm *comm, const line *mine)
 {
-    char first[LINE_BYTES], other[LINE_BYTES];
-    memcpy(first, mine, LINE_BYTES);
-    ZI_TRY(comm->ops->broadcast(comm, 0, first, LINE_BYTES));
-    int64_t who = strcmp(first, mine) != 0 ? comm->rank : INT64_MAX;
+    line first = *mine, other = *mine;
+    ZI_TRY(comm->ops->broadcast(comm, 0, &first, sizeof first));
+    int64_t who = first.hash != mine->hash ? comm->rank : INT64_MAX;
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &who, 1));
     if (who == INT64_MAX)
-        return ZI_FAIL(ZOPT_ERR_DISAGREE, "ranks disagree on more than can be named");
-    memcpy(other, mine, LINE_BYTES);
-    ZI_TRY(comm->ops->broadcast(comm, (int)who, other, LINE_BYTES));
-    first[LINE_BYTES - 1] = other[LINE_BYTES - 1] = '\0';
-    return ZI_FAIL(ZOPT_ERR_DISAGREE, "ranks disagree: rank 0 has %s; rank %" PRId64 " has %s",
-                   first, who, other);
+        return ZI_FAIL(ZOPT_ERR_DISAGREE, "ranks disagree, but no line tells them apart");
+    ZI_TRY(comm->ops->broadcast(comm, (int)who, &other, sizeof other));
+    const char *beyond = strcmp(first.text, other.text) == 0 ? " (the difference comes later)" : "";
+    return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                   "ranks disagree: rank 0 has %.400s; rank %" PRId64 " has %.400s%s", first.text,
+                   who, other.text, beyond);
 }
 
 zopt_status zi_zero_agree(zi_zero *z)
 {
-    char line[LINE_BYTES];
+    line first;
     int same;
     int64_t n = (int64_t)n_lines(z);
     ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_MAX, &n, 1));
@@ -145,6 +152,6 @@ zopt_status zi_zero_agree(zi_zero *z)
         else
             hi = middle;
     }
-    make_line(z, lo, line);
-    return name_difference(z->comm, line);
+    make_line(z, lo, &first);
+    return name_difference(z->comm, &first);
 }

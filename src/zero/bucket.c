@@ -53,12 +53,14 @@ static zopt_status wait_reusable(zi_zero *z, int id)
     const zi_tensor *tensor = &z->tensors[id];
     if (z->n_exchanges == 0)
         return ZOPT_OK;
+    int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
     for (uint32_t b = 0; b < tensor->n_buckets; b++) {
         const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
         uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_buckets + bucket->position;
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
     }
+    zi_phase(z, phase);
     return ZOPT_OK;
 }
 

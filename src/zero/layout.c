@@ -1,10 +1,11 @@
 /* Placement of tensors in their flat spaces, and the cut into buckets and slices. */
 #include "zero/layout.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/status.h"
+
+enum { MAX_BUCKETS = 1 << 22 }; /* of a space: keeps the tables below 1 GB */
 
 static uint64_t round_up(uint64_t n, uint64_t multiple)
 {
@@ -115,9 +116,12 @@ zopt_status zi_layout_build(zi_mem *mem, zi_tensor *tensors, uint32_t n_tensors,
         bucket_elems = ZI_MAX_ELEMS;
     ZI_TRY(place(tensors, n_tensors, layout));
     for (int d = 0; d < ZI_N_DTYPES; d++)
-        if (layout->space[d].n_elems / bucket_elems >= UINT32_MAX / ZI_N_DTYPES)
-            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "buckets of %llu elements: more than 2^30 of them",
-                           (unsigned long long)bucket_elems);
+        if (layout->space[d].n_elems / bucket_elems >= MAX_BUCKETS)
+            return ZI_FAIL(
+                ZOPT_ERR_ARGUMENT,
+                "%llu elements in buckets of %llu: more than %d buckets; make them larger",
+                (unsigned long long)layout->space[d].n_elems, (unsigned long long)bucket_elems,
+                MAX_BUCKETS);
     cut(layout, bucket_elems);
     ZI_TRY(zi_mem_table(mem, layout->n_buckets * sizeof *layout->bucket, &layout->bucket));
     ZI_TRY(zi_mem_table(mem, layout->n_buckets * sizeof *layout->order, &layout->order));

@@ -64,7 +64,7 @@ zopt_status zi_layout_build(zi_mem *mem, zi_tensor *tensors, uint32_t n_tensors,
 void zi_layout_free(zi_mem *mem, zi_layout *layout);
 
 /* The bucket that holds element `at` of a space. */
-const zi_bucket *zi_layout_bucket_at(const zi_layout *layout, zopt_dtype space, uint64_t at);
+const zi_bucket *zi_layout_bucket_at(const zi_layout *layout, zopt_dtype dtype, uint64_t at);
 
 /* A run of a tensor's elements inside one slice. */
 typedef struct zi_piece {

@@ -3,7 +3,6 @@
  * every owner looks at all slots of what it owns, and the least (tensor, slot) of all ranks is
  * reported. */
 #include <math.h>
-#include <string.h>
 
 #include "base/status.h"
 #include "zero/zero.h"

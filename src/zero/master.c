@@ -37,10 +37,33 @@ zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const
     return ZOPT_OK;
 }
 
+/* All ranks must ask for the same: what one rank sends is what the others believe to receive. */
+static zopt_status same_request(zi_zero *z, int state, int id, uint64_t offset, uint64_t n)
+{
+    enum { N = 4 };
+    const int64_t request[N] = {state, id, (int64_t)offset, (int64_t)n};
+    int64_t most[(size_t)2 * N];
+    for (int i = 0; i < N; i++) {
+        most[i] = request[i];
+        most[N + i] = -request[i];
+    }
+    ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_MAX, most, 2 * N));
+    for (int i = 0; i < N; i++)
+        if (most[i] != -most[N + i]) {
+            z->comm->broken = 1;
+            return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                           "ranks read different tensors or ranges; this one "
+                           "[%llu, +%llu) of '%s'",
+                           (unsigned long long)offset, (unsigned long long)n, z->tensors[id].name);
+        }
+    return ZOPT_OK;
+}
+
 zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values)
 {
     const zi_tensor *tensor = &z->tensors[id];
     const float *array = state < 0 ? z->master : z->state[state];
+    ZI_TRY(same_request(z, state, id, offset, n));
     for (uint64_t at = offset; at < offset + n;) {
         uint64_t end = offset + n - at < PIECE_ELEMS ? offset + n : at + PIECE_ELEMS;
         zi_piece piece = zi_layout_piece(&z->layout, tensor, at, end);

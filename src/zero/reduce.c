@@ -26,8 +26,8 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
     zi_transfer transfer = zi_grad_transfer(z, bucket);
-    z->comm->bucket = (int)bucket->position;
     int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
+    z->comm->bucket = (int)bucket->position;
     ZI_TRY(z->comm->ops->expose_wait(z->comm, &transfer, z->source_at));
     zi_phase(z, phase);
     describe_slice(z, bucket, job);

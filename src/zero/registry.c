@@ -1,6 +1,5 @@
 /* What a handle is told before commit: groups, tensors, and texts that ranks must agree on. */
 #include <jansson.h>
-#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 

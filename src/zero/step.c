@@ -1,7 +1,7 @@
 /* The step, after the last micro-step: sum, decide, update, publish. Reads like the design's path
  * of a gradient; each line of it is a function of this room. */
-#include <math.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/status.h"
@@ -23,12 +23,12 @@ int zi_phase(zi_zero *z, int phase)
     z->phase_since_ms = now;
     z->phase = phase;
     z->comm->phase = phase >= 0 ? zopt_phase_names[phase] : "compute";
+    z->comm->bucket = -1;
     return before;
 }
 
 zopt_status zi_micro_end(zi_zero *z, double loss)
 {
-    z->comm->step = z->step + 1;
     z->losses[z->micro] = loss;
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(zi_bucket_flush(z));
@@ -43,15 +43,32 @@ zopt_status zi_micro_end(zi_zero *z, double loss)
     return ZOPT_OK;
 }
 
-/* All ranks' losses, then their mean in slot order. */
-static zopt_status mean_loss(zi_zero *z, double *mean)
+/* A number that is the same on all ranks if they take the same step with the same settings. */
+static double settings_mark(const zi_zero *z)
 {
-    int slots = z->config.scale_rules.slots, world = z->comm->world;
-    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)z->n_micro * sizeof *z->losses,
+    uint64_t hash = XXH3_64bits(z->groups, z->n_groups * sizeof *z->groups);
+    return (double)((hash ^ z->step) >> 12);
+}
+
+/* All ranks' losses, then their mean in slot order; and whether all take this step alike, before
+ * anything is updated. */
+static zopt_status meet(zi_zero *z, double *mean)
+{
+    int slots = z->config.scale_rules.slots, world = z->comm->world, row = z->n_micro + 1;
+    z->losses[z->n_micro] = settings_mark(z);
+    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)row * sizeof *z->losses,
                                     z->all_losses));
+    for (int rank = 1; rank < world; rank++)
+        if (z->all_losses[rank * row + z->n_micro] != z->all_losses[z->n_micro]) {
+            z->comm->broken = 1;
+            return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                           "step %llu: rank %d has other group settings than rank 0: call "
+                           "zopt_group_set_lr alike on all ranks",
+                           (unsigned long long)z->step + 1, rank);
+        }
     double sum = 0;
     for (int slot = 0; slot < slots; slot++)
-        sum += z->all_losses[(slot % world) * z->n_micro + slot / world];
+        sum += z->all_losses[(slot % world) * row + slot / world];
     *mean = sum / slots;
     return ZOPT_OK;
 }
@@ -143,33 +160,45 @@ static zopt_status give_up(const zi_zero *z)
                    r->bad_rank);
 }
 
-zopt_status zi_zero_step(zi_zero *z)
+static zopt_status take_step(zi_zero *z, zi_decision *decision)
 {
-    zi_decision decision;
     double scale = z->scale.scale;
     z->micro = z->n_micro - 1; /* whose gradients are summed now */
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
-    ZI_TRY(sum_and_decide(z, &decision));
-    ZI_TRY(decision.skip ? skip_all(z) : update_all(z));
-    ZI_TRY(mean_loss(z, &z->report.loss));
+    zi_phase(z, ZOPT_PHASE_REDUCE);
+    ZI_TRY(meet(z, &z->report.loss));
+    ZI_TRY(sum_and_decide(z, decision));
+    ZI_TRY(decision->skip ? skip_all(z) : update_all(z));
     z->step++;
     z->n_exchanges++;
     z->micro = 0;
     z->bad_key = INT64_MAX;
     z->control.loss_scale = (float)z->scale.scale;
-    write_report(z, &decision, scale);
+    write_report(z, decision, scale);
+    z->comm->step = z->step + 1;
+    return ZOPT_OK;
+}
+
+zopt_status zi_zero_step(zi_zero *z)
+{
+    zi_decision decision;
+    zopt_status status = take_step(z, &decision);
+    z->failed = status != ZOPT_OK;
+    ZI_TRY(status);
     return decision.give_up ? give_up(z) : ZOPT_OK;
 }
 
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
 {
     const zi_tensor *tensor = &z->tensors[id];
+    int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     for (uint32_t b = 0; z->n_updates > 0 && b < tensor->n_buckets; b++) {
         const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
         uint64_t ordinal = (z->n_updates - 1) * z->layout.n_buckets + bucket->position;
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
     }
+    zi_phase(z, phase);
     const char *base = z->params[tensor->dtype].base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;

@@ -46,7 +46,7 @@ typedef struct table_row {
 
 static void list_tables(zi_zero *z, table_row row[N_TABLES])
 {
-    size_t world = (size_t)z->comm->world, n_micro = (size_t)z->n_micro;
+    size_t world = (size_t)z->comm->world, n_losses = (size_t)z->n_micro + 1;
     const table_row rows[N_TABLES] = {
         {&z->grad_state, z->n_tensors * sizeof *z->grad_state},
         {&z->n_missing, z->layout.n_buckets * sizeof *z->n_missing},
@@ -56,8 +56,8 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
         {&z->dest_at, world * sizeof *z->dest_at},
         {&z->dest, world * sizeof *z->dest},
         {&z->sums, zi_norm_round.n_words * sizeof *z->sums},
-        {&z->losses, n_micro * sizeof *z->losses},
-        {&z->all_losses, world * n_micro * sizeof *z->all_losses},
+        {&z->losses, n_losses * sizeof *z->losses},
+        {&z->all_losses, world * n_losses * sizeof *z->all_losses},
     };
     memcpy(row, rows, sizeof rows);
 }
@@ -80,6 +80,23 @@ static void free_tables(zi_zero *z)
         memcpy(&table, row[i].pointer, sizeof table);
         zi_mem_free_table(z->mem, table, row[i].bytes);
     }
+}
+
+/* Arrays are touched as they are allocated, and a system that overcommits kills who touches too
+ * much: refuse before. A bound from below, for this rank alone. */
+static zopt_status check_available(const zi_zero *z)
+{
+    uint64_t available = zi_memory_available();
+    uint64_t owned_arrays = 1 + (uint64_t)z->variant->n_states + (z->n_micro > 1);
+    uint64_t need = z->layout.owned_elems * sizeof(float) * owned_arrays;
+    for (int d = 0; d < ZI_N_DTYPES; d++)
+        need += 2 * z->layout.space[d].n_padded * zopt_dtype_bytes((zopt_dtype)d);
+    if (!z->comm->planned && need > available)
+        return ZI_FAIL(ZOPT_ERR_MEMORY,
+                       "rank %d needs %llu bytes for parameters, gradients and state, and the "
+                       "machine has %llu left",
+                       z->comm->rank, (unsigned long long)need, (unsigned long long)available);
+    return ZOPT_OK;
 }
 
 /* Parameters and gradients, which peers may read and write. */
@@ -110,8 +127,10 @@ static zopt_status allocate_owned(zi_zero *z)
 
 static zopt_status check_before_commit(const zi_zero *z)
 {
-    if (z->committed)
-        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_commit called twice");
+    if (z->committed || z->failed)
+        return ZI_FAIL(ZOPT_ERR_ORDER, z->failed
+                                           ? "zopt_commit has failed: only zopt_destroy is left"
+                                           : "zopt_commit called twice");
     if (z->n_tensors == 0)
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_commit without tensors");
     return ZOPT_OK;
@@ -136,20 +155,29 @@ static void start(zi_zero *z, double loss_scale)
         z->n_missing[b] = z->layout.bucket[b].n_tensors;
     zi_scale_start(&z->config.scale_rules, loss_scale, &z->scale);
     z->control.loss_scale = (float)loss_scale;
+    z->comm->step = 1;
     z->committed = 1;
 }
 
-zopt_status zi_zero_commit(zi_zero *z)
+static zopt_status commit(zi_zero *z)
 {
-    ZI_TRY(zi_comm_agree(z->comm, check_before_commit(z)));
     if (!z->comm->planned)
         ZI_TRY(zi_zero_agree(z));
     ZI_TRY(zi_comm_agree(z->comm, lay_out(z)));
+    ZI_TRY(zi_comm_agree(z->comm, check_available(z)));
     ZI_TRY(allocate_spaces(z));
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
     zi_group_start_states(z);
     start(z, z->config.loss_scale);
     return ZOPT_OK;
+}
+
+zopt_status zi_zero_commit(zi_zero *z)
+{
+    ZI_TRY(zi_comm_agree(z->comm, check_before_commit(z)));
+    zopt_status status = commit(z);
+    z->failed = status != ZOPT_OK;
+    return status;
 }
 
 static void free_arrays(zi_zero *z)

@@ -48,7 +48,7 @@ typedef struct zi_zero {
     zi_comm *comm;
     zi_zero_config config;
     int committed;
-    int failed; /* 1: a collective failed half way; only destroy may follow */
+    int failed; /* 1: commit or a step failed half way; only destroy may follow */
 
     const zi_variant *variant; /* of the optimizer; every group's */
     zi_group *groups;
@@ -86,8 +86,8 @@ typedef struct zi_zero {
     zi_exact norm_sum;      /* this rank's share of the norm round */
     int64_t norm_bad;
     int64_t bad_key;       /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
-    double *losses;        /* [n_micro] this rank's */
-    double *all_losses;    /* [world * n_micro] */
+    double *losses;        /* [n_micro + 1] this rank's, and a mark of its settings */
+    double *all_losses;    /* [world * (n_micro + 1)] */
     uint64_t bytes_before; /* comm->bytes_sent when the last step ended */
     int phase;             /* under way, else -1 */
     double phase_since_ms, phase_ms[ZOPT_N_PHASES];
