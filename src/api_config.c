@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "config/runfile.h"
 #include "optim/optim.h"
+#include "zero/zero.h"
 
 zopt_status zopt_config_resolve(zopt_config *config)
 {
@@ -25,6 +26,9 @@ zopt_status zopt_config_resolve(zopt_config *config)
                                  (size_t)optim->n_settings));
     ZI_TRY(zi_config_add_section(config, "scheduler.params", schedule->name, schedule->settings,
                                  (size_t)schedule->n_settings));
+    ZI_TRY(zi_config_add_param_groups(config, optim->name, optim->settings,
+                                      (size_t)optim->n_settings, zi_group_settings,
+                                      ZI_N_GROUP_SETTINGS));
     return zi_config_check(config);
 }
 
@@ -113,7 +117,12 @@ void zopt_config_help(FILE *file)
     for (size_t i = 0; i < zi_n_optims; i++)
         zi_config_help_section(file, "optimizer.params", zi_optims[i]->name, zi_optims[i]->help,
                                zi_optims[i]->settings, (size_t)zi_optims[i]->n_settings);
+    zi_config_help_section(file, "param_groups[i]", "every optimizer",
+                           "for tensors whose name is like `match`, the first that is; any of "
+                           "optimizer.params, and",
+                           zi_group_settings, ZI_N_GROUP_SETTINGS);
     for (size_t i = 0; i < zi_n_schedules; i++)
-        zi_config_help_section(file, "scheduler.params", zi_schedules[i].name, zi_schedules[i].help,
-                               zi_schedules[i].settings, (size_t)zi_schedules[i].n_settings);
+        zi_config_help_section(file, "scheduler.params", zi_schedules[i]->name,
+                               zi_schedules[i]->help, zi_schedules[i]->settings,
+                               (size_t)zi_schedules[i]->n_settings);
 }

@@ -33,5 +33,5 @@ void zopt_inventory(inventory_row *row, void *arg)
     for (size_t i = 0; i < zi_n_optims; i++)
         row(arg, "optimizer", zi_optims[i]->name, 1, zi_optims[i]->help);
     for (size_t i = 0; i < zi_n_schedules; i++)
-        row(arg, "schedule", zi_schedules[i].name, 1, zi_schedules[i].help);
+        row(arg, "schedule", zi_schedules[i]->name, 1, zi_schedules[i]->help);
 }

@@ -173,12 +173,9 @@ static zopt_status local_add_group(zopt *z, const zopt_setting *settings, size_t
 static zopt_status local_group_set_lr(zopt *z, int group, double lr)
 {
     zi_zero *zero = local_of(z)->zero;
-    const zi_optim *optim = zero->config.optim;
-    const zopt_setting setting = {.name = optim->settings[optim->lr_setting].name, .value = lr};
     if (group < 0 || (uint32_t)group >= zero->n_groups)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_group_set_lr: there is no group %d", group);
-    return zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings, &setting, 1,
-                             zero->groups[group].value);
+    return zi_group_set_lr(zero, (uint32_t)group, lr);
 }
 
 static zopt_status local_add_tensor(zopt *z, const char *name, zopt_dtype dtype, int ndim,
@@ -194,7 +191,10 @@ static zopt_status local_agree(zopt *z, const char *key, const char *value)
 
 static zopt_status local_commit(zopt *z)
 {
-    return zi_zero_commit(local_of(z)->zero);
+    zi_fp_guard guard = zi_fp_enter(); /* states may begin at rounded values */
+    zopt_status status = zi_zero_commit(local_of(z)->zero);
+    zi_fp_leave(&guard);
+    return status;
 }
 
 static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n,
@@ -219,17 +219,18 @@ static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t o
                                    float *values)
 {
     zi_zero *zero = local_of(z)->zero;
-    const zi_optim *optim = zero->config.optim;
+    const zi_variant *variant = zero->variant;
     ZI_TRY(check_range_of(zero, "zopt_get_state", id, offset, n));
-    for (int i = 0; i < optim->n_states; i++)
-        if (strcmp(name, optim->state_name[i]) == 0)
+    for (int i = 0; i < variant->n_states; i++)
+        if (strcmp(name, variant->state_name[i]) == 0)
             return zi_get_owned(zero, i, id, offset, n, values);
-    const char *near =
-        zi_nearest(name, optim->state_name, (size_t)optim->n_states, sizeof optim->state_name[0]);
-    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s has no state '%s'; there is '%s'", optim->name, name,
-                   near              ? near
-                   : optim->n_states ? optim->state_name[0]
-                                     : "none");
+    const char *near = zi_nearest(name, variant->state_name, (size_t)variant->n_states,
+                                  sizeof variant->state_name[0]);
+    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s has no state '%s'; there is '%s'",
+                   zero->config.optim->name, name,
+                   near                ? near
+                   : variant->n_states ? variant->state_name[0]
+                                       : "none");
 }
 
 static zopt_status local_param_acquire(zopt *z, int id, const void **param)
@@ -357,10 +358,10 @@ static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double
 /* Name of a category's row; NULL where this handle has no such category. */
 static const char *category_name(const zi_zero *zero, int category)
 {
-    const zi_optim *optim = zero->config.optim;
+    const zi_variant *variant = zero->variant;
     if (category >= ZI_MEM_STATE && category < ZI_MEM_GRAD_ACCUM) {
         int state = category - ZI_MEM_STATE;
-        return state < optim->n_states ? optim->state_name[state] : NULL;
+        return state < variant->n_states ? variant->state_name[state] : NULL;
     }
     return zi_category_name((zi_category)category);
 }

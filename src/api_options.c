@@ -51,15 +51,12 @@ static zopt_status check_numbers(const zopt_options *o)
 static zopt_status look_up(const zopt_options *o, zi_zero_config *config)
 {
     ZI_TRY(zi_optim_find(o->optimizer ? o->optimizer : "adamw", &config->optim));
-    const zi_optim *optim = config->optim;
-    zi_settings_default(optim->settings, (size_t)optim->n_settings, config->value);
-    ZI_TRY(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings, o->settings,
-                             o->n_settings, config->value));
     ZI_TRY(zi_schedule_find(o->schedule ? o->schedule : "constant", &config->schedule));
     const zi_schedule *schedule = config->schedule;
     zi_settings_default(schedule->settings, (size_t)schedule->n_settings, config->schedule_value);
     ZI_TRY(zi_settings_apply(schedule->name, schedule->settings, (size_t)schedule->n_settings,
                              o->schedule_settings, o->n_schedule_settings, config->schedule_value));
+    ZI_TRY(zi_group_defaults(config, o->settings, o->n_settings));
     return zi_device_find(o->device ? o->device : "auto", &config->device);
 }
 

@@ -161,21 +161,33 @@ static void check_params(const h_problem *problem, zopt *z, int tensor, const fl
     free(rounded);
 }
 
+/* The optimizer's states: those memory categories that zopt_get_state knows. */
+static void find_states(zopt *z, h_result *result)
+{
+    for (int c = 0; c < result->memory.n && result->n_states < H_MAX_STATES; c++) {
+        const char *name = result->memory.category[c].name;
+        if (zopt_get_state(z, name, 0, 0, 0, NULL) == ZOPT_OK)
+            snprintf(result->state_name[result->n_states++], sizeof result->state_name[0], "%s",
+                     name);
+    }
+}
+
 static void collect(const h_problem *problem, zopt *z, h_result *result)
 {
     uint64_t total = 0;
     for (int i = 0; i < problem->n_tensors; i++)
         total += h_elems(&problem->tensor[i]);
     result->n_elems = total;
-    result->master = malloc(3 * total * sizeof(float));
-    result->exp_avg = result->master + total;
-    result->exp_avg_sq = result->master + 2 * total;
+    find_states(z, result);
+    result->master = malloc((1 + (size_t)result->n_states) * total * sizeof(float));
+    for (int s = 0; s < result->n_states; s++)
+        result->state[s] = result->master + (uint64_t)(1 + s) * total;
     uint64_t at = 0;
     for (int i = 0; i < problem->n_tensors; i++) {
         uint64_t n = h_elems(&problem->tensor[i]);
         MUST(zopt_get_master(z, i, 0, n, result->master + at));
-        MUST(zopt_get_state(z, "exp_avg", i, 0, n, result->exp_avg + at));
-        MUST(zopt_get_state(z, "exp_avg_sq", i, 0, n, result->exp_avg_sq + at));
+        for (int s = 0; s < result->n_states; s++)
+            MUST(zopt_get_state(z, result->state_name[s], i, 0, n, result->state[s] + at));
         check_params(problem, z, i, result->master + at);
         at += n;
     }
@@ -275,6 +287,25 @@ void h_run_threads(const h_problem *problem, int n_ranks, h_result *result)
     free(results);
 }
 
+void h_check_worlds(h_problem *problem, const char *name)
+{
+    static const int worlds[] = {1, 2, 3, 5};
+    static const size_t bucket_elems[] = {700, 4 << 20};
+    h_result first, other;
+    char what[128];
+    h_run_threads(problem, 1, &first);
+    for (size_t w = 0; w < sizeof worlds / sizeof worlds[0]; w++)
+        for (size_t b = 0; b < sizeof bucket_elems / sizeof bucket_elems[0]; b++) {
+            problem->options.bucket_elems = bucket_elems[b];
+            h_run_threads(problem, worlds[w], &other);
+            snprintf(what, sizeof what, "%s, %d ranks, buckets of %zu", name, worlds[w],
+                     bucket_elems[b]);
+            h_compare(&first, &other, what);
+            h_free(&other);
+        }
+    h_free(&first);
+}
+
 void h_free(h_result *result)
 {
     free(result->master);
@@ -307,8 +338,9 @@ void h_compare(const h_result *a, const h_result *b, const char *what)
     ck_assert_msg(a->status == b->status, "%s: status %d, want %d", what, b->status, a->status);
     ck_assert_uint_eq(a->n_elems, b->n_elems);
     compare_arrays("master", a->master, b->master, a->n_elems, what);
-    compare_arrays("exp_avg", a->exp_avg, b->exp_avg, a->n_elems, what);
-    compare_arrays("exp_avg_sq", a->exp_avg_sq, b->exp_avg_sq, a->n_elems, what);
+    ck_assert_int_eq(a->n_states, b->n_states);
+    for (int s = 0; s < a->n_states; s++)
+        compare_arrays(a->state_name[s], a->state[s], b->state[s], a->n_elems, what);
     for (int i = 0; i < H_MAX_STEPS; i++)
         compare_reports(&a->report[i], &b->report[i], what);
 }

@@ -7,7 +7,7 @@
 #include <check.h>
 #include <zopt/zopt.h>
 
-enum { H_MAX_TENSORS = 32, H_MAX_STEPS = 200 };
+enum { H_MAX_TENSORS = 32, H_MAX_STEPS = 200, H_MAX_STATES = 4 };
 
 typedef struct h_tensor {
     const char *name;
@@ -34,8 +34,10 @@ typedef struct h_problem {
 } h_problem;
 
 typedef struct h_result {
-    uint64_t n_elems;                     /* of all tensors */
-    float *master, *exp_avg, *exp_avg_sq; /* [n_elems], tensor after tensor */
+    uint64_t n_elems;                    /* of all tensors */
+    int n_states;                        /* that the optimizer has */
+    float *master, *state[H_MAX_STATES]; /* [n_elems], tensor after tensor; one allocation */
+    char state_name[H_MAX_STATES][32];
     zopt_step_report report[H_MAX_STEPS]; /* rank 0's, times zeroed */
     zopt_memory_usage memory;             /* rank 0's, after commit */
     zopt_status status;                   /* of the first step that failed, else OK */
@@ -54,6 +56,8 @@ zopt_status h_step(const h_problem *problem, zopt *z, int step);
 
 /* Run it all. Every rank checks that its parameters are the rounded master weights. */
 void h_run_threads(const h_problem *problem, int n_ranks, h_result *result);
+/* On 1, 2, 3 and 5 ranks with two bucket sizes, each equal to the run on one rank. */
+void h_check_worlds(h_problem *problem, const char *name);
 void h_run_one(const h_problem *problem, const zopt_options *options, h_result *result);
 void h_free(h_result *result);
 

@@ -13,26 +13,7 @@
 #include "harness.h"
 
 static const int worlds[] = {1, 2, 3, 5};
-static const size_t bucket_elems[] = {700, 4 << 20};
-enum { N_WORLDS = 4, N_BUCKETS = 2 };
-
-/* The problem on every world and bucket size equals its run on one rank. */
-static void check_invariance(h_problem *problem, const char *name)
-{
-    h_result first, other;
-    char what[96];
-    h_run_threads(problem, 1, &first);
-    for (int w = 0; w < N_WORLDS; w++)
-        for (int b = 0; b < N_BUCKETS; b++) {
-            problem->options.bucket_elems = bucket_elems[b];
-            h_run_threads(problem, worlds[w], &other);
-            snprintf(what, sizeof what, "%s, %d ranks, buckets of %zu", name, worlds[w],
-                     bucket_elems[b]);
-            h_compare(&first, &other, what);
-            h_free(&other);
-        }
-    h_free(&first);
-}
+enum { N_WORLDS = sizeof worlds / sizeof worlds[0] };
 
 static const char *const dtype_names[] = {"fp16", "bf16", "fp32", "mixed"};
 
@@ -48,7 +29,7 @@ START_TEST(worlds_and_buckets_change_no_bit)
     problem.options.dynamic_loss_scale = _i / 4 == 0;
     problem.options.loss_scale = _i / 4 == 0 ? 256 : 1;
     snprintf(name, sizeof name, "%s, %d slots", dtype_names[_i / 4], slots[_i % 4]);
-    check_invariance(&problem, name);
+    h_check_worlds(&problem, name);
 }
 END_TEST
 
@@ -62,7 +43,7 @@ START_TEST(absent_gradients_are_zeros_for_every_world)
     h_problem problem;
     h_uneven(&problem, ZOPT_FP16, 0);
     problem.absent = some_absent;
-    check_invariance(&problem, "absent");
+    h_check_worlds(&problem, "absent");
 }
 END_TEST
 
@@ -126,9 +107,9 @@ START_TEST(sums_are_slot_order_float_sums_and_close_to_exact)
                 exact += g; /* 11 bits over 40 exponents, 8 terms: exact in double */
                 magnitude += fabs(g);
             }
-            ck_assert_float_eq(result.exp_avg[at] * S, sum);
+            ck_assert_float_eq(result.state[0][at] * S, sum);
             /* Each of S-1 additions errs by at most 2^-24 of a partial sum <= magnitude. */
-            ck_assert_double_le(fabs(result.exp_avg[at] * (double)S - exact),
+            ck_assert_double_le(fabs(result.state[0][at] * (double)S - exact),
                                 (S - 1) * 0x1p-24 * magnitude);
         }
     h_free(&result);
@@ -176,7 +157,7 @@ START_TEST(clipping_scales_the_whole_gradient)
     h_run_threads(&problem, 3, &result);
     double squares = 0, norm = result.report[0].grad_norm;
     for (uint64_t i = 0; i < result.n_elems; i++)
-        squares += (double)result.exp_avg[i] * result.exp_avg[i];
+        squares += (double)result.state[0][i] * result.state[0][i];
     ck_assert_double_gt(norm, 1);
     ck_assert_double_eq(result.report[0].clip_coef, 0.25 / (norm + 1e-6));
     double want = 0.25 * norm / (norm + 1e-6);
@@ -300,6 +281,32 @@ START_TEST(without_clip_and_check_nothing_is_measured)
 }
 END_TEST
 
+static float nan_in_step_2(int step, int slot, int tensor, uint64_t element)
+{
+    return step == 2 ? (float)NAN : h_wide_grad(step, slot, tensor, element);
+}
+
+START_TEST(a_skipped_step_does_not_advance_the_schedule)
+{
+    const zopt_setting settings[] = {
+        {"total_num_steps", 10, NULL}, {"warmup_num_steps", 4, NULL}, {"warmup_type", 0, "linear"}};
+    h_problem problem;
+    h_result result;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.grad = nan_in_step_2;
+    problem.options.schedule = "WarmupCosineLR";
+    problem.options.schedule_settings = settings;
+    problem.options.n_schedule_settings = 3;
+    h_run_threads(&problem, 2, &result);
+    /* lr 0.01 times 0/4, (1/4, skipped), 1/4, 2/4. */
+    static const double want[] = {0, 0.0025, 0.0025, 0.005};
+    for (int s = 0; s < 4; s++)
+        ck_assert_double_eq_tol(result.report[s].lr, want[s], 1e-15);
+    ck_assert_int_eq(result.report[1].skipped, 1);
+    h_free(&result);
+}
+END_TEST
+
 static void odd_environment(int rank, zopt_threads *threads, void *arg)
 {
     h_result *result = arg;
@@ -356,6 +363,7 @@ int main(void)
     tcase_add_test(tests, nan_every_step_ends_at_the_minimum_scale);
     tcase_add_loop_test(tests, a_sum_that_overflows_names_the_tensor_but_no_slot, 0, N_WORLDS);
     tcase_add_test(tests, without_clip_and_check_nothing_is_measured);
+    tcase_add_test(tests, a_skipped_step_does_not_advance_the_schedule);
     tcase_add_test(tests, the_callers_rounding_mode_changes_nothing_and_is_restored);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The reference run is one run, however it is spread: for 1 to 5 ranks, two bucket sizes and three
 # dtypes the model files are equal byte for byte and the metrics number for number, and what
-# `zopt plan` says is what every rank counted.
+# `zopt plan` says is what every rank counted. The run files of the other optimizers on two worlds.
 #
 # usage: tests/test_train.sh BUILD_DIR [STEPS]
 set -euo pipefail
@@ -12,6 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"
 work=$(mktemp -d)
+file=$root/configs/gpt-kjv.json
 trap 'rm -rf "$work"' EXIT
 
 if [ ! -s "$root/data/kjv.txt" ]; then
@@ -32,7 +33,7 @@ overrides() { # BUCKET [key=value]...
 train() { # RANKS BUCKET OUT [key=value]...
     local ranks=$1 out=$3 set
     overrides "$2" "${@:4}"
-    mpirun -n "$ranks" "$build/zopt" train "$root/configs/gpt-kjv.json" --out "$out" "${set[@]}" \
+    mpirun -n "$ranks" "$build/zopt" train "$file" --out "$out" "${set[@]}" \
         >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 }
 
@@ -49,7 +50,7 @@ PY
 compare_memory() { # RANKS BUCKET OUT [key=value]...
     local ranks=$1 out=$3 set
     overrides "$2" "${@:4}"
-    "$build/zopt" plan "$root/configs/gpt-kjv.json" --ranks "$ranks" --json "${set[@]}" \
+    "$build/zopt" plan "$file" --ranks "$ranks" --json "${set[@]}" \
         >"$work/plan.json"
     python3 - "$work/plan.json" "$out/memory.json" <<'PY'
 import json, sys
@@ -85,4 +86,31 @@ for dtype in fp16 bf16 fp32; do
         done
     done
     echo "$dtype: 10 runs, equal files, equal metrics, memory as planned; last: $(tail -n 1 "$first/columns")"
+done
+
+# Groups by name pattern: an entry that is used shows in the weights, whatever the number of ranks;
+# one that no tensor matches is a mistake.
+groups='param_groups=[{"match": "*.bias", "lr_mult": 0.5}, {"match": "wte*", "weight_decay": 0}]'
+train 1 10000 "$work/groups-1" fp16.enabled=true "$groups"
+train 3 10000 "$work/groups-3" fp16.enabled=true "$groups"
+compare_memory 3 10000 "$work/groups-3" fp16.enabled=true "$groups"
+cmp "$work/groups-1/model.safetensors" "$work/groups-3/model.safetensors"
+if cmp -s "$work/groups-1/model.safetensors" "$work/fp16-10000-1/model.safetensors"; then
+    echo "param_groups changed nothing" >&2
+    exit 1
+fi
+rc=0
+"$build/zopt" train "$file" --out "$work/unused" \
+    --set 'param_groups=[{"match": "no such tensor"}]' >"$work/log" 2>&1 || rc=$?
+[ "$rc" = 78 ] && grep -q 'param_groups\[0\].match = "no such tensor"' "$work/log"
+echo "param_groups: equal files on 1 and 3 ranks, other weights than without"
+
+# Every other run file too.
+for file in "$root"/configs/gpt-kjv-*.json; do
+    name=$(basename "$file" .json)
+    train 1 4194304 "$work/$name-1"
+    train 3 10000 "$work/$name-3"
+    compare_memory 3 10000 "$work/$name-3"
+    cmp "$work/$name-1/model.safetensors" "$work/$name-3/model.safetensors"
+    echo "$name: equal files on 1 and 3 ranks, memory as planned"
 done

@@ -40,9 +40,10 @@ static void run_update(const zi_cpu_kernels *kernels, double t, float coef, zopt
     float scalars[N_GROUPS][ZI_MAX_SCALARS];
     for (int i = 0; i < N_GROUPS; i++) {
         const reference_hyper *h = &hypers[i];
-        const double value[] = {h->lr, h->beta1, h->beta2, h->eps, h->weight_decay};
+        const double value[] = {h->lr, h->beta1, h->beta2, h->eps, h->weight_decay, 0};
         const double power[] = {pow(h->beta1, t), pow(h->beta2, t)};
-        zi_optim_adamw.scalars(value, h->lr, power, scalars[i]);
+        const zi_instant now = {.t = (uint64_t)t, .lr = h->lr, .power = power};
+        zi_optim_adamw.scalars(value, &now, scalars[i]);
     }
     const zi_control control = {.coef = coef, .scalars = scalars};
     const zi_dest dest[N_DESTS] = {

@@ -82,7 +82,8 @@ typedef enum zopt_dtype { ZOPT_FP16, ZOPT_BF16, ZOPT_FP32 } zopt_dtype;
 ZOPT_API size_t zopt_dtype_bytes(zopt_dtype dtype);
 
 /* A named value: hyper-parameters of optimizers ("lr", "beta1", "weight_decay", ...) and settings
- * of schedules. `text` is for the few that take a word, else NULL. */
+ * of schedules. An option ("nesterov", "amsgrad") is 0 or 1. `text` is for the few that take a
+ * word, else NULL. */
 typedef struct zopt_setting {
     const char *name;
     double value;
@@ -115,7 +116,10 @@ typedef struct zopt_options {
     const char *optimizer;        /* row of the optimizer table; default "adamw" */
     const zopt_setting *settings; /* defaults of its hyper-parameters for every group */
     size_t n_settings;
-    const char *schedule; /* row of the schedule table; default "constant" */
+    /* Row of the schedule table; default "constant". A schedule gives a factor on each group's lr,
+     * or, as DeepSpeed's WarmupLR, WarmupDecayLR and OneCycle do, the rate itself: then an "lr" in
+     * settings must be left out or be the schedule's highest rate. */
+    const char *schedule;
     const zopt_setting *schedule_settings;
     size_t n_schedule_settings;
 
@@ -172,12 +176,15 @@ ZOPT_API int zopt_world(const zopt *z);
 ZOPT_API const char *zopt_transport(const zopt *z);
 
 /* Add a group of tensors that share hyper-parameters: the handle's settings, overridden by these.
- * Before zopt_commit. Errors: ERR_CONFIG names the unknown setting or the range. */
+ * Every optimizer has the setting "lr_mult" beside its own, which multiplies the group's rate
+ * whatever the schedule. Before zopt_commit. Errors: ERR_CONFIG names the unknown setting, the
+ * range, or a setting that would need other states than the groups before (momentum 0 and 0.9). */
 ZOPT_API zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_t n_settings,
                                     int *group);
 
 /* Set a group's learning rate (what the schedule's factor multiplies), from the next step on. Same
- * value on all ranks, or the next zopt_step is ERR_DISAGREE. Any time. */
+ * value on all ranks, or the next zopt_step is ERR_DISAGREE. Any time. ERR_CONFIG beside a schedule
+ * that sets the rate itself (WarmupLR). */
 ZOPT_API zopt_status zopt_group_set_lr(zopt *z, int group, double lr);
 
 /* Add a tensor. `name` is unique, <= 255 bytes of UTF-8. ndim 0..8, each extent >= 1. All ranks add
@@ -330,6 +337,13 @@ ZOPT_API zopt_status zopt_config_dtype(const zopt_config *config, zopt_dtype *dt
 /* Set all options, defaults included, from a resolved config, which must outlive the zopt_create
  * that uses them. */
 ZOPT_API zopt_status zopt_config_options(const zopt_config *config, zopt_options *options);
+
+/* Element i of "param_groups": the pattern its tensors' names match, as fnmatch(3) has it without
+ * flags, and the settings for zopt_add_group, those that are written. A tensor belongs to the first
+ * element that matches. *match = NULL past the last. All live as long as the config. */
+ZOPT_API zopt_status zopt_config_param_group(const zopt_config *config, size_t i,
+                                             const char **match, const zopt_setting **settings,
+                                             size_t *n_settings);
 
 /* zopt_agree on every key of a resolved config that ranks must share. */
 ZOPT_API zopt_status zopt_config_agree(const zopt_config *config, zopt *z);

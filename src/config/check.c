@@ -31,8 +31,13 @@ static int line_of(const char *text, const char *path)
     long index;
     const char *at = text;
     while (zi_tree_step(&path, name, &index) > 0) {
-        if (index >= 0)
+        if (index >= 0) { /* of an array of objects: on to that object */
+            for (long i = 0; *path != '\0' && i <= index && at != NULL; i++)
+                at = strchr(at + 1, '{');
+            if (at == NULL)
+                return 0;
             continue;
+        }
         at = find_name(at, name);
         if (at == NULL)
             return 0;
@@ -131,19 +136,52 @@ static zopt_status unknown(const zopt_config *config, const char *path)
     return zi_config_fail(config, path, ": unknown key%s", suggestion);
 }
 
-/* What keys lie below a path: "." and "[" count. */
-static size_t keys_below(const zopt_config *config, const char *path, char separator)
+/* Whether keys lie below a path. */
+static int leads_on(const zopt_config *config, const char *path)
+{
+    size_t length = strlen(path);
+    for (size_t i = 0; i < config->n_keys; i++)
+        if (starts_with(config->keys[i].path, path, length) && config->keys[i].path[length] == '.')
+            return 1;
+    for (size_t i = 0; i < config->n_sections; i++)
+        if (strcmp(config->sections[i].name, path) == 0)
+            return 1;
+    return 0;
+}
+
+/* How many elements an array at the path has by its keys; 0: no array. */
+static size_t n_elements_of(const zopt_config *config, const char *path)
 {
     size_t n = 0, length = strlen(path);
-    for (size_t i = 0; i < config->n_keys; i++)
-        n += starts_with(config->keys[i].path, path, length) &&
-             config->keys[i].path[length] == separator;
-    for (size_t i = 0; i < config->n_sections && separator == '.'; i++)
-        n += strcmp(config->sections[i].name, path) == 0;
+    for (size_t i = 0; i < config->n_keys; i++) {
+        const char *key = config->keys[i].path;
+        if (!starts_with(key, path, length) || key[length] != '[')
+            continue;
+        size_t index = strtoul(key + length + 1, NULL, 10);
+        n = index + 1 > n ? index + 1 : n;
+    }
     return n;
 }
 
 static zopt_status check_object(const zopt_config *config, json_t *object, const char *path);
+
+static zopt_status check_array(const zopt_config *config, json_t *value, const char *path,
+                               size_t n_elements)
+{
+    char got[64], below[ZI_TREE_PATH + 24];
+    zi_json_describe(value, got);
+    if (!json_is_array(value))
+        return zi_config_fail(config, path, ": got %s, want an array of %zu", got, n_elements);
+    if (json_array_size(value) != n_elements)
+        return zi_config_fail(config, path, ": got an array of %zu, want %zu",
+                              json_array_size(value), n_elements);
+    for (size_t i = 0; i < n_elements; i++) {
+        snprintf(below, sizeof below, "%s[%zu]", path, i);
+        if (zi_config_find(config, below) == NULL)
+            ZI_TRY(check_object(config, json_array_get(value, i), below));
+    }
+    return ZOPT_OK;
+}
 
 static zopt_status check_name(const zopt_config *config, json_t *value, const char *path)
 {
@@ -151,16 +189,10 @@ static zopt_status check_name(const zopt_config *config, json_t *value, const ch
     if (zi_config_find(config, path) != NULL)
         return ZOPT_OK;
     zi_json_describe(value, got);
-    size_t n_elements = keys_below(config, path, '[');
-    if (n_elements > 0) {
-        if (!json_is_array(value))
-            return zi_config_fail(config, path, ": got %s, want an array of %zu", got, n_elements);
-        if (json_array_size(value) != n_elements)
-            return zi_config_fail(config, path, ": got an array of %zu, want %zu",
-                                  json_array_size(value), n_elements);
-        return ZOPT_OK;
-    }
-    if (keys_below(config, path, '.') == 0)
+    size_t n_elements = n_elements_of(config, path);
+    if (n_elements > 0)
+        return check_array(config, value, path, n_elements);
+    if (!leads_on(config, path))
         return unknown(config, path);
     if (!json_is_object(value))
         return zi_config_fail(config, path, ": got %s, want an object", got);
@@ -242,11 +274,26 @@ static zopt_status check_choice(const zopt_config *config, const zi_key *key, co
     return zi_config_fail(config, key->path, " = \"%s\" is not one of: %s", word, key->choices);
 }
 
+/* A value other than the one that there is. */
+static zopt_status check_only(const zopt_config *config, const zi_key *key, const json_t *value)
+{
+    char got[64];
+    json_t *fallback = zi_tree_get(config->defaults, key->path);
+    int same = json_is_number(value) ? json_number_value(value) == json_number_value(fallback)
+                                     : json_equal(value, fallback);
+    if (key->only_default == NULL || same)
+        return ZOPT_OK;
+    zi_json_describe(value, got);
+    return zi_config_fail(config, key->path, " = %s is not available: %s", got, key->only_default);
+}
+
 zopt_status zi_config_typed(const zopt_config *config, const zi_key *key, json_t *value,
                             json_t **typed)
 {
     double number = json_number_value(value);
     *typed = NULL;
+    if (key->only_default != NULL)
+        ZI_TRY(check_only(config, key, value));
     switch (key->type) {
     case ZI_KEY_BOOL:
         if (json_is_boolean(value))
@@ -300,9 +347,10 @@ static zopt_status collect(zopt_config *config, zi_section *section)
         json_t *value = zi_tree_get(config->resolved, path);
         if (zi_tree_get(config->written, path) == NULL)
             continue;
-        section->settings[section->n_settings++] = (zopt_setting){.name = section->rows[i].name,
-                                                                  .value = json_number_value(value),
-                                                                  .text = json_string_value(value)};
+        section->settings[section->n_settings++] = (zopt_setting){
+            .name = section->rows[i].name,
+            .value = json_is_boolean(value) ? json_is_true(value) : json_number_value(value),
+            .text = json_string_value(value)};
     }
     return ZOPT_OK;
 }

@@ -5,7 +5,7 @@
 #include "config/runfile.h"
 #include "config/tree.h"
 
-enum { ZI_MAX_KEYS = 128, ZI_MAX_SECTIONS = 4 };
+enum { ZI_MAX_KEYS = 512, ZI_MAX_SECTIONS = 40 };
 
 /* Setting rows below one object of the run file. Their keys are keys[first_key ...]. */
 typedef struct zi_section {
@@ -29,9 +29,13 @@ struct zopt_config {
 
     zi_key keys[ZI_MAX_KEYS];
     size_t n_keys;
+    zi_setting_row *group_rows; /* of every element of param_groups */
     zi_section sections[ZI_MAX_SECTIONS];
     size_t n_sections;
 };
+
+/* Add a key, and its default to the tree of defaults. */
+zopt_status zi_config_declare(zopt_config *config, const zi_key *key);
 
 /* The key of that path, or NULL. */
 const zi_key *zi_config_find(const zopt_config *config, const char *path);

@@ -114,7 +114,9 @@ void zi_config_help_section(FILE *file, const char *section, const char *owner, 
         const zi_setting_row *row = &rows[i];
         char range[80] = "", fallback[32];
         zi_number_text(row->fallback, fallback);
-        if (row->choices == NULL) {
+        if (row->is_flag) {
+            snprintf(fallback, sizeof fallback, "%s", row->fallback != 0 ? "true" : "false");
+        } else if (row->choices == NULL) {
             range_text(range, sizeof range, row->lo, row->hi, row->lo_open, row->hi_open);
         } else {
             for (size_t c = 0; row->choices[c] != NULL; c++)
@@ -122,7 +124,10 @@ void zi_config_help_section(FILE *file, const char *section, const char *owner, 
                          c > 0 ? "|" : "", row->choices[c]);
             snprintf(fallback, sizeof fallback, "\"%s\"", row->choices[(size_t)row->fallback]);
         }
-        help_row(file, row->run_key ? row->run_key : row->name, row->choices ? "text" : "number",
+        help_row(file, row->run_key ? row->run_key : row->name,
+                 row->choices   ? "text"
+                 : row->is_flag ? "bool"
+                                : "number",
                  range, fallback, row->help);
     }
 }

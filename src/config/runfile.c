@@ -1,4 +1,4 @@
-/* The life of a config: load the file, override keys, declare sections, read values. What is
+/* The life of a config: load the file, override keys, read values. What is
  * written is judged only by check.c, once everything that may be written is known. */
 #include "config/runfile.h"
 
@@ -94,7 +94,7 @@ static zopt_status resolve_paths(zopt_config *config)
     return status;
 }
 
-static zopt_status declare(zopt_config *config, const zi_key *key)
+zopt_status zi_config_declare(zopt_config *config, const zi_key *key)
 {
     if (config->n_keys == ZI_MAX_KEYS)
         return ZI_FAIL(ZOPT_ERR_FAILURE, "more than %d keys", ZI_MAX_KEYS);
@@ -126,7 +126,7 @@ zopt_status zopt_config_load(const char *path, zopt_config **out)
         goto fail;
     }
     for (size_t i = 0; i < zi_n_keys; i++)
-        ZI_TRY_GOTO(declare(config, &zi_keys[i]), fail);
+        ZI_TRY_GOTO(zi_config_declare(config, &zi_keys[i]), fail);
     ZI_TRY_GOTO(parse_file(config), fail);
     ZI_TRY_GOTO(resolve_paths(config), fail);
     *out = config;
@@ -142,6 +142,7 @@ void zopt_config_destroy(zopt_config *config)
         return;
     for (size_t i = 0; i < config->n_sections; i++)
         free(config->sections[i].settings);
+    free(config->group_rows);
     json_decref(config->written);
     json_decref(config->defaults);
     json_decref(config->resolved);
@@ -216,78 +217,6 @@ zopt_status zopt_config_set(zopt_config *config, const char *assignment)
 zopt_status zi_config_put_str(zopt_config *config, const char *key, const char *value)
 {
     return replace(config, key, json_string(value));
-}
-
-/* ------------------------------------------------------------------ sections ---------------- */
-
-/* A string of the config's own. NULL: out of memory. */
-static const char *keep(zopt_config *config, json_t *string)
-{
-    json_array_append_new(config->strings, string);
-    return json_string_value(string);
-}
-
-static const char *join_choices(zopt_config *config, const char *const *choices)
-{
-    const char *all = choices[0];
-    for (size_t i = 1; choices[i] != NULL && all != NULL; i++)
-        all = keep(config, json_sprintf("%s|%s", all, choices[i]));
-    return all;
-}
-
-static zopt_status declare_row(zopt_config *config, const char *section, const zi_setting_row *row)
-{
-    char number[32];
-    zi_key key = {.type = row->choices ? ZI_KEY_STR : ZI_KEY_F64,
-                  .lo = row->lo,
-                  .hi = row->hi,
-                  .lo_open = row->lo_open,
-                  .hi_open = row->hi_open,
-                  .changes_result = 1,
-                  .agree = 1,
-                  .help = row->help};
-    key.path =
-        keep(config, json_sprintf("%s.%s", section, row->run_key ? row->run_key : row->name));
-    if (row->choices != NULL) {
-        key.choices = join_choices(config, row->choices);
-        key.fallback = keep(config, json_sprintf("\"%s\"", row->choices[(size_t)row->fallback]));
-    } else {
-        zi_number_text(row->fallback, number);
-        key.fallback = keep(config, json_string(number));
-    }
-    if (key.path == NULL || key.fallback == NULL || (row->choices != NULL && key.choices == NULL))
-        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: out of memory", section);
-    return declare(config, &key);
-}
-
-zopt_status zi_config_add_section(zopt_config *config, const char *section, const char *owner,
-                                  const zi_setting_row *rows, size_t n_rows)
-{
-    for (size_t i = 0; i < config->n_sections; i++)
-        if (strcmp(config->sections[i].name, section) == 0)
-            return ZI_FAIL(ZOPT_ERR_ORDER, "%s: resolved once already", config->source);
-    if (config->n_sections == ZI_MAX_SECTIONS)
-        return ZI_FAIL(ZOPT_ERR_FAILURE, "more than %d sections", ZI_MAX_SECTIONS);
-    config->sections[config->n_sections++] = (zi_section){.name = section,
-                                                          .owner = owner,
-                                                          .rows = rows,
-                                                          .n_rows = n_rows,
-                                                          .first_key = config->n_keys};
-    for (size_t i = 0; i < n_rows; i++)
-        ZI_TRY(declare_row(config, section, &rows[i]));
-    return ZOPT_OK;
-}
-
-zopt_status zi_config_section(const zopt_config *config, const char *section,
-                              const zopt_setting **settings, size_t *n_settings)
-{
-    for (size_t i = 0; i < config->n_sections; i++)
-        if (strcmp(config->sections[i].name, section) == 0) {
-            *settings = config->sections[i].settings;
-            *n_settings = config->sections[i].n_settings;
-            return ZOPT_OK;
-        }
-    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "there is no section '%s'", section);
 }
 
 /* ------------------------------------------------------------------ getters ----------------- */

@@ -26,6 +26,7 @@ typedef struct zi_key {
     const char *help;
     double lo, hi; /* for numbers */
     int lo_open, hi_open;
+    const char *only_default; /* why no other value than the fallback is available */
     zi_key_type type;
     int changes_result; /* 1: part of what a checkpoint's configuration hash covers */
     int agree;          /* 1: all ranks must have the same value */
@@ -43,6 +44,14 @@ zopt_status zi_config_peek(const zopt_config *config, const char *key, const cha
  * The rows must outlive the config. */
 zopt_status zi_config_add_section(zopt_config *config, const char *section, const char *owner,
                                   const zi_setting_row *rows, size_t n_rows);
+
+/* Declare the keys of each element of param_groups that is written: `match`, which must be there,
+ * and two tables of rows without defaults, since what an element leaves out is as it is elsewhere.
+ */
+enum { ZI_MAX_PARAM_GROUPS = 16 };
+zopt_status zi_config_add_param_groups(zopt_config *config, const char *owner,
+                                       const zi_setting_row *rows, size_t n_rows,
+                                       const zi_setting_row *own_rows, size_t n_own_rows);
 
 /* Override the string at a key, as zopt_config_set does, but without its being the user's words. */
 zopt_status zi_config_put_str(zopt_config *config, const char *key, const char *value);

@@ -100,16 +100,23 @@ static void store(const zi_job *job, size_t first)
         memcpy((char *)job->dest[d].data + first / ZI_BLOCK * bytes, out, bytes);
 }
 
+/* The state arrays of a rule that has 0 to 3 of them, and a pointer to element i of each. */
+#define ARRAYS_0
+#define ARRAYS_1 float *restrict state0 = job->state[0] + first;
+#define ARRAYS_2 ARRAYS_1 float *restrict state1 = job->state[1] + first;
+#define ARRAYS_3 ARRAYS_2 float *restrict state2 = job->state[2] + first;
+#define STATES_0(i)
+#define STATES_1(i) &state0[i],
+#define STATES_2(i) STATES_1(i) & state1[i],
+#define STATES_3(i) STATES_2(i) & state2[i],
+
 /* One function for each rule: the rule on [first, end) of the job, gradients in g. */
-#define STATES_2(i) &state0[i], &state1[i],
 #define RULE_RANGE(NAME, function, states)                                         \
     static void range_##function(const zi_job *job, size_t first, size_t end,      \
                                  const float *restrict g, const float *restrict k) \
     {                                                                              \
         float *restrict master = job->master + first;                              \
-        float *restrict state0 = job->state[0] + first;                            \
-        float *restrict state1 = job->state[1] + first;                            \
-        size_t n = end - first;                                                    \
+        ARRAYS_##states size_t n = end - first;                                    \
         for (size_t i = 0; i < n; i++)                                             \
             function(g[i], &master[i], STATES_##states(i) k);                      \
     }

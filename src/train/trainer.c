@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "train/fail.h"
+#include "train/groups.h"
 
 double train_now_ms(void)
 {
@@ -52,21 +53,6 @@ zopt_status trainer_prepare(trainer *t)
     return ZOPT_OK;
 }
 
-/* Two groups, as is usual: weight decay for matrices, none for vectors. */
-static zopt_status add_tensors(const trainer *t, zopt *z, int *ids)
-{
-    static const zopt_setting no_decay = {"weight_decay", 0, NULL};
-    int decayed, plain;
-    TRAIN_ZOPT(zopt_add_group(z, NULL, 0, &decayed));
-    TRAIN_ZOPT(zopt_add_group(z, &no_decay, 1, &plain));
-    for (int i = 0; i < model_n_params(t->gpt); i++) {
-        const param *p = &model_params(t->gpt)[i];
-        TRAIN_ZOPT(zopt_add_tensor(z, p->name, t->s.dtype, p->ndim, p->shape,
-                                   p->ndim >= 2 ? decayed : plain, &ids[i]));
-    }
-    return ZOPT_OK;
-}
-
 /* The weights' bits follow from the text too: ranks that read another one are refused. */
 static zopt_status agree_on_text(const trainer *t, zopt *z)
 {
@@ -82,7 +68,7 @@ static zopt_status declare_and_commit(const trainer *t, zopt *z, int *ids)
 {
     TRAIN_ZOPT(zopt_config_agree(t->request->config, z));
     TRAIN_TRY(agree_on_text(t, z));
-    TRAIN_TRY(add_tensors(t, z, ids));
+    TRAIN_TRY(groups_add_tensors(t, z, ids));
     TRAIN_ZOPT(zopt_commit(z));
     return ZOPT_OK;
 }

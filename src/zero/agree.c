@@ -32,10 +32,10 @@ static void option_line(const zi_zero *z, char *text)
              c->device->name);
 }
 
-static void values_line(const char *what, const zi_setting_row *rows, int n, const double *value,
-                        char *text)
+/* " name value" for each, behind what the text holds. */
+static void append_values(const zi_setting_row *rows, int n, const double *value, char *text)
 {
-    size_t used = (size_t)snprintf(text, TEXT_BYTES, "%s:", what);
+    size_t used = strlen(text);
     for (int i = 0; i < n && used < TEXT_BYTES; i++)
         used +=
             (size_t)snprintf(text + used, TEXT_BYTES - used, " %s %.17g", rows[i].name, value[i]);
@@ -62,15 +62,16 @@ static void make_text(const zi_zero *z, uint64_t i, char *text)
 {
     const zi_optim *optim = z->config.optim;
     const zi_schedule *schedule = z->config.schedule;
-    char what[64];
     if (i == 0) {
         option_line(z, text);
     } else if (i == 1) {
-        values_line("schedule", schedule->settings, schedule->n_settings, z->config.schedule_value,
-                    text);
+        snprintf(text, TEXT_BYTES, "schedule:");
+        append_values(schedule->settings, schedule->n_settings, z->config.schedule_value, text);
     } else if (i - 2 < z->n_groups) {
-        snprintf(what, sizeof what, "group %" PRIu64, i - 2);
-        values_line(what, optim->settings, optim->n_settings, z->groups[i - 2].value, text);
+        const zi_group *group = &z->groups[i - 2];
+        snprintf(text, TEXT_BYTES, "group %" PRIu64 ":", i - 2);
+        append_values(optim->settings, optim->n_settings, group->value, text);
+        append_values(zi_group_settings, ZI_N_GROUP_SETTINGS, group->own, text);
     } else if (i - 2 - z->n_groups < z->n_tensors) {
         uint32_t id = (uint32_t)(i - 2 - z->n_groups);
         tensor_line(&z->tensors[id], id, text);

@@ -19,7 +19,7 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
         .n_spans = z->spans.first[b + 1] - z->spans.first[b],
         .control = &z->control,
     };
-    for (int i = 0; i < z->config.optim->n_states; i++)
+    for (int i = 0; i < z->variant->n_states; i++)
         job->state[i] = z->state[i] + bucket->owned_start;
 }
 

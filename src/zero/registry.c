@@ -51,13 +51,12 @@ static zopt_status check_before_commit(const zi_zero *z, const char *call)
 
 zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n, int *group)
 {
-    const zi_optim *optim = z->config.optim;
-    zi_group next = {.power = {1.0, 1.0}};
+    zi_group next;
     ZI_TRY(check_before_commit(z, "zopt_add_group"));
-    memcpy(next.value, z->config.value, sizeof next.value);
-    ZI_TRY(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings, settings, n,
-                             next.value));
+    ZI_TRY(zi_group_read(z, settings, n, &next));
     ZI_TRY(grow(z->mem, &z->groups, z->n_groups, &z->room_groups, sizeof *z->groups));
+    if (z->n_groups == 0)
+        z->variant = z->config.optim->variant(next.value);
     z->groups[z->n_groups] = next;
     *group = (int)z->n_groups++;
     return ZOPT_OK;

@@ -73,25 +73,6 @@ static zopt_status meet(zi_zero *z, double *mean)
     return ZOPT_OK;
 }
 
-static double lr_factor(const zi_zero *z, uint64_t good_step)
-{
-    return z->config.schedule->factor(z->config.schedule_value, good_step);
-}
-
-/* The update's scalars of every group for good step t. */
-static void prepare_groups(zi_zero *z, uint64_t good_step)
-{
-    const zi_optim *optim = z->config.optim;
-    double factor = lr_factor(z, good_step);
-    for (uint32_t i = 0; i < z->n_groups; i++) {
-        zi_group *group = &z->groups[i];
-        for (int p = 0; p < optim->n_powers; p++)
-            group->power[p] *= group->value[optim->power_setting[p]];
-        optim->scalars(group->value, group->value[optim->lr_setting] * factor, group->power,
-                       z->control.scalars[i]);
-    }
-}
-
 static zopt_status sum_and_decide(zi_zero *z, zi_decision *decision)
 {
     double sum_of_squares = 0;
@@ -106,7 +87,7 @@ static zopt_status sum_and_decide(zi_zero *z, zi_decision *decision)
     z->control.skip = decision->skip;
     if (decision->skip)
         return zi_locate_agree(z, &z->report);
-    prepare_groups(z, z->good_step + 1);
+    zi_group_prepare(z, z->good_step + 1);
     return ZOPT_OK;
 }
 
@@ -122,7 +103,7 @@ static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
         z->dest[i] = (zi_dest){z->dest_at[i], bucket->space};
     job.dest = z->dest;
     zi_phase(z, ZOPT_PHASE_UPDATE);
-    z->config.device->update(NULL, z->config.optim->rule, &job);
+    z->config.device->update(NULL, z->variant->rule, &job);
     ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
     zi_phase(z, ZOPT_PHASE_GATHER);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
@@ -161,8 +142,7 @@ static void write_report(zi_zero *z, const zi_decision *decision, double scale)
     report->clip_coef = decision->clip;
     report->loss_scale = scale;
     report->skipped = decision->skip;
-    report->lr = z->groups[0].value[z->config.optim->lr_setting] *
-                 lr_factor(z, z->good_step + (decision->skip ? 1 : 0));
+    report->lr = zi_group_lr(z, 0, z->good_step + (decision->skip ? 1 : 0));
     report->bytes_sent = z->comm->bytes_sent - z->bytes_before;
     z->bytes_before = z->comm->bytes_sent;
     memcpy(report->phase_ms, z->phase_ms, sizeof report->phase_ms);

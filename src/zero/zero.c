@@ -12,6 +12,7 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
     *out = NULL;
     ZI_TRY(zi_mem_table(mem, sizeof *z, &z));
     z->config = *config;
+    z->variant = config->optim->variant(config->value);
     z->comm = comm;
     z->mem = mem;
     z->bad_key = INT64_MAX;
@@ -86,7 +87,7 @@ static void free_tables(zi_zero *z)
 static zopt_status check_available(const zi_zero *z)
 {
     uint64_t available = zi_memory_available();
-    uint64_t owned_arrays = 1 + (uint64_t)z->config.optim->n_states + (z->n_micro > 1);
+    uint64_t owned_arrays = 1 + (uint64_t)z->variant->n_states + (z->n_micro > 1);
     uint64_t need = z->layout.owned_elems * sizeof(float) * owned_arrays;
     for (int d = 0; d < ZI_N_DTYPES; d++)
         need += 2 * z->layout.space[d].n_padded * zopt_dtype_bytes((zopt_dtype)d);
@@ -117,7 +118,7 @@ static zopt_status allocate_owned(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
     ZI_TRY(device->alloc(z->mem, ZI_MEM_MASTER, bytes, &z->master));
-    for (int i = 0; i < z->config.optim->n_states; i++)
+    for (int i = 0; i < z->variant->n_states; i++)
         ZI_TRY(device->alloc(z->mem, (zi_category)(ZI_MEM_STATE + i), bytes, &z->state[i]));
     if (z->n_micro > 1)
         ZI_TRY(device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
@@ -166,6 +167,7 @@ static zopt_status commit(zi_zero *z)
     ZI_TRY(zi_comm_agree(z->comm, check_available(z)));
     ZI_TRY(allocate_spaces(z));
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
+    zi_group_start_states(z);
     start(z, z->config.loss_scale);
     return ZOPT_OK;
 }
@@ -183,7 +185,7 @@ static void free_arrays(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
     device->free(z->mem, ZI_MEM_MASTER, z->master, bytes);
-    for (int i = 0; i < z->config.optim->n_states; i++)
+    for (int i = 0; i < z->variant->n_states; i++)
         device->free(z->mem, (zi_category)(ZI_MEM_STATE + i), z->state[i], bytes);
     if (z->n_micro > 1)
         device->free(z->mem, ZI_MEM_GRAD_ACCUM, z->accum, bytes);

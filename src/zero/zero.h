@@ -12,9 +12,14 @@
 #include "zero/layout.h"
 #include "zero/spans.h"
 
+/* What every group has beside the optimizer's settings. */
+enum { ZI_GROUP_LR_MULT, ZI_N_GROUP_SETTINGS };
+extern const zi_setting_row zi_group_settings[ZI_N_GROUP_SETTINGS];
+
 typedef struct zi_group {
     double value[ZI_MAX_SETTINGS]; /* by the optimizer's settings */
-    double power[ZI_MAX_POWERS];   /* running products over the good steps */
+    double own[ZI_N_GROUP_SETTINGS];
+    double power[ZI_MAX_POWERS]; /* running products over the good steps */
 } zi_group;
 
 /* Where a tensor's gradient of this micro-step is. */
@@ -45,6 +50,7 @@ typedef struct zi_zero {
     int committed;
     int failed; /* 1: commit or a step failed half way; only destroy may follow */
 
+    const zi_variant *variant; /* of the optimizer; every group's */
     zi_group *groups;
     uint32_t n_groups, room_groups;
     zi_tensor *tensors;
@@ -97,6 +103,20 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
 /* Parameters and gradients stay with the comm, which peers may still touch them through. */
 void zi_zero_destroy(zi_zero *z);
 zopt_status zi_zero_commit(zi_zero *z);
+
+/* group.c: hyper-parameters. */
+/* Settings for `value` of the handle's defaults. Errors: ERR_CONFIG. */
+zopt_status zi_group_defaults(zi_zero_config *config, const zopt_setting *settings, size_t n);
+/* The handle's defaults overridden by these. Errors: ERR_CONFIG, also where the group needs other
+ * states than the groups before it. */
+zopt_status zi_group_read(zi_zero *z, const zopt_setting *settings, size_t n, zi_group *group);
+zopt_status zi_group_set_lr(zi_zero *z, uint32_t group, double lr);
+/* The rate of a group in good step t. */
+double zi_group_lr(const zi_zero *z, uint32_t group, uint64_t t);
+/* The update's scalars of every group for good step t; moves the groups' powers on. */
+void zi_group_prepare(zi_zero *z, uint64_t t);
+/* Fill the owned states with what they begin at. */
+void zi_group_start_states(zi_zero *z);
 
 /* registry.c: before commit. */
 zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n, int *group);

@@ -1,0 +1,83 @@
+/* The rows of Adam and AdamW: one table of settings and scalars but for the weight decay. The rules
+ * are in rule_adam.h and rule_adamw.h. Defaults are those of torch.optim. */
+#include <math.h>
+
+#include "optim/rows.h"
+
+enum { LR, BETA1, BETA2, EPS, WEIGHT_DECAY, AMSGRAD, N_SETTINGS };
+
+#define COMMON_ROWS                                                                              \
+    [LR] = ZI_ROW_LR(1e-3),                                                                      \
+    [BETA1] =                                                                                    \
+        ZI_ROW_BETA("beta1", "betas[0]", 0.9, "decay of the gradient's running mean (exp_avg)"), \
+    [BETA2] = ZI_ROW_BETA("beta2", "betas[1]", 0.999,                                            \
+                          "decay of the squared gradient's running mean (exp_avg_sq)"),          \
+    [EPS] = ZI_ROW_EPS(1e-8, "added to the root of exp_avg_sq, after its bias correction"),      \
+    [AMSGRAD] = ZI_ROW_FLAG("amsgrad", "divide by the largest exp_avg_sq so far: a state more")
+
+static const zi_setting_row adam_settings[N_SETTINGS] = {
+    COMMON_ROWS, [WEIGHT_DECAY] = ZI_ROW_DECAY(0.0, ZI_HELP_L2)};
+static const zi_setting_row adamw_settings[N_SETTINGS] = {
+    COMMON_ROWS, [WEIGHT_DECAY] = ZI_ROW_DECAY(0.01, ZI_HELP_DECOUPLED)};
+
+/* By the flag amsgrad. */
+static const zi_variant adam_variants[2] = {
+    {ZI_RULE_ADAM, 2, {"exp_avg", "exp_avg_sq"}},
+    {ZI_RULE_ADAM_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+};
+static const zi_variant adamw_variants[2] = {
+    {ZI_RULE_ADAMW, 2, {"exp_avg", "exp_avg_sq"}},
+    {ZI_RULE_ADAMW_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+};
+
+static const zi_variant *adam_variant(const double *value)
+{
+    return &adam_variants[value[AMSGRAD] != 0];
+}
+
+static const zi_variant *adamw_variant(const double *value)
+{
+    return &adamw_variants[value[AMSGRAD] != 0];
+}
+
+static void adam_scalars(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS])
+{
+    scalar[ZI_ADAM_DECAY] = (float)value[WEIGHT_DECAY];
+    scalar[ZI_ADAM_BETA1] = (float)value[BETA1];
+    scalar[ZI_ADAM_ONE_MINUS_BETA1] = (float)(1.0 - value[BETA1]);
+    scalar[ZI_ADAM_BETA2] = (float)value[BETA2];
+    scalar[ZI_ADAM_ONE_MINUS_BETA2] = (float)(1.0 - value[BETA2]);
+    scalar[ZI_ADAM_ROOT_BC2] = (float)sqrt(1.0 - now->power[1]);
+    scalar[ZI_ADAM_MINUS_STEP] = (float)(-now->lr / (1.0 - now->power[0]));
+    scalar[ZI_ADAM_EPS] = (float)value[EPS];
+}
+
+static void adamw_scalars(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS])
+{
+    adam_scalars(value, now, scalar);
+    scalar[ZI_ADAM_DECAY] = (float)(1.0 - now->lr * value[WEIGHT_DECAY]);
+}
+
+const zi_optim zi_optim_adam = {
+    .name = "Adam",
+    .help = "Adam with an L2 penalty; weight_decay here is not AdamW's",
+    .settings = adam_settings,
+    .n_settings = N_SETTINGS,
+    .lr_setting = LR,
+    .variant = adam_variant,
+    .n_powers = 2,
+    .power_setting = {BETA1, BETA2},
+    .scalars = adam_scalars,
+};
+
+const zi_optim zi_optim_adamw = {
+    .name = "AdamW",
+    .help = "Adam with decoupled weight decay",
+    .settings = adamw_settings,
+    .n_settings = N_SETTINGS,
+    .lr_setting = LR,
+    .variant = adamw_variant,
+    .n_powers = 2,
+    .power_setting = {BETA1, BETA2},
+    .scalars = adamw_scalars,
+};

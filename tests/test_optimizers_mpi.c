@@ -1,0 +1,79 @@
+/* Every optimizer and variant over transport mpi gives the bits of one rank alone, on worlds of 1,
+ * 2, 3 and 5 ranks cut out of this job. Run with mpirun -n 5. */
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <zopt/zopt_mpi.h>
+
+#include "harness.h"
+#include "optimizer_cases.h"
+
+static int job_rank;
+static const int worlds[] = {1, 2, 3, 5};
+enum { N_WORLDS = sizeof worlds / sizeof worlds[0] };
+static MPI_Comm part[N_WORLDS]; /* of the first ranks of the job; null on the others */
+
+static void check_worlds(h_problem *problem, const char *name)
+{
+    static const size_t bucket_elems[] = {700, 4 << 20};
+    h_result want, got;
+    char what[128];
+    zopt_options options = problem->options;
+    options.transport = "self";
+    h_run_one(problem, &options, &want);
+    for (int w = 0; w < N_WORLDS; w++)
+        for (int b = 0; b < 2 && part[w] != MPI_COMM_NULL; b++) {
+            options = problem->options;
+            zopt_options_set_comm(&options, part[w]);
+            options.transport = "mpi";
+            options.bucket_elems = bucket_elems[b];
+            h_run_one(problem, &options, &got);
+            snprintf(what, sizeof what, "%s, rank %d of %d, buckets of %zu", name, job_rank,
+                     worlds[w], bucket_elems[b]);
+            h_compare(&want, &got, what);
+            h_free(&got);
+        }
+    h_free(&want);
+    MPI_Barrier(MPI_COMM_WORLD);
+}
+
+/* _i / 3: the case; _i % 3: the dtype. */
+START_TEST(mpi_gives_the_bits_of_one_rank)
+{
+    const optimizer_case *c = &optimizer_cases[_i / 3];
+    h_problem problem;
+    h_uneven(&problem, (zopt_dtype)(_i % 3), 0);
+    problem.lr = c->lr;
+    problem.weight_decay[0] = c->weight_decay;
+    problem.options.optimizer = c->optimizer;
+    problem.options.settings = c->setting;
+    problem.options.n_settings = case_n_settings(c);
+    problem.options.clip_norm = _i % 2 ? 0.5 : 0;
+    check_worlds(&problem, c->name);
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &job_rank);
+    for (int w = 0; w < N_WORLDS; w++)
+        MPI_Comm_split(MPI_COMM_WORLD, job_rank < worlds[w] ? 0 : MPI_UNDEFINED, job_rank,
+                       &part[w]);
+    Suite *suite = suite_create("optimizers over mpi");
+    TCase *tests = tcase_create("mpi");
+    tcase_set_timeout(tests, 300);
+    tcase_add_loop_test(tests, mpi_gives_the_bits_of_one_rank, 0, 3 * N_OPTIMIZER_CASES);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    if (failed)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    for (int w = 0; w < N_WORLDS; w++)
+        if (part[w] != MPI_COMM_NULL)
+            MPI_Comm_free(&part[w]);
+    MPI_Finalize();
+    return 0;
+}

@@ -1,0 +1,151 @@
+/* Every element rule in the update kernel, for every optimizer and variant (optimizer_cases.h):
+ * every instruction set gives the same bits, and padding stays zero. Values are held against
+ * references in test_optimizers.c. */
+#include <stdio.h>
+
+#include "kernel_sources.h"
+#include "optim/optim.h"
+#include "optimizer_cases.h"
+
+enum { N_GROUPS = 2, N_STATES = ZI_MAX_STATES };
+
+typedef struct state {
+    float master[N], state[N_STATES][N];
+    uint32_t dest[N];
+} state;
+
+/* Group changes inside blocks and at their edges. */
+static const zi_span spans[] = {{1, 1}, {255, 0}, {256, 1}, {300, 0}, {768, 1}, {N, 0}};
+
+static const optimizer_case *the_case;
+
+static const zi_variant *case_scalars(uint64_t t, float scalars[N_GROUPS][ZI_MAX_SCALARS])
+{
+    const zi_optim *optim;
+    double value[ZI_MAX_SETTINGS], power[ZI_MAX_POWERS];
+    ck_assert_int_eq(zi_optim_find(the_case->optimizer, &optim), ZOPT_OK);
+    zi_settings_default(optim->settings, (size_t)optim->n_settings, value);
+    ck_assert_int_eq(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings,
+                                       the_case->setting, case_n_settings(the_case), value),
+                     ZOPT_OK);
+    for (int g = 0; g < N_GROUPS; g++) {
+        const zopt_setting decay = {"weight_decay", the_case->weight_decay * g, NULL};
+        ck_assert_int_eq(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings,
+                                           &decay, 1, value),
+                         ZOPT_OK);
+        for (int p = 0; p < optim->n_powers; p++)
+            power[p] = pow(value[optim->power_setting[p]], (double)t);
+        const zi_instant now = {.t = t, .lr = the_case->lr * (g + 1), .power = power};
+        optim->scalars(value, &now, scalars[g]);
+    }
+    return optim->variant(value);
+}
+
+static void run_update(const zi_cpu_kernels *kernels, uint64_t t, zopt_dtype dtype, state *st)
+{
+    float scalars[N_GROUPS][ZI_MAX_SCALARS];
+    const zi_variant *variant = case_scalars(t, scalars);
+    const zi_control control = {.coef = 0.3f, .scalars = scalars};
+    const zi_dest dest = {st->dest, dtype};
+    zi_job job = {.n_elems = N,
+                  .source = source,
+                  .n_sources = n_sources,
+                  .dest = &dest,
+                  .n_dests = 1,
+                  .master = st->master,
+                  .span = spans,
+                  .n_spans = sizeof spans / sizeof spans[0],
+                  .control = &control};
+    for (int s = 0; s < variant->n_states; s++) /* the others stay NULL: no rule may touch them */
+        job.state[s] = st->state[s];
+    kernels->update(variant->rule, &job);
+}
+
+static void start_state(reference_random *random, state *st)
+{
+    memset(st, 0xa5, sizeof *st);
+    for (size_t i = 0; i < N; i++) {
+        st->master[i] = gradient(random, i % 5 == 0 ? WIDE : ORDINARY, ZOPT_FP16);
+        for (int s = 0; s < N_STATES; s++) { /* squares, so that any state may be a mean of them */
+            float root = gradient(random, ORDINARY, ZOPT_FP16) * 0.71f;
+            st->state[s][i] = i % 7 == 0 ? 0.0f : root * root;
+        }
+    }
+}
+
+static void check_equal_bits(const zi_cpu_kernels *kernels, reference_random *random)
+{
+    static state start, want, got;
+    start_state(random, &start);
+    for (int d = 0; d < ZI_N_DTYPES; d++) {
+        want = got = start;
+        for (uint64_t t = 1; t <= 3; t++) {
+            run_update(&zi_cpu_kernels_portable, t, (zopt_dtype)d, &want);
+            run_update(kernels, t, (zopt_dtype)d, &got);
+        }
+        size_t different = n_different(want.master, got.master, N);
+        for (int s = 0; s < N_STATES; s++)
+            different += n_different(want.state[s], got.state[s], N);
+        ck_assert_msg(different == 0, "%s, %s: %zu elements differ", the_case->name, kernels->name,
+                      different);
+        if (d != ZOPT_FP32) /* 16-bit NaNs are canonical, FP32 ones may differ as the master's do */
+            ck_assert_mem_eq(want.dest, got.dest, sizeof want.dest);
+    }
+}
+
+START_TEST(every_instruction_set_gives_the_same_bits)
+{
+    the_case = &optimizer_cases[_i];
+    each_mix(check_equal_bits);
+}
+END_TEST
+
+/* rules.h: no gradient, on what the states begin at. Adagrad's sum may begin above zero. */
+START_TEST(padding_stays_zero)
+{
+    static state st;
+    static const float zeros[N];
+    the_case = &optimizer_cases[_i];
+    n_sources = 0;
+    for (const zi_cpu_kernels *const *k = zi_cpu_variants(); *k != NULL; k++) {
+        memset(&st, 0, sizeof st);
+        for (size_t i = 0; i < N && strcmp(the_case->optimizer, "Adagrad") == 0; i++)
+            st.state[0][i] = i % 2 ? 0.5f : 0.0f;
+        for (uint64_t t = 1; t <= 20; t++)
+            run_update(*k, t, (zopt_dtype)(t % 3), &st);
+        ck_assert_mem_eq(st.master, zeros, sizeof zeros);
+        ck_assert_mem_eq(st.dest, zeros, sizeof zeros);
+    }
+}
+END_TEST
+
+START_TEST(every_rule_has_a_case)
+{
+    int seen[ZI_N_RULES] = {0}, n = 0;
+    for (int i = 0; i < N_OPTIMIZER_CASES; i++) {
+        float scalars[N_GROUPS][ZI_MAX_SCALARS];
+        the_case = &optimizer_cases[i];
+        seen[case_scalars(1, scalars)->rule] = 1;
+    }
+    for (int r = 0; r < ZI_N_RULES; r++)
+        n += seen[r];
+    ck_assert_int_eq(n, ZI_N_RULES);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("rules");
+    TCase *tests = tcase_create("rules");
+    tcase_set_timeout(tests, 120);
+    tcase_add_loop_test(tests, every_instruction_set_gives_the_same_bits, 0, N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tests, padding_stays_zero, 0, N_OPTIMIZER_CASES);
+    tcase_add_test(tests, every_rule_has_a_case);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    print_variants();
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
