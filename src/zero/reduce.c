@@ -1,12 +1,8 @@
-/* The owner's side of a reduction: a table of sources for each bucket, accumulation over
- * micro-steps, and rounds of exact sums. Sums run in slot order: the accumulators hold all earlier
- * slots and come first. Next: control.c decides on the sums. */
-#include <string.h>
-
+/* The owner's side of a reduction: a table of sources for each bucket, and accumulation over
+ * micro-steps. Sums run in slot order: the accumulators hold all earlier slots and come first.
+ * Next: round.c sums over what is read here. */
 #include "base/status.h"
 #include "zero/zero.h"
-
-enum { NORM_WORDS = ZI_EXACT_LIMBS + 1 };
 
 static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
@@ -56,51 +52,4 @@ zopt_status zi_reduce_accumulate(zi_zero *z)
         ZI_TRY(z->comm->ops->consumed(z->comm, &transfer));
     }
     return ZOPT_OK;
-}
-
-zopt_status zi_reduce_round(zi_zero *z, const zi_round *round)
-{
-    round->begin(z);
-    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
-        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
-        zi_job job;
-        ZI_TRY(zi_reduce_job(z, bucket, &job));
-        round->add_slice(z, bucket, &job);
-    }
-    round->end(z);
-    return z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words);
-}
-
-static void norm_begin(zi_zero *z)
-{
-    zi_exact_clear(&z->norm_sum);
-    z->norm_bad = 0;
-}
-
-static void norm_add_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
-{
-    int64_t bad_before = z->norm_bad;
-    z->config.device->norm(NULL, job, &z->norm_sum, &z->norm_bad);
-    if (z->norm_bad > bad_before)
-        zi_locate_slice(z, bucket, job);
-}
-
-static void norm_end(zi_zero *z)
-{
-    zi_exact_carry(z->norm_sum.limb);
-    memcpy(z->sums, z->norm_sum.limb, sizeof z->norm_sum.limb);
-    z->sums[ZI_EXACT_LIMBS] = z->norm_bad;
-}
-
-const zi_round zi_norm_round = {
-    .n_words = NORM_WORDS,
-    .begin = norm_begin,
-    .add_slice = norm_add_slice,
-    .end = norm_end,
-};
-
-void zi_norm_result(const zi_zero *z, double *sum_of_squares, int64_t *n_bad)
-{
-    *sum_of_squares = zi_exact_round(z->sums);
-    *n_bad = z->sums[ZI_EXACT_LIMBS];
 }

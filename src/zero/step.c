@@ -73,24 +73,6 @@ static zopt_status meet(zi_zero *z, double *mean)
     return ZOPT_OK;
 }
 
-static zopt_status sum_and_decide(zi_zero *z, zi_decision *decision)
-{
-    double sum_of_squares = 0;
-    int64_t n_bad = 0;
-    if (z->measure) {
-        zi_phase(z, ZOPT_PHASE_NORM);
-        ZI_TRY(zi_reduce_round(z, &zi_norm_round));
-        zi_norm_result(z, &sum_of_squares, &n_bad);
-    }
-    *decision = zi_decide(&z->config.scale_rules, &z->scale, z->measure, sum_of_squares, n_bad);
-    z->control.coef = (float)decision->coef;
-    z->control.skip = decision->skip;
-    if (decision->skip)
-        return zi_locate_agree(z, &z->report);
-    zi_group_prepare(z, z->good_step + 1);
-    return ZOPT_OK;
-}
-
 /* Update this rank's slice of one bucket, straight into every destination. */
 static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
 {
@@ -132,9 +114,10 @@ static zopt_status skip_all(zi_zero *z)
     return ZOPT_OK;
 }
 
-static void write_report(zi_zero *z, const zi_decision *decision, double scale)
+static void write_report(zi_zero *z, double scale)
 {
     zopt_step_report *report = &z->report;
+    const zi_decision *decision = &z->decision;
     zi_phase(z, -1);
     report->step = z->step;
     report->good_step = z->good_step;
@@ -160,32 +143,31 @@ static zopt_status give_up(const zi_zero *z)
                    r->bad_rank);
 }
 
-static zopt_status take_step(zi_zero *z, zi_decision *decision)
+static zopt_status take_step(zi_zero *z)
 {
     double scale = z->scale.scale;
     z->micro = z->n_micro - 1; /* whose gradients are summed now */
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(meet(z, &z->report.loss));
-    ZI_TRY(sum_and_decide(z, decision));
-    ZI_TRY(decision->skip ? skip_all(z) : update_all(z));
+    ZI_TRY(zi_rounds_run(z));
+    ZI_TRY(z->control.skip ? skip_all(z) : update_all(z));
     z->step++;
     z->n_exchanges++;
     z->micro = 0;
     z->bad_key = INT64_MAX;
     z->control.loss_scale = (float)z->scale.scale;
-    write_report(z, decision, scale);
+    write_report(z, scale);
     z->comm->step = z->step + 1;
     return ZOPT_OK;
 }
 
 zopt_status zi_zero_step(zi_zero *z)
 {
-    zi_decision decision;
-    zopt_status status = take_step(z, &decision);
+    zopt_status status = take_step(z);
     z->failed = status != ZOPT_OK;
     ZI_TRY(status);
-    return decision.give_up ? give_up(z) : ZOPT_OK;
+    return z->decision.give_up ? give_up(z) : ZOPT_OK;
 }
 
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)

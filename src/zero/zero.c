@@ -55,7 +55,7 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
         {&z->source, (world + 1) * sizeof *z->source},
         {&z->dest_at, world * sizeof *z->dest_at},
         {&z->dest, world * sizeof *z->dest},
-        {&z->sums, zi_norm_round.n_words * sizeof *z->sums},
+        {&z->sums, z->n_sums * sizeof *z->sums},
         {&z->losses, n_losses * sizeof *z->losses},
         {&z->all_losses, world * n_losses * sizeof *z->all_losses},
     };
@@ -141,6 +141,7 @@ static zopt_status lay_out(zi_zero *z)
     int world = z->comm->world;
     z->n_micro = (z->config.scale_rules.slots + world - 1) / world;
     z->measure = must_measure(z);
+    zi_rounds_list(z);
     ZI_TRY(zi_layout_build(z->mem, z->tensors, z->n_tensors, world, z->config.bucket_elems,
                            &z->layout));
     ZI_TRY(zi_spans_build(z->mem, &z->layout, z->tensors, z->comm->rank, &z->spans));

@@ -2,7 +2,7 @@
  * gradients, and master weights and state of the elements it owns.
  *
  * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
- * sources, rounds of sums) -> control.c (one decision) -> step.c (update, publish). */
+ * sources) -> round.c (exact sums) -> control.c (one decision) -> step.c (update, publish). */
 #ifndef ZI_ZERO_ZERO_H
 #define ZI_ZERO_ZERO_H
 
@@ -25,6 +25,20 @@ typedef struct zi_group {
 /* Where a tensor's gradient of this micro-step is. */
 typedef enum zi_grad_state { ZI_GRAD_ABSENT, ZI_GRAD_ACQUIRED, ZI_GRAD_READY } zi_grad_state;
 
+/* A round of a step: a pass over the owned gradients that sums, and what follows from the totals.
+ * What clipping needs, and what optimizers with statistics need. */
+typedef struct zi_zero zi_zero;
+typedef struct zi_round {
+    size_t (*n_words)(const zi_zero *z); /* int64 words that are summed; NULL: there is no pass */
+    void (*begin)(zi_zero *z);
+    void (*add_slice)(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+    void (*end)(zi_zero *z); /* writes z->sums, this rank's share */
+    /* z->sums has the totals, the same on all ranks. May set control.skip, and is then the last. */
+    zopt_status (*act)(zi_zero *z);
+} zi_round;
+
+enum { ZI_MAX_ROUNDS = 4 };
+
 /* One line that ranks must agree on beside the options. */
 typedef struct zi_agreed {
     char *key, *value;
@@ -43,7 +57,7 @@ typedef struct zi_zero_config {
     int check_overflow; /* -1, 0, 1 as in zopt_options */
 } zi_zero_config;
 
-typedef struct zi_zero {
+struct zi_zero {
     zi_mem *mem;
     zi_comm *comm;
     zi_zero_config config;
@@ -82,8 +96,12 @@ typedef struct zi_zero {
     zi_source *source;      /* [world + 1] */
     void **dest_at;         /* [world] */
     zi_dest *dest;          /* [world] */
-    int64_t *sums;          /* words of the round under way */
-    zi_exact norm_sum;      /* this rank's share of the norm round */
+    const zi_round *rounds[ZI_MAX_ROUNDS];
+    int n_rounds;
+    size_t n_sums;        /* words of the largest round */
+    int64_t *sums;        /* [n_sums] of the round under way */
+    zi_decision decision; /* of this step */
+    zi_exact norm_sum;    /* this rank's share of the norm round */
     int64_t norm_bad;
     int64_t bad_key;       /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
     double *losses;        /* [n_micro + 1] this rank's, and a mark of its settings */
@@ -92,7 +110,7 @@ typedef struct zi_zero {
     int phase;             /* under way, else -1 */
     double phase_since_ms, phase_ms[ZOPT_N_PHASES];
     zopt_step_report report;
-} zi_zero;
+};
 
 /* Book the time since the last call to the phase under way and begin another (-1: none); returns
  * the one that ended. Also tells the comm, for the text of a hang. */
@@ -146,20 +164,11 @@ zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
 /* A micro-step that is not the last: add all buckets onto the accumulators. */
 zopt_status zi_reduce_accumulate(zi_zero *z);
 
-/* A round of sums over all owned elements, added up over all ranks: what clipping needs, and what
- * optimizers with statistics need. */
-typedef struct zi_round {
-    uint32_t n_words;
-    void (*begin)(zi_zero *z);
-    void (*add_slice)(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
-    void (*end)(zi_zero *z); /* writes z->sums, this rank's share */
-} zi_round;
-
-/* Run one round; afterwards z->sums holds the totals, the same on all ranks. Collective. */
-zopt_status zi_reduce_round(zi_zero *z, const zi_round *round);
-extern const zi_round zi_norm_round;
-/* The totals of the norm round. */
-void zi_norm_result(const zi_zero *z, double *sum_of_squares, int64_t *n_bad);
+/* round.c: what is summed over all owned elements and all ranks before the update. */
+/* Fill in z->rounds and z->n_sums. At commit. */
+void zi_rounds_list(zi_zero *z);
+/* Run them, up to one that decides to skip. Collective. */
+zopt_status zi_rounds_run(zi_zero *z);
 
 /* locate.c: where a non-finite gradient came from. Collective. */
 enum { ZI_SLOT_SUM = 0x7fffff }; /* no slot held it: the sum overflowed */

@@ -1,0 +1,111 @@
+/* The rounds of a step: each reads all owned gradients once, sums exactly over all ranks, and acts
+ * on the totals, which every rank has alike. The first decides whether and with what coefficient
+ * the step updates; rounds of statistics that an optimizer needs come behind it, before the update.
+ * Next: step.c updates. */
+#include <string.h>
+
+#include "base/status.h"
+#include "zero/zero.h"
+
+/* ---- the norm round: sum of squares, non-finite blocks ---- */
+
+enum { NORM_WORDS = ZI_EXACT_LIMBS + 1 };
+
+static size_t norm_words(const zi_zero *z)
+{
+    (void)z;
+    return NORM_WORDS;
+}
+
+static void norm_begin(zi_zero *z)
+{
+    zi_exact_clear(&z->norm_sum);
+    z->norm_bad = 0;
+}
+
+static void norm_add_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+{
+    int64_t bad_before = z->norm_bad;
+    z->config.device->norm(NULL, job, &z->norm_sum, &z->norm_bad);
+    if (z->norm_bad > bad_before)
+        zi_locate_slice(z, bucket, job);
+}
+
+static void norm_end(zi_zero *z)
+{
+    zi_exact_carry(z->norm_sum.limb);
+    memcpy(z->sums, z->norm_sum.limb, sizeof z->norm_sum.limb);
+    z->sums[ZI_EXACT_LIMBS] = z->norm_bad;
+}
+
+/* ---- what both first rounds come to ---- */
+
+static zopt_status decide(zi_zero *z, double sum_of_squares, int64_t n_bad)
+{
+    z->decision = zi_decide(&z->config.scale_rules, &z->scale, z->measure, sum_of_squares, n_bad);
+    z->control.coef = (float)z->decision.coef;
+    z->control.skip = z->decision.skip;
+    if (z->decision.skip)
+        return zi_locate_agree(z, &z->report);
+    zi_group_prepare(z, z->good_step + 1);
+    return ZOPT_OK;
+}
+
+static zopt_status decide_on_norm(zi_zero *z)
+{
+    return decide(z, zi_exact_round(z->sums), z->sums[ZI_EXACT_LIMBS]);
+}
+
+static zopt_status decide_unmeasured(zi_zero *z)
+{
+    return decide(z, 0, 0);
+}
+
+static const zi_round norm_round = {
+    .n_words = norm_words,
+    .begin = norm_begin,
+    .add_slice = norm_add_slice,
+    .end = norm_end,
+    .act = decide_on_norm,
+};
+
+/* Neither clip nor check: no pass over the gradients but the update's own. */
+static const zi_round unmeasured_round = {.act = decide_unmeasured};
+
+/* ---- the table of a handle's rounds ---- */
+
+void zi_rounds_list(zi_zero *z)
+{
+    z->n_rounds = 0;
+    z->rounds[z->n_rounds++] = z->measure ? &norm_round : &unmeasured_round;
+    z->n_sums = 0;
+    for (int i = 0; i < z->n_rounds; i++) {
+        size_t n = z->rounds[i]->n_words != NULL ? z->rounds[i]->n_words(z) : 0;
+        z->n_sums = n > z->n_sums ? n : z->n_sums;
+    }
+}
+
+static zopt_status sum(zi_zero *z, const zi_round *round)
+{
+    round->begin(z);
+    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_job job;
+        ZI_TRY(zi_reduce_job(z, bucket, &job));
+        round->add_slice(z, bucket, &job);
+    }
+    round->end(z);
+    return z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words(z));
+}
+
+zopt_status zi_rounds_run(zi_zero *z)
+{
+    zi_phase(z, ZOPT_PHASE_NORM);
+    z->control.skip = 0;
+    for (int i = 0; i < z->n_rounds && !z->control.skip; i++) {
+        if (z->rounds[i]->n_words != NULL)
+            ZI_TRY(sum(z, z->rounds[i]));
+        ZI_TRY(z->rounds[i]->act(z));
+    }
+    return ZOPT_OK;
+}
