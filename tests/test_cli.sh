@@ -114,8 +114,10 @@ test_plan_figures() {
     local row n
     expect 0 "70000000000 parameters in fp16" "$zopt" plan --params 70e9 --ranks 1,8,64
     for row in "parameters +140\.000 GB" "gradients +140\.000 GB" "exp_avg, FP32 +280\.000 GB" \
-        "exp_avg_sq, FP32 +280\.000 GB" "master weights, FP32 +280\.000 GB" "sum +1120\.000 GB"; do
-        grep -qE "^  $row( |$)" out.txt || fail "plan --params 70e9 has no row '$row'"
+        "exp_avg_sq, FP32 +280\.000 GB" "master weights, FP32 +280\.000 GB" "sum +1120\.000 GB" \
+        "stage 1, FP32 states +16\.0000 +5\.5000 +4\.1875" \
+        "stage 1, 8-bit states +10\.0312 +4\.7539 +4\.0942" "stage 3, FP32 states .* 0\.2500"; do
+        grep -qE "^[ *] $row( |$)" out.txt || fail "plan --params 70e9 has no row '$row'"
     done
     expect 0 "" "$zopt" plan --params 70e9 --ranks 1,8,64 --json
     expect_json "[p['ranks'] for p in j['plans']]" "[1, 8, 64]"

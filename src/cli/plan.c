@@ -239,6 +239,8 @@ static int count_and_print(const char *command, const arguments *args, const pla
         if (args->params > 0 && p->dtype != ZOPT_FP32)
             plan_print_replicated(p);
         plan_print_sharded(p);
+        if (args->params > 0 && p->dtype != ZOPT_FP32)
+            plan_print_stages(p);
     }
     for (int w = 0; w < p->n_worlds; w++)
         free(p->world[w].per_rank);

@@ -33,6 +33,8 @@ typedef struct plan_source {
 
 /* The table that users of 16-bit Adam know: everything on every rank. */
 void plan_print_replicated(const plan *p);
+/* Bytes per parameter for each stage and state precision, by formula. */
+void plan_print_stages(const plan *p);
 /* Bytes on the fullest rank of each world, by category. */
 void plan_print_sharded(const plan *p);
 /* Returns 0, or -1 where memory or stdout failed. */

@@ -53,6 +53,37 @@ void plan_print_replicated(const plan *p)
     printf("\n");
 }
 
+/* Bytes per parameter = everywhere + shared / N, of 16-bit parameters and Adam's two states with
+ * one slot a rank, without tables and staging. Stage 2 sums in FP32 at the owner, its gradients
+ * live in recycled buckets. 8-bit states: 1 byte and 4/256 for the block's scale each. */
+static const struct {
+    const char *what;
+    double everywhere, shared;
+    int runs; /* 1: in this version */
+} stages[] = {
+    {"stage 0 (replicated), FP32 states", 16, 0, 0}, {"stage 1, FP32 states", 4, 12, 1},
+    {"stage 1, 8-bit states", 4, 6.03125, 0},        {"stage 2, FP32 states", 2, 16, 0},
+    {"stage 2, 8-bit states", 2, 10.03125, 0},       {"stage 3, FP32 states", 0, 16, 0},
+    {"stage 3, 8-bit states", 0, 10.03125, 0},
+};
+
+void plan_print_stages(const plan *p)
+{
+    printf(
+        "\nBytes per parameter by stage and precision of the states, from the formulas; * runs in "
+        "this version, the others are for comparison:\n%36s",
+        "ranks");
+    for (int w = 0; w < p->n_worlds; w++)
+        printf("%10d", p->world[w].ranks);
+    printf("\n");
+    for (size_t i = 0; i < sizeof stages / sizeof stages[0]; i++) {
+        printf("%c %-34s", stages[i].runs ? '*' : ' ', stages[i].what);
+        for (int w = 0; w < p->n_worlds; w++)
+            printf("%10.4f", stages[i].everywhere + stages[i].shared / p->world[w].ranks);
+        printf("\n");
+    }
+}
+
 static const zopt_memory_usage *fullest(const plan_world *world)
 {
     const zopt_memory_usage *most = &world->per_rank[0];
