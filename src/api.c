@@ -2,6 +2,9 @@
  * state of the optimizer is checked behind it. */
 #include "api.h"
 
+#include <stddef.h>
+#include <string.h>
+
 #include "base/dtype.h"
 #include "base/status.h"
 #include "fp_guard.h"
@@ -15,12 +18,13 @@
 #define CHECK_HANDLE(z)  CHECK((z) != NULL, "%s: the handle is NULL", __func__)
 #define CHECK_POINTER(p) CHECK((p) != NULL, "%s: %s is NULL", __func__, #p)
 
-void zopt_options_init(zopt_options *options)
+/* The struct of version 0.1 ended with plan_rank. */
+enum { FIRST_OPTIONS_BYTES = offsetof(zopt_options, plan_rank) + sizeof(int) };
+
+void zopt_options_defaults(zopt_options *options, size_t bytes)
 {
-    if (options == NULL)
-        return;
-    *options = (zopt_options){
-        .struct_size = sizeof *options,
+    const zopt_options defaults = {
+        .struct_size = bytes,
         .transport = "auto",
         .device = "auto",
         .stage = 1,
@@ -34,21 +38,28 @@ void zopt_options_init(zopt_options *options)
         .max_consecutive_skips = 20,
         .deadline_ms = 300000,
     };
+    if (options != NULL)
+        memcpy(options, &defaults, bytes < sizeof defaults ? bytes : sizeof defaults);
 }
 
 zopt_status zopt_create(const zopt_options *options, zopt **out)
 {
+    zopt_options all;
     CHECK_POINTER(out);
     *out = NULL;
     CHECK_POINTER(options);
     CHECK(
-        options->struct_size == sizeof *options,
-        "zopt_create: options of %zu bytes, this library's have %zu; start from zopt_options_init",
-        options->struct_size, sizeof *options);
+        options->struct_size >= FIRST_OPTIONS_BYTES && options->struct_size <= sizeof all,
+        "zopt_create: options of %zu bytes, this library's have %zu; start from zopt_options_init "
+        "of its own header",
+        options->struct_size, sizeof all);
     CHECK(options->settings != NULL || options->n_settings == 0, "zopt_create: settings is NULL");
     CHECK(options->schedule_settings != NULL || options->n_schedule_settings == 0,
           "zopt_create: schedule_settings is NULL");
-    return zi_local_create(options, out);
+    zopt_options_init(&all);
+    memcpy(&all, options, options->struct_size);
+    all.struct_size = sizeof all;
+    return zi_local_create(&all, out);
 }
 
 void zopt_destroy(zopt *z)

@@ -86,6 +86,7 @@ START_TEST(options_are_checked)
     change;                                        \
     ASSERT_FAILS(zopt_create(&o, &z), want, part); \
     ck_assert_ptr_null(z)
+    REFUSED(o.struct_size = sizeof o + 8, ZOPT_ERR_ARGUMENT, "zopt_options_init");
     REFUSED(o.struct_size = 8, ZOPT_ERR_ARGUMENT, "zopt_options_init");
     REFUSED(o.stage = 3, ZOPT_ERR_UNSUPPORTED, "stage 3");
     REFUSED(o.plan_world = -1, ZOPT_ERR_CONFIG, "plan_world");

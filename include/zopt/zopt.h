@@ -151,7 +151,14 @@ typedef struct zopt_options {
     int plan_rank;
 } zopt_options;
 
-ZOPT_API void zopt_options_init(zopt_options *options);
+/* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs
+ * built with an older header go on working with a newer library. NULL does nothing. */
+ZOPT_API void zopt_options_defaults(zopt_options *options, size_t bytes);
+
+static inline void zopt_options_init(zopt_options *options)
+{
+    zopt_options_defaults(options, sizeof *options);
+}
 
 /* A world of n_ranks threads of this process for transport "threads". Each thread creates its own
  * handle, with its own threads_rank. Destroy it after the handles. */

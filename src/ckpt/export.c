@@ -80,6 +80,7 @@ static zopt_status write_tensor(zi_zero *z, const zi_tensor *tensor, uint64_t da
         size_t bytes = piece.n_elems * sizeof *buffer;
         if (piece.owner == z->comm->rank) {
             z->config.device->copy(NULL, buffer, z->master + piece.owned_at, bytes);
+            ZI_TRY(z->config.device->wait(NULL));
             ZI_TRY(write_at(fd, path, buffer, bytes, data_at + at * sizeof *buffer));
         }
         at += piece.n_elems;

@@ -76,6 +76,12 @@ static void zero(zi_queue *q, void *dst, size_t bytes)
     memset(dst, 0, bytes);
 }
 
+static zopt_status wait(zi_queue *q)
+{
+    (void)q;
+    return ZOPT_OK;
+}
+
 static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
 {
     (void)q;
@@ -113,6 +119,7 @@ const zi_device_ops zi_device_cpu = {
     .alloc = zi_mem_array,
     .free = zi_mem_free_array,
     .zero = zero,
+    .wait = wait,
     .copy = copy,
     .accumulate = accumulate,
     .norm = norm,

@@ -3,7 +3,9 @@
  * a table of destinations; it is the same for one rank, for peers in shared memory and for received
  * slices. Every device gives the same bits.
  *
- * Kernels are enqueued on q (NULL on the CPU, which runs them before it returns). */
+ * Kernels and copies are enqueued on q (NULL on the CPU, which runs them before it returns). None
+ * of them fails by itself: the first failure on a queue sticks to it and comes out of wait(), which
+ * comes before the host reads what was enqueued. */
 #ifndef ZI_DEVICE_DEVICE_H
 #define ZI_DEVICE_DEVICE_H
 
@@ -67,6 +69,8 @@ typedef struct zi_device_ops {
     void (*free)(zi_mem *mem, zi_category category, void *array, size_t bytes);
 
     void (*zero)(zi_queue *q, void *dst, size_t bytes);
+    /* Wait for all that was enqueued. Errors: the queue's first, with the device's own text. */
+    zopt_status (*wait)(zi_queue *q);
     /* Between any two of host and device memory. */
     void (*copy)(zi_queue *q, void *dst, const void *src, size_t bytes);
 

@@ -34,7 +34,7 @@ zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const
                                    piece.n_elems * sizeof *values);
         at += piece.n_elems;
     }
-    return ZOPT_OK;
+    return z->config.device->wait(NULL); /* `values` is the caller's */
 }
 
 /* All ranks must ask for the same: what one rank sends is what the others believe to receive. */
@@ -68,8 +68,10 @@ zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_
         uint64_t end = offset + n - at < PIECE_ELEMS ? offset + n : at + PIECE_ELEMS;
         zi_piece piece = zi_layout_piece(&z->layout, tensor, at, end);
         float *out = values + (at - offset);
-        if (piece.owner == z->comm->rank)
+        if (piece.owner == z->comm->rank) {
             z->config.device->copy(NULL, out, array + piece.owned_at, piece.n_elems * sizeof *out);
+            ZI_TRY(z->config.device->wait(NULL));
+        }
         ZI_TRY(z->comm->ops->broadcast(z->comm, piece.owner, out, piece.n_elems * sizeof *out));
         at += piece.n_elems;
     }

@@ -94,6 +94,7 @@ static zopt_status sum(zi_zero *z, const zi_round *round)
         ZI_TRY(zi_reduce_job(z, bucket, &job));
         round->add_slice(z, bucket, &job);
     }
+    ZI_TRY(z->config.device->wait(NULL));
     round->end(z);
     return z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words(z));
 }
