@@ -45,8 +45,11 @@ static char *make_json(const zi_tensor *tensors, const zi_tensor *const *sorted,
     return text;
 }
 
+/* json: NULL where there was no memory for it. */
 static zopt_status add_header(zi_safetensors *file, const char *json)
 {
+    if (json == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "safetensors: no memory to describe the tensors");
     size_t json_bytes = strlen(json);
     size_t bytes = (sizeof(uint64_t) + json_bytes + ZI_SAFETENSORS_ALIGN - 1) /
                    ZI_SAFETENSORS_ALIGN * ZI_SAFETENSORS_ALIGN;
@@ -66,32 +69,30 @@ zopt_status zi_safetensors_describe(const zi_tensor *tensors, uint32_t n_tensors
                                     zi_safetensors *out)
 {
     uint64_t data_bytes = 0;
-    zopt_status status = ZOPT_OK;
     char *json = NULL;
     memset(out, 0, sizeof *out);
-    const zi_tensor **sorted = malloc(n_tensors * sizeof *sorted);
-    out->data_at = malloc(n_tensors * sizeof *out->data_at);
-    if (sorted != NULL && out->data_at != NULL) {
+    const zi_tensor **sorted = calloc(n_tensors, sizeof *sorted);
+    uint64_t *data_at = calloc(n_tensors, sizeof *data_at);
+    if (data_at == NULL) {
+        free(sorted);
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "safetensors: no memory for %u offsets", n_tensors);
+    }
+    if (sorted != NULL) {
         for (uint32_t i = 0; i < n_tensors; i++)
             sorted[i] = &tensors[i];
         qsort(sorted, n_tensors, sizeof *sorted, by_name);
-        json = make_json(tensors, sorted, n_tensors, out->data_at, &data_bytes);
+        json = make_json(tensors, sorted, n_tensors, data_at, &data_bytes);
     }
-    if (json == NULL)
-        status = ZI_FAIL(ZOPT_ERR_MEMORY,
-                         "safetensors: no memory to describe %u tensors (or a name "
-                         "is not UTF-8)",
-                         n_tensors);
-    else
-        status = add_header(out, json);
-    free(json);
     free(sorted);
+    zopt_status status = add_header(out, json);
+    free(json);
     if (status != ZOPT_OK) {
-        zi_safetensors_free(out);
+        free(data_at);
         return status;
     }
     for (uint32_t i = 0; i < n_tensors; i++)
-        out->data_at[i] += out->header_bytes;
+        data_at[i] += out->header_bytes;
+    out->data_at = data_at;
     out->file_bytes = out->header_bytes + data_bytes;
     return ZOPT_OK;
 }

@@ -249,22 +249,23 @@ static const struct {
 static zopt_status begin(zi_mpi *m, operation op, int variant, size_t bytes)
 {
     enum { N = 4 };
-    int64_t mine[(size_t)2 * N], *all = (int64_t *)(void *)m->bounce;
+    int64_t mine[(size_t)2 * N];
     MPI_Request request;
     ZI_TRY(zi_check_connected(&m->base, operations[op].name));
     m->sequence++;
     if (!VERIFY)
         return ZOPT_OK;
     const int64_t values[N] = {(int64_t)m->sequence, op, variant, (int64_t)bytes};
-    for (int i = 0; i < N; i++) {
+    for (size_t i = 0; i < N; i++) {
         mine[2 * i] = values[i];
         mine[2 * i + 1] = -values[i];
     }
+    int64_t *all = (int64_t *)(void *)m->bounce;
     memcpy(all, mine, sizeof mine);
     ZI_MPI_TRY(m, MPI_Iallreduce, MPI_IN_PLACE, all, 2 * N, MPI_INT64_T, MPI_MAX, m->comm,
                &request);
     ZI_TRY(finish(m, &request, operations[op].awaited, ""));
-    for (int i = 0; i < N; i++) {
+    for (size_t i = 0; i < N; i++) {
         if (all[2 * i] == -all[2 * i + 1])
             continue;
         m->base.broken = 1;

@@ -8,9 +8,9 @@
 /* clang 14 refuses the name "f16c", and CPUID itself is slow in a virtual machine: there FMA stands
  * for it, as no processor has AVX2 and FMA without F16C. */
 #ifdef __clang__
-#define F16C "fma"
+#define HAS_F16C 1
 #else
-#define F16C "f16c"
+#define HAS_F16C __builtin_cpu_supports("f16c")
 #endif
 
 static int runs_here(const zi_cpu_kernels *kernels)
@@ -20,8 +20,7 @@ static int runs_here(const zi_cpu_kernels *kernels)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     if (kernels == &zi_cpu_kernels_avx2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports(F16C);
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HAS_F16C;
 #endif
     return kernels == &zi_cpu_kernels_portable;
 }

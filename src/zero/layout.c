@@ -101,6 +101,8 @@ static void put_in_order(zi_layout *layout)
             if (next == NULL || last->first_tensor > next->first_tensor)
                 next = last;
         }
+        if (next == NULL)
+            break;
         left[next->space]--;
         next->position = position;
         layout->order[position] = (uint32_t)(next - layout->bucket);

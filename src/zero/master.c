@@ -47,7 +47,7 @@ static zopt_status same_request(zi_zero *z, int state, int id, uint64_t offset, 
         most[i] = request[i];
         most[N + i] = -request[i];
     }
-    ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_MAX, most, 2 * N));
+    ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_MAX, most, sizeof most / sizeof most[0]));
     for (int i = 0; i < N; i++)
         if (most[i] != -most[N + i]) {
             z->comm->broken = 1;
