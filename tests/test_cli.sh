@@ -214,6 +214,18 @@ test_plan_equals_run() { # RANKS
     expect_json "j['plans'][0]['per_rank'] == json.load(open('out$1/memory.json'))['per_rank']" True
 }
 
+# Ranks with other run files, or other texts, are refused before they train.
+test_disagreement() {
+    local train=("$zopt" train run.json --out differ)
+    expect 78 "rank 0 has seed: 1; rank 1 has seed: 2" \
+        mpirun -n 1 "${train[@]}" --set seed=1 : -n 1 "${train[@]}" --set seed=2
+    expect 78 "optimizer.params.lr" \
+        mpirun -n 2 "${train[@]}" : -n 1 "${train[@]}" --set optimizer.params.lr=0.5
+    sed 's/17/71/' small.txt >other.txt
+    expect 78 "ranks disagree" \
+        mpirun -n 1 "${train[@]}" : -n 1 "${train[@]}" --set data.path=other.txt
+}
+
 # A rank that is waited for in vain ends the job; the one that waited is named once.
 test_stopped_rank() {
     local job pid pids code=0
@@ -234,10 +246,9 @@ test_stopped_rank() {
 }
 
 test_launches() {
+    test_disagreement
     local n
     for n in 1 2 3; do test_plan_equals_run "$n"; done
-    expect 78 "seed" mpirun -n 1 "$zopt" train run.json --out o : \
-        -n 1 "$zopt" train run.json --out o --set seed=2
     expect 78 "rank " mpirun -n 2 "$zopt" train run.json --set train_stepz=2
     # Each rank's checks, and once what the build has.
     expect 0 "rank 2 of 3" mpirun -n 3 "$zopt" doctor
