@@ -12,24 +12,8 @@ zopt="$build/zopt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-failures=0
-
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-
-# expect CODE TEXT COMMAND...: the exit code, and TEXT somewhere in what it prints.
-expect() {
-    local code=$1 text=$2 got=0
-    shift 2
-    timeout 60 "$@" >out.txt 2>err.txt || got=$?
-    if [ "$got" != "$code" ]; then
-        fail "$* : exit code $got, not $code: $(tail -n 2 err.txt)"
-    elif ! cat out.txt err.txt | grep -qF -- "$text"; then
-        fail "$* : '$text' is not in: $(head -n 5 out.txt err.txt)"
-    fi
-}
+# shellcheck source=tests/expect.sh
+source "$root/tests/expect.sh"
 
 # One line on stderr that begins with the command.
 expect_error() {

@@ -14,7 +14,8 @@ zopt="$build/zopt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
-failures=0
+# shellcheck source=tests/expect.sh
+source "$root/tests/expect.sh"
 
 seq 1 4000 >small.txt
 cat >run.json <<'JSON'
@@ -25,23 +26,6 @@ cat >run.json <<'JSON'
   "eval": {"batches": 1, "interval": 2}, "sample": {"length": 5}, "data": {"path": "small.txt"}
 }
 JSON
-
-fail() {
-    echo "FAIL: $*"
-    failures=$((failures + 1))
-}
-
-# expect CODE TEXT COMMAND...: the exit code, and TEXT somewhere in what it prints.
-expect() {
-    local code=$1 text=$2 got=0
-    shift 2
-    timeout 120 "$@" >out.txt 2>err.txt || got=$?
-    if [ "$got" != "$code" ]; then
-        fail "$* : exit code $got, not $code: $(tail -n 2 err.txt)"
-    elif ! cat out.txt err.txt | grep -qF -- "$text"; then
-        fail "$* : '$text' is not in: $(head -n 5 out.txt err.txt)"
-    fi
-}
 
 launch() { # RANKS [argument of zopt train]...
     mpirun -n "$1" "$zopt" train run.json "${@:2}"

@@ -1,6 +1,6 @@
 /* The decision of a step, made once and the same on all ranks: skip or update, the coefficient, the
  * next loss scale. A pure function of agreed sums and of plain data, so that it can run where the
- * kernels run. Next: reduce.c, whose sums it reads. */
+ * kernels run. round.c brings the sums; next: step.c. */
 #ifndef ZI_ZERO_CONTROL_H
 #define ZI_ZERO_CONTROL_H
 

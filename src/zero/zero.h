@@ -157,7 +157,7 @@ zopt_status zi_bucket_flush(zi_zero *z);
 zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket);
 zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket);
 
-/* reduce.c: what is summed. */
+/* reduce.c: what the kernels read. */
 /* Wait for a bucket's gradients and describe this rank's slice of it. Sources and spans are filled
  * in; destinations are not. The job is valid until the next call. */
 zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
