@@ -176,6 +176,13 @@ zopt_status zopt_loss_scale(const zopt *z, const float **scale)
     return z->api->loss_scale(z, scale);
 }
 
+zopt_status zopt_needs_grad(const zopt *z, int id, int *needed)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(needed);
+    return z->api->needs_grad(z, id, needed);
+}
+
 zopt_status zopt_grad_acquire(zopt *z, int id, void **grad)
 {
     CHECK_HANDLE(z);

@@ -26,6 +26,7 @@ typedef struct zi_api {
     int (*micro_steps)(const zopt *z);
     zopt_status (*slot)(const zopt *z, int *slot);
     zopt_status (*loss_scale)(const zopt *z, const float **scale);
+    zopt_status (*needs_grad)(const zopt *z, int id, int *needed);
     zopt_status (*grad_acquire)(zopt *z, int id, void **grad);
     zopt_status (*grad_ready)(zopt *z, int id);
     zopt_status (*micro_end)(zopt *z, double loss);

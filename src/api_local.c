@@ -138,6 +138,8 @@ static zopt_status check_grad(const zi_zero *z, const char *call, int id, zi_gra
                                         [ZI_GRAD_ACQUIRED] = "acquired",
                                         [ZI_GRAD_READY] = "ready"};
     ZI_TRY(check_tensor(z, call, id));
+    if (z->tensors[id].variant == NULL)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: '%s' is frozen", call, z->tensors[id].name);
     if (z->micro == z->n_micro)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s after the last micro-step: zopt_step is due", call);
     if (zi_zero_slot(z) < 0)
@@ -219,18 +221,25 @@ static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t o
                                    float *values)
 {
     zi_zero *zero = local_of(z)->zero;
-    const zi_variant *variant = zero->variant;
+    const char *const *names = zero->config.optim->state_name;
     ZI_TRY(check_range_of(zero, "zopt_get_state", id, offset, n));
-    for (int i = 0; i < variant->n_states; i++)
-        if (strcmp(name, variant->state_name[i]) == 0)
-            return zi_get_owned(zero, i, id, offset, n, values);
-    const char *near = zi_nearest(name, variant->state_name, (size_t)variant->n_states,
-                                  sizeof variant->state_name[0]);
-    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s has no state '%s'; there is '%s'",
-                   zero->config.optim->name, name,
-                   near                ? near
-                   : variant->n_states ? variant->state_name[0]
-                                       : "none");
+    const zi_tensor *tensor = &zero->tensors[id];
+    const char *has[ZI_MAX_STATES];
+    size_t n_has = 0;
+    for (int i = 0; i < ZI_MAX_STATES && names[i] != NULL; i++) {
+        int state = zi_state_find(tensor, i);
+        if (state < 0)
+            continue;
+        if (strcmp(name, names[i]) == 0)
+            return zi_get_owned(zero, state, id, offset, n, values);
+        has[n_has++] = names[i];
+    }
+    const char *near = zi_nearest(name, has, n_has, sizeof has[0]);
+    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s has no state '%s' of '%s'; there is '%s'",
+                   zero->config.optim->name, name, tensor->name,
+                   near    ? near
+                   : n_has ? has[0]
+                           : "none");
 }
 
 static zopt_status local_param_acquire(zopt *z, int id, const void **param)
@@ -263,6 +272,13 @@ static zopt_status local_loss_scale(const zopt *z, const float **scale)
     const zi_zero *zero = zero_of(z);
     ZI_TRY(check_running(zero, "zopt_loss_scale"));
     *scale = &zero->control.loss_scale;
+    return ZOPT_OK;
+}
+
+static zopt_status local_needs_grad(const zopt *z, int id, int *needed)
+{
+    ZI_TRY(check_tensor(zero_of(z), "zopt_needs_grad", id));
+    *needed = zero_of(z)->tensors[id].variant != NULL;
     return ZOPT_OK;
 }
 
@@ -358,10 +374,9 @@ static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double
 /* Name of a category's row; NULL where this handle has no such category. */
 static const char *category_name(const zi_zero *zero, int category)
 {
-    const zi_variant *variant = zero->variant;
     if (category >= ZI_MEM_STATE && category < ZI_MEM_GRAD_ACCUM) {
-        int state = category - ZI_MEM_STATE;
-        return state < variant->n_states ? variant->state_name[state] : NULL;
+        int name = category - ZI_MEM_STATE;
+        return zi_state_used(zero, name) ? zero->config.optim->state_name[name] : NULL;
     }
     return zi_category_name((zi_category)category);
 }
@@ -410,6 +425,7 @@ static const zi_api local_api = {
     .micro_steps = local_micro_steps,
     .slot = local_slot,
     .loss_scale = local_loss_scale,
+    .needs_grad = local_needs_grad,
     .grad_acquire = local_grad_acquire,
     .grad_ready = local_grad_ready,
     .micro_end = local_micro_end,

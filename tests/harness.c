@@ -162,14 +162,27 @@ static void check_params(const h_problem *problem, zopt *z, int tensor, const fl
 }
 
 /* The optimizer's states: those memory categories that zopt_get_state knows. */
-static void find_states(zopt *z, h_result *result)
+static void find_states(zopt *z, int n_tensors, h_result *result)
 {
     for (int c = 0; c < result->memory.n && result->n_states < H_MAX_STATES; c++) {
         const char *name = result->memory.category[c].name;
-        if (zopt_get_state(z, name, 0, 0, 0, NULL) == ZOPT_OK)
+        int found = 0;
+        for (int i = 0; i < n_tensors && !found; i++)
+            found = zopt_get_state(z, name, i, 0, 0, NULL) == ZOPT_OK;
+        if (found)
             snprintf(result->state_name[result->n_states++], sizeof result->state_name[0], "%s",
                      name);
     }
+}
+
+/* Zeros where the tensor does not have it. */
+static void get_state(zopt *z, const char *name, int tensor, uint64_t n, float *values)
+{
+    zopt_status status = zopt_get_state(z, name, tensor, 0, n, values);
+    if (status == ZOPT_ERR_ARGUMENT)
+        memset(values, 0, n * sizeof *values);
+    else
+        MUST(status);
 }
 
 static void collect(const h_problem *problem, zopt *z, h_result *result)
@@ -178,7 +191,7 @@ static void collect(const h_problem *problem, zopt *z, h_result *result)
     for (int i = 0; i < problem->n_tensors; i++)
         total += h_elems(&problem->tensor[i]);
     result->n_elems = total;
-    find_states(z, result);
+    find_states(z, problem->n_tensors, result);
     result->master = malloc((1 + (size_t)result->n_states) * total * sizeof(float));
     for (int s = 0; s < result->n_states; s++)
         result->state[s] = result->master + (uint64_t)(1 + s) * total;
@@ -187,7 +200,7 @@ static void collect(const h_problem *problem, zopt *z, h_result *result)
         uint64_t n = h_elems(&problem->tensor[i]);
         MUST(zopt_get_master(z, i, 0, n, result->master + at));
         for (int s = 0; s < result->n_states; s++)
-            MUST(zopt_get_state(z, result->state_name[s], i, 0, n, result->state[s] + at));
+            get_state(z, result->state_name[s], i, n, result->state[s] + at);
         check_params(problem, z, i, result->master + at);
         at += n;
     }

@@ -23,11 +23,12 @@ typedef struct table {
 typedef struct expectation {
     uint64_t n_elems, size; /* to the last tensor's end; of the arrays */
     int32_t *tensor;        /* that the element belongs to, -1: padding */
-    uint32_t *group;        /* its tensor's, or for padding the preceding tensor's */
+    uint32_t *owner;        /* the same, padding with the preceding tensor */
 } expectation;
 
 static table current;
-static expectation expected[ZI_N_DTYPES];
+static expectation expected[ZI_MAX_SPACES];
+static uint32_t n_expected;
 static zi_layout layout;
 static zi_mem mem;
 static uint64_t bucket_elems;
@@ -42,11 +43,14 @@ static char first_wrong[256];
             snprintf(first_wrong, sizeof first_wrong, "line %d: %s", __LINE__, #condition); \
     } while (0)
 
+static const zi_variant variants[3] = {{.n_states = 1}, {.n_states = 2}, {.unit = ZI_UNIT_TENSOR}};
+static const zi_variant *next_variant = &variants[0]; /* of the tensors added next */
+
 static void add_tensor(zopt_dtype dtype, uint64_t n_elems, int group)
 {
     ck_assert_uint_lt(current.n, MAX_TENSORS);
-    current.tensor[current.n++] =
-        (zi_tensor){.name = "t", .dtype = dtype, .group = group, .n_elems = n_elems};
+    current.tensor[current.n++] = (zi_tensor){
+        .name = "t", .dtype = dtype, .variant = next_variant, .group = group, .n_elems = n_elems};
 }
 
 /* ------------------------------------------------------------------ tables of tensors ------- */
@@ -87,6 +91,16 @@ static void thousands_of_small_ones(void)
                    (int)reference_between(&random, 0, 2));
 }
 
+static void variants_and_frozen_ones(void)
+{
+    const zi_variant *const of[] = {&variants[0], NULL, &variants[2], &variants[1]};
+    for (int i = 0; i < 4 * N_EDGES; i++) {
+        next_variant = of[i * 5 % 7 % 4];
+        add_tensor((zopt_dtype)(i % 3), edge_sizes[i * 4 % N_EDGES], i % 2);
+    }
+    next_variant = of[0];
+}
+
 static void no_tensors(void)
 {
 }
@@ -100,6 +114,7 @@ static const struct {
     {"edges in all dtypes", edges_in_all_dtypes},
     {"one dtype after the other", one_dtype_after_the_other},
     {"thousands of small ones", thousands_of_small_ones},
+    {"variants and frozen ones", variants_and_frozen_ones},
     {"no tensors", no_tensors},
 };
 enum { N_TABLES = sizeof tables / sizeof tables[0] };
@@ -110,39 +125,59 @@ enum { N_BUCKET_SIZES = sizeof bucket_sizes / sizeof bucket_sizes[0] };
 
 /* ------------------------------------------------------------------ expectations ------------ */
 
-static void expect_room(int d)
+static void expect_room(uint32_t s)
 {
     uint64_t size = 256 * MAX_WORLD; /* the padding of the last bucket */
     for (uint32_t i = 0; i < current.n; i++)
         size += current.tensor[i].n_elems + 256;
-    expected[d] = (expectation){.tensor = malloc(size * sizeof(int32_t)),
-                                .group = calloc(size, sizeof(uint32_t)),
+    expected[s] = (expectation){.tensor = malloc(size * sizeof(int32_t)),
+                                .owner = calloc(size, sizeof(uint32_t)),
                                 .size = size};
-    ck_assert(expected[d].tensor != NULL && expected[d].group != NULL);
-    memset(expected[d].tensor, 0xff, size * sizeof(int32_t));
+    ck_assert(expected[s].tensor != NULL && expected[s].owner != NULL);
+    memset(expected[s].tensor, 0xff, size * sizeof(int32_t));
+}
+
+/* The space of a tensor: spaces are numbered as their first tensors come. */
+static uint32_t space_of(uint32_t id)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i <= id; i++) {
+        uint32_t j = 0;
+        while (current.tensor[j].dtype != current.tensor[i].dtype ||
+               current.tensor[j].variant != current.tensor[i].variant)
+            j++;
+        if (j == i)
+            n++;
+        if (current.tensor[i].dtype == current.tensor[id].dtype &&
+            current.tensor[i].variant == current.tensor[id].variant)
+            return n - 1;
+    }
+    return n;
 }
 
 /* Section 2 of the design: registration order, multiples of 256 for >= 4096 elements, else of 32.
  * A tensor's group holds to the next tensor's start, the last one's to the end. */
 static void expect_all(void)
 {
-    uint32_t group[ZI_N_DTYPES] = {0};
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        expect_room(d);
+    uint32_t owner[ZI_MAX_SPACES] = {0};
+    n_expected = 0;
     for (uint32_t i = 0; i < current.n; i++) {
+        uint32_t s = space_of(i);
         const zi_tensor *tensor = &current.tensor[i];
-        expectation *e = &expected[tensor->dtype];
+        expectation *e = &expected[s];
+        if (s == n_expected)
+            expect_room(n_expected++);
         for (; e->n_elems % (tensor->n_elems >= 4096 ? 256 : 32) != 0; e->n_elems++)
-            e->group[e->n_elems] = group[tensor->dtype];
-        group[tensor->dtype] = (uint32_t)tensor->group;
+            e->owner[e->n_elems] = owner[s];
+        owner[s] = i;
         for (uint64_t j = 0; j < tensor->n_elems; j++, e->n_elems++) {
             e->tensor[e->n_elems] = (int32_t)i;
-            e->group[e->n_elems] = group[tensor->dtype];
+            e->owner[e->n_elems] = i;
         }
     }
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        for (uint64_t at = expected[d].n_elems; at < expected[d].size; at++)
-            expected[d].group[at] = group[d];
+    for (uint32_t s = 0; s < n_expected; s++)
+        for (uint64_t at = expected[s].n_elems; at < expected[s].size; at++)
+            expected[s].owner[at] = owner[s];
 }
 
 /* ------------------------------------------------------------------ checks of a layout ------ */
@@ -151,24 +186,26 @@ static void starts_are_the_designs(void)
 {
     for (uint32_t i = 0; i < current.n; i++) {
         const zi_tensor *tensor = &current.tensor[i];
-        const int32_t *owner = expected[tensor->dtype].tensor + tensor->start;
+        MUST(tensor->space == space_of(i));
+        const int32_t *owner = expected[tensor->space].tensor + tensor->start;
         MUST(owner[0] == (int32_t)i && owner[tensor->n_elems - 1] == (int32_t)i);
         MUST(tensor->start == 0 || owner[-1] != (int32_t)i);
     }
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        MUST(layout.space[d].n_elems == expected[d].n_elems);
+    MUST(layout.n_spaces == n_expected);
+    for (uint32_t s = 0; s < n_expected; s++)
+        MUST(layout.space[s].n_elems == expected[s].n_elems);
 }
 
 static void extents_cover_each_space_once(void)
 {
-    uint64_t at[ZI_N_DTYPES] = {0};
+    uint64_t at[ZI_MAX_SPACES] = {0};
     for (uint32_t i = 0; i < current.n; i++) {
         const zi_tensor *tensor = &current.tensor[i];
-        MUST(tensor->start == at[tensor->dtype] && tensor->extent >= tensor->n_elems);
-        at[tensor->dtype] += tensor->extent;
+        MUST(tensor->start == at[tensor->space] && tensor->extent >= tensor->n_elems);
+        at[tensor->space] += tensor->extent;
     }
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        MUST(at[d] == layout.space[d].n_padded);
+    for (uint32_t s = 0; s < layout.n_spaces; s++)
+        MUST(at[s] == layout.space[s].n_padded);
 }
 
 /* Buckets of a space follow each other, are cut into world whole-block slices, and only the tail
@@ -179,17 +216,18 @@ static void buckets_cover_each_space(void)
     uint64_t size = (bucket_elems > ZI_MAX_ELEMS ? ZI_MAX_ELEMS : bucket_elems) + quantum - 1;
     uint32_t b = 0;
     size -= size % quantum;
-    for (int d = 0; d < ZI_N_DTYPES; d++) {
-        const zi_space *space = &layout.space[d];
+    for (uint32_t s = 0; s < layout.n_spaces; s++) {
+        const zi_space *space = &layout.space[s];
         MUST(space->first_bucket == b);
         uint64_t at = 0;
         for (uint32_t i = 0; i < space->n_buckets; i++, b++) {
             const zi_bucket *bucket = &layout.bucket[b];
-            MUST((int)bucket->space == d && bucket->start == at);
+            MUST(bucket->space == s && bucket->dtype == space->dtype && bucket->start == at);
             MUST(bucket->slice_elems > 0 && bucket->slice_elems % 256 == 0);
             MUST(bucket->n_elems == world * bucket->slice_elems);
             MUST(i + 1 == space->n_buckets ? bucket->n_elems <= size : bucket->n_elems == size);
-            MUST(bucket->slice_elems * zopt_dtype_bytes(bucket->space) <= layout.max_slice_bytes);
+            MUST(space->variant == NULL ||
+                 bucket->slice_elems * zopt_dtype_bytes(bucket->dtype) <= layout.max_slice_bytes);
             MUST(zi_layout_bucket_at(&layout, bucket->space, at) == bucket);
             at += bucket->n_elems;
             MUST(zi_layout_bucket_at(&layout, bucket->space, at - 1) == bucket);
@@ -211,6 +249,7 @@ static void owned_indices_are_a_bijection(void)
             MUST(at < layout.owned_elems);
             if (at < layout.owned_elems)
                 MUST(taken[at]++ == 0);
+            MUST((layout.space[bucket->space].variant != NULL) == (at < layout.trained_elems));
         }
     }
     MUST(n_taken == layout.owned_elems);
@@ -223,7 +262,7 @@ static void buckets_know_their_tensors_and_their_turn(void)
     unsigned char *seen = calloc(layout.n_buckets + 1, 1);
     const zi_bucket *previous = NULL;
     ck_assert_ptr_nonnull(seen);
-    for (uint32_t i = 0; i < layout.n_buckets; i++) {
+    for (uint32_t i = 0; i < layout.n_exchanged; i++) {
         MUST(layout.order[i] < layout.n_buckets && seen[layout.order[i]]++ == 0);
         const zi_bucket *bucket = &layout.bucket[layout.order[i]];
         MUST(bucket->position == i);
@@ -244,12 +283,14 @@ static void buckets_know_their_tensors_and_their_turn(void)
             MUST(previous == NULL || previous->first_tensor > bucket->first_tensor);
         previous = bucket;
     }
+    for (uint32_t b = 0; b < layout.n_buckets; b++)
+        MUST((seen[b] != 0) == (layout.space[layout.bucket[b].space].variant != NULL));
     free(seen);
 }
 
 static void check_piece(const zi_tensor *tensor, const zi_piece *piece, uint64_t at, uint64_t end)
 {
-    const zi_bucket *bucket = zi_layout_bucket_at(&layout, tensor->dtype, tensor->start + at);
+    const zi_bucket *bucket = zi_layout_bucket_at(&layout, tensor->space, tensor->start + at);
     uint64_t slice_start = bucket->start + (uint64_t)piece->owner * bucket->slice_elems;
     MUST(piece->tensor_at == at && piece->flat_at == tensor->start + at);
     MUST(piece->owner >= 0 && piece->owner < layout.world);
@@ -277,10 +318,10 @@ static void pieces_walk_every_tensor(void)
                 at += piece.n_elems > 0 ? piece.n_elems : tensor->n_elems;
             }
         uint32_t first =
-            (uint32_t)(zi_layout_bucket_at(&layout, tensor->dtype, tensor->start) - layout.bucket);
+            (uint32_t)(zi_layout_bucket_at(&layout, tensor->space, tensor->start) - layout.bucket);
         uint64_t end = tensor->start + tensor->n_elems - 1;
         uint32_t last =
-            (uint32_t)(zi_layout_bucket_at(&layout, tensor->dtype, end) - layout.bucket);
+            (uint32_t)(zi_layout_bucket_at(&layout, tensor->space, end) - layout.bucket);
         MUST(tensor->first_bucket == first && tensor->n_buckets == last - first + 1);
     }
 }
@@ -292,16 +333,20 @@ static void spans_give_every_owned_element_its_group(int rank)
     MUST(spans.n_buckets == layout.n_buckets && spans.first[0] == 0);
     for (uint32_t b = 0; b < layout.n_buckets; b++) {
         const zi_bucket *bucket = &layout.bucket[b];
-        const uint32_t *group =
-            expected[bucket->space].group + bucket->start + (uint64_t)rank * bucket->slice_elems;
+        const zi_variant *variant = layout.space[bucket->space].variant;
+        int by_tensor = variant != NULL && variant->unit == ZI_UNIT_TENSOR;
+        const uint32_t *owner =
+            expected[bucket->space].owner + bucket->start + (uint64_t)rank * bucket->slice_elems;
         uint64_t at = 0;
         MUST(spans.first[b] < spans.first[b + 1]);
         for (uint64_t s = spans.first[b]; s < spans.first[b + 1]; s++) {
             const zi_span *span = &spans.span[s];
             MUST(span->end > at && span->end <= bucket->slice_elems);
+            MUST(span->tensor == owner[at]);
             for (; at < span->end && at < bucket->slice_elems; at++)
-                MUST(group[at] == span->group);
-            MUST(s == spans.first[b] || span[-1].group != span->group);
+                MUST(by_tensor ? owner[at] == span->tensor
+                               : (uint32_t)current.tensor[owner[at]].group == span->group);
+            MUST(s == spans.first[b] || by_tensor || span[-1].group != span->group);
         }
         MUST(at == bucket->slice_elems);
     }
@@ -330,9 +375,9 @@ static void each_layout(void (*check)(void))
                               tables[t].name, world, (unsigned long long)bucket_elems, n_wrong,
                               first_wrong);
             }
-        for (int d = 0; d < ZI_N_DTYPES; d++) {
-            free(expected[d].tensor);
-            free(expected[d].group);
+        for (uint32_t s = 0; s < n_expected; s++) {
+            free(expected[s].tensor);
+            free(expected[s].owner);
         }
     }
 }

@@ -265,13 +265,7 @@ static const struct {
     {"Lion", {{"beta1", -0.1, NULL}}, "Lion: beta1 = -0.1 is outside [0, 1)"},
     {"Lion", {{"weight_decay", NAN, NULL}}, "Lion: weight_decay = nan is outside [0, 1000]"},
     {"Lion", {{"lr_mult", -2, NULL}}, "group: lr_mult = -2 is outside [0, 1e+06]"},
-    /* Other states than the groups before. */
-    {"SGD",
-     {{"momentum", 0.9, NULL}},
-     "SGD: group 1 needs 1 state (momentum_buffer), the groups "
-     "before it 0 states"},
-    {"RMSprop", {{"centered", 1, NULL}}, "needs 2 states (square_avg, grad_avg)"},
-    {"AdamW", {{"amsgrad", 1, NULL}}, "the groups before it 2 states (exp_avg, exp_avg_sq)"},
+    {"SGD", {{"frozen", 2, NULL}}, "group: frozen = 2 is neither 0 nor 1"},
 };
 enum { N_REFUSED = sizeof refused / sizeof refused[0] };
 

@@ -15,7 +15,8 @@ typedef struct state {
 } state;
 
 /* Group changes inside blocks and at their edges. */
-static const zi_span spans[] = {{1, 1}, {255, 0}, {256, 1}, {300, 0}, {768, 1}, {N, 0}};
+static const zi_span spans[] = {{1, 1, 0},   {255, 0, 0}, {256, 1, 0},
+                                {300, 0, 0}, {768, 1, 0}, {N, 0, 0}};
 
 static const optimizer_case *the_case;
 
@@ -38,7 +39,9 @@ static const zi_variant *case_scalars(uint64_t t, float scalars[N_GROUPS][ZI_MAX
         const zi_instant now = {.t = t, .lr = the_case->lr * (g + 1), .power = power};
         optim->scalars(value, &now, scalars[g]);
     }
-    return optim->variant(value);
+    const uint64_t extent[] = {N};
+    const zi_shape shape = {1, extent, N};
+    return optim->variant(value, &shape);
 }
 
 static void run_update(const zi_cpu_kernels *kernels, uint64_t t, zopt_dtype dtype, state *st)
@@ -57,8 +60,8 @@ static void run_update(const zi_cpu_kernels *kernels, uint64_t t, zopt_dtype dty
                   .n_spans = sizeof spans / sizeof spans[0],
                   .control = &control};
     for (int s = 0; s < variant->n_states; s++) /* the others stay NULL: no rule may touch them */
-        job.state[s] = st->state[s];
-    kernels->update(variant->rule, &job);
+        job.state[s].data = st->state[s];
+    kernels->update(variant, &job);
 }
 
 static void start_state(reference_random *random, state *st)

@@ -14,8 +14,8 @@ typedef struct state {
 } state;
 
 /* Group changes inside blocks, at their edges, and runs of one element. */
-static const zi_span spans[] = {{1, 2},   {2, 0},   {33, 1},   {255, 2}, {256, 0},
-                                {300, 1}, {768, 2}, {1027, 0}, {N, 1}};
+static const zi_span spans[] = {{1, 2, 0},   {2, 0, 0},   {33, 1, 0},   {255, 2, 0}, {256, 0, 0},
+                                {300, 1, 0}, {768, 2, 0}, {1027, 0, 0}, {N, 1, 0}};
 
 static const reference_hyper hypers[N_GROUPS] = {
     {.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1},
@@ -33,6 +33,9 @@ static void start_state(reference_random *random, state *st)
         st->exp_avg_sq[i] = i % 7 == 0 ? 0.0f : root * root;
     }
 }
+
+static const zi_variant adamw = {
+    ZI_RULE_ADAMW, ZI_UNIT_ELEMENT, 2, {{0, ZI_FORM_F32}, {1, ZI_FORM_F32}}};
 
 static void run_update(const zi_cpu_kernels *kernels, double t, float coef, zopt_dtype dtype,
                        state *st)
@@ -54,11 +57,11 @@ static void run_update(const zi_cpu_kernels *kernels, double t, float coef, zopt
                         .dest = dest,
                         .n_dests = N_DESTS,
                         .master = st->master,
-                        .state = {st->exp_avg, st->exp_avg_sq},
+                        .state = {{st->exp_avg, NULL}, {st->exp_avg_sq, NULL}},
                         .span = spans,
                         .n_spans = sizeof spans / sizeof spans[0],
                         .control = &control};
-    kernels->update(ZI_RULE_ADAMW, &job);
+    kernels->update(&adamw, &job);
 }
 
 static void check_equal_bits(const zi_cpu_kernels *kernels, reference_random *random)

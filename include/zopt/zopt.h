@@ -183,9 +183,10 @@ ZOPT_API int zopt_world(const zopt *z);
 ZOPT_API const char *zopt_transport(const zopt *z);
 
 /* Add a group of tensors that share hyper-parameters: the handle's settings, overridden by these.
- * Every optimizer has the setting "lr_mult" beside its own, which multiplies the group's rate
- * whatever the schedule. Before zopt_commit. Errors: ERR_CONFIG names the unknown setting, the
- * range, or a setting that would need other states than the groups before (momentum 0 and 0.9). */
+ * Every optimizer has two settings beside its own: "lr_mult" multiplies the group's rate whatever
+ * the schedule; "frozen" = 1 leaves the group's tensors untrained: they have master weights and
+ * parameters, but neither gradients nor states, and nothing of them is ever sent. Before
+ * zopt_commit. Errors: ERR_CONFIG names the unknown setting or the range. */
 ZOPT_API zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_t n_settings,
                                     int *group);
 
@@ -220,7 +221,8 @@ ZOPT_API zopt_status zopt_set_master(zopt *z, int id, uint64_t offset, uint64_t 
  * *Collective*, with equal arguments. */
 ZOPT_API zopt_status zopt_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values);
 
-/* The same for the optimizer's state `name` ("exp_avg", ...). ERR_ARGUMENT lists the names. */
+/* The same for the optimizer's state `name` ("exp_avg", ...). ERR_ARGUMENT where the tensor does
+ * not have it. */
 ZOPT_API zopt_status zopt_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
                                     float *values);
 
@@ -242,6 +244,9 @@ ZOPT_API zopt_status zopt_slot(const zopt *z, int *slot);
 /* Where the loss scale lives (one float; device memory on GPUs): what this step's gradients must be
  * multiplied by. The pointer never changes. */
 ZOPT_API zopt_status zopt_loss_scale(const zopt *z, const float **scale);
+
+/* *needed = 0 for a tensor of a frozen group: acquiring its gradient is ERR_ARGUMENT. */
+ZOPT_API zopt_status zopt_needs_grad(const zopt *z, int id, int *needed);
 
 /* Wait until every owner has consumed the tensor's last gradient and hand out memory to overwrite:
  * dense, row major, in the tensor's dtype. The slot's gradient is the mean over the slot's own

@@ -99,11 +99,11 @@ static void norm(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad)
     kernels()->norm(job, sum, n_bad);
 }
 
-static void update(zi_queue *q, zi_rule rule, const zi_job *job)
+static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
 {
     (void)q;
     if (!job->control->skip)
-        kernels()->update(rule, job);
+        kernels()->update(variant, job);
 }
 
 static const char *variant(void)

@@ -100,55 +100,88 @@ static void store(const zi_job *job, size_t first)
         memcpy((char *)job->dest[d].data + first / ZI_BLOCK * bytes, out, bytes);
 }
 
+/* Elements of one group, or of one tensor, and what a rule reads and writes of them. */
+typedef struct range {
+    size_t n;
+    const float *g; /* averaged, clipped gradient */
+    float *master, *state[ZI_MAX_STATES];
+    const float *k; /* scalars of the group */
+} range;
+
 /* The state arrays of a rule that has 0 to 3 of them, and a pointer to element i of each. */
 #define ARRAYS_0
-#define ARRAYS_1 float *restrict state0 = job->state[0] + first;
-#define ARRAYS_2 ARRAYS_1 float *restrict state1 = job->state[1] + first;
-#define ARRAYS_3 ARRAYS_2 float *restrict state2 = job->state[2] + first;
+#define ARRAYS_1 float *restrict state0 = r->state[0];
+#define ARRAYS_2 ARRAYS_1 float *restrict state1 = r->state[1];
+#define ARRAYS_3 ARRAYS_2 float *restrict state2 = r->state[2];
 #define STATES_0(i)
 #define STATES_1(i) &state0[i],
 #define STATES_2(i) STATES_1(i) & state1[i],
 #define STATES_3(i) STATES_2(i) & state2[i],
 
-/* One function for each rule: the rule on [first, end) of the job, gradients in g. */
-#define RULE_RANGE(NAME, function, states)                                         \
-    static void range_##function(const zi_job *job, size_t first, size_t end,      \
-                                 const float *restrict g, const float *restrict k) \
-    {                                                                              \
-        float *restrict master = job->master + first;                              \
-        ARRAYS_##states size_t n = end - first;                                    \
-        for (size_t i = 0; i < n; i++)                                             \
-            function(g[i], &master[i], STATES_##states(i) k);                      \
+/* One function for each rule. */
+#define RULE_RANGE(NAME, function, states)                       \
+    static void range_##function(const range *r)                 \
+    {                                                            \
+        const float *restrict g = r->g, *restrict k = r->k;      \
+        float *restrict master = r->master;                      \
+        ARRAYS_##states for (size_t i = 0, n = r->n; i < n; i++) \
+            function(g[i], &master[i], STATES_##states(i) k);    \
     }
 ZI_RULE_LIST(RULE_RANGE)
 
-typedef void range_function(const zi_job *job, size_t first, size_t end, const float *g,
-                            const float *k);
-
-static range_function *const range_of_rule[ZI_N_RULES] = {
+static void (*const range_of_rule[ZI_N_RULES])(const range *r) = {
 #define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = range_##function,
     ZI_RULE_LIST(RULE_ROW)};
 
-static void update(zi_rule rule, const zi_job *job)
+/* The gradients of a block, ready for a rule. */
+static void gradient_block(float *restrict g, const zi_job *job, size_t first)
+{
+    float coef = job->control->coef;
+    sum_block(g, job, first);
+    for (size_t i = 0; i < ZI_BLOCK; i++)
+        g[i] *= coef;
+}
+
+/* The rule on a block, span by span; state[] is where its elements' states are. Returns the span
+ * that the next block begins in. */
+static const zi_span *apply_rule(zi_rule rule, const zi_job *job, size_t first, const zi_span *span,
+                                 const float *g, float *const state[ZI_MAX_STATES])
+{
+    size_t at = first, end = first + ZI_BLOCK;
+    while (at < end) {
+        size_t stop = span->end < end ? (size_t)span->end : end, i = at - first;
+        range r = {stop - at, g + i, job->master + at, {NULL}, job->control->scalars[span->group]};
+        for (int s = 0; s < ZI_MAX_STATES; s++)
+            r.state[s] = state[s] != NULL ? state[s] + i : NULL;
+        range_of_rule[rule](&r);
+        at = stop;
+        if (at == span->end)
+            span++;
+    }
+    return span;
+}
+
+static void update_elements(const zi_variant *variant, const zi_job *job)
 {
     float g[ZI_BLOCK];
-    range_function *range = range_of_rule[rule];
     const zi_span *span = job->span;
-    float coef = job->control->coef;
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
-        sum_block(g, job, first);
-        for (size_t i = 0; i < ZI_BLOCK; i++)
-            g[i] *= coef;
-        size_t at = first, end = first + ZI_BLOCK;
-        while (at < end) {
-            size_t stop = span->end < end ? (size_t)span->end : end;
-            range(job, at, stop, g + (at - first), job->control->scalars[span->group]);
-            at = stop;
-            if (at == span->end)
-                span++;
-        }
+        float *state[ZI_MAX_STATES] = {NULL};
+        for (int s = 0; s < variant->n_states; s++)
+            state[s] = (float *)job->state[s].data + first;
+        gradient_block(g, job, first);
+        span = apply_rule(variant->rule, job, first, span, g, state);
         store(job, first);
     }
+}
+
+static void (*const update_of_unit[ZI_N_UNITS])(const zi_variant *variant, const zi_job *job) = {
+    [ZI_UNIT_ELEMENT] = update_elements,
+};
+
+static void update(const zi_variant *variant, const zi_job *job)
+{
+    update_of_unit[variant->unit](variant, job);
 }
 
 const zi_cpu_kernels JOIN(zi_cpu_kernels_, ZI_VARIANT) = {

@@ -29,12 +29,19 @@ typedef struct zi_dest {
     zopt_dtype dtype;
 } zi_dest;
 
-/* Consecutive elements that share a group, up to but not including `end`, counted from the job's
- * first element. */
+/* Consecutive elements that share a group, and where the unit is the tensor, a tensor: up to but
+ * not including `end`, counted from the job's first element. */
 typedef struct zi_span {
     uint64_t end;
     uint32_t group;
+    uint32_t tensor; /* the first one's index */
 } zi_span;
+
+/* A job's part of a state. */
+typedef struct zi_state_slice {
+    void *data;    /* float or uint8_t [n_elems], by the state's form */
+    float *absmax; /* 8-bit forms: [n_elems / ZI_BLOCK] */
+} zi_state_slice;
 
 /* What the decision of a step hands to the update kernel; lives where the kernel runs. */
 typedef struct zi_control {
@@ -52,8 +59,8 @@ typedef struct zi_job {
     const zi_dest *dest;
     int n_dests;
     float *master;
-    float *state[ZI_MAX_STATES];
-    const zi_span *span; /* the last one ends at n_elems */
+    zi_state_slice state[ZI_MAX_STATES]; /* by the variant's states */
+    const zi_span *span;                 /* the last one ends at n_elems */
     size_t n_spans;
     const zi_control *control;
 } zi_job;
@@ -82,8 +89,9 @@ typedef struct zi_device_ops {
      * blocks whose sum of squares is not finite (which are left out of *sum). */
     void (*norm)(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad);
 
-    /* g = coef * sum of sources; rule on master and state; round; store to every destination. */
-    void (*update)(zi_queue *q, zi_rule rule, const zi_job *job);
+    /* g = coef * sum of sources; the variant's rule on master and states; round; store to every
+     * destination. */
+    void (*update)(zi_queue *q, const zi_variant *variant, const zi_job *job);
 
     /* What is in use, for reports and `zopt doctor`: "avx512", ... */
     const char *(*variant)(void);

@@ -15,10 +15,11 @@ static const zi_setting_row settings[N_SETTINGS] = {
     [EPS] = ZI_ROW_EPS(1e-10, "added to the root of the sum"),
 };
 
-static const zi_variant only = {ZI_RULE_ADAGRAD, 1, {"sum"}};
+static const zi_variant only = {ZI_RULE_ADAGRAD, ZI_UNIT_ELEMENT, 1, {{0, ZI_FORM_F32}}};
 
-static const zi_variant *variant(const double *value)
+static const zi_variant *variant(const double *value, const zi_shape *shape)
 {
+    (void)shape;
     (void)value;
     return &only;
 }
@@ -43,6 +44,7 @@ const zi_optim zi_optim_adagrad = {
     .settings = settings,
     .n_settings = N_SETTINGS,
     .lr_setting = LR,
+    .state_name = {"sum"},
     .variant = variant,
     .start = start,
     .scalars = scalars,

@@ -20,23 +20,36 @@ static const zi_setting_row adam_settings[N_SETTINGS] = {
 static const zi_setting_row adamw_settings[N_SETTINGS] = {
     COMMON_ROWS, [WEIGHT_DECAY] = ZI_ROW_DECAY(0.01, ZI_HELP_DECOUPLED)};
 
+enum { EXP_AVG, EXP_AVG_SQ, MAX_EXP_AVG_SQ };
+#define STATE_NAMES                               \
+    {                                             \
+        "exp_avg", "exp_avg_sq", "max_exp_avg_sq" \
+    }
+#define MOMENTS                 \
+    {EXP_AVG, ZI_FORM_F32},     \
+    {                           \
+        EXP_AVG_SQ, ZI_FORM_F32 \
+    }
+
 /* By the flag amsgrad. */
 static const zi_variant adam_variants[2] = {
-    {ZI_RULE_ADAM, 2, {"exp_avg", "exp_avg_sq"}},
-    {ZI_RULE_ADAM_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+    {ZI_RULE_ADAM, ZI_UNIT_ELEMENT, 2, {MOMENTS}},
+    {ZI_RULE_ADAM_AMSGRAD, ZI_UNIT_ELEMENT, 3, {MOMENTS, {MAX_EXP_AVG_SQ, ZI_FORM_F32}}},
 };
 static const zi_variant adamw_variants[2] = {
-    {ZI_RULE_ADAMW, 2, {"exp_avg", "exp_avg_sq"}},
-    {ZI_RULE_ADAMW_AMSGRAD, 3, {"exp_avg", "exp_avg_sq", "max_exp_avg_sq"}},
+    {ZI_RULE_ADAMW, ZI_UNIT_ELEMENT, 2, {MOMENTS}},
+    {ZI_RULE_ADAMW_AMSGRAD, ZI_UNIT_ELEMENT, 3, {MOMENTS, {MAX_EXP_AVG_SQ, ZI_FORM_F32}}},
 };
 
-static const zi_variant *adam_variant(const double *value)
+static const zi_variant *adam_variant(const double *value, const zi_shape *shape)
 {
+    (void)shape;
     return &adam_variants[value[AMSGRAD] != 0];
 }
 
-static const zi_variant *adamw_variant(const double *value)
+static const zi_variant *adamw_variant(const double *value, const zi_shape *shape)
 {
+    (void)shape;
     return &adamw_variants[value[AMSGRAD] != 0];
 }
 
@@ -64,6 +77,7 @@ const zi_optim zi_optim_adam = {
     .settings = adam_settings,
     .n_settings = N_SETTINGS,
     .lr_setting = LR,
+    .state_name = STATE_NAMES,
     .variant = adam_variant,
     .n_powers = 2,
     .power_setting = {BETA1, BETA2},
@@ -76,6 +90,7 @@ const zi_optim zi_optim_adamw = {
     .settings = adamw_settings,
     .n_settings = N_SETTINGS,
     .lr_setting = LR,
+    .state_name = STATE_NAMES,
     .variant = adamw_variant,
     .n_powers = 2,
     .power_setting = {BETA1, BETA2},

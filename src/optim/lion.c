@@ -10,10 +10,11 @@ static const zi_setting_row settings[N_SETTINGS] = {
     [WEIGHT_DECAY] = ZI_ROW_DECAY(0.0, ZI_HELP_DECOUPLED),
 };
 
-static const zi_variant only = {ZI_RULE_LION, 1, {"exp_avg"}};
+static const zi_variant only = {ZI_RULE_LION, ZI_UNIT_ELEMENT, 1, {{0, ZI_FORM_F32}}};
 
-static const zi_variant *variant(const double *value)
+static const zi_variant *variant(const double *value, const zi_shape *shape)
 {
+    (void)shape;
     (void)value;
     return &only;
 }
@@ -34,6 +35,7 @@ const zi_optim zi_optim_lion = {
     .settings = settings,
     .n_settings = N_SETTINGS,
     .lr_setting = LR,
+    .state_name = {"exp_avg"},
     .variant = variant,
     .scalars = scalars,
 };

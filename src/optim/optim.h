@@ -1,5 +1,5 @@
-/* The table of optimizers. A row names an optimizer's settings and its variants: which state arrays
- * the settings ask for, and the rule that works on them. It turns hyper-parameters into the FP32
+/* The table of optimizers. A row names an optimizer's settings and chooses each tensor's variant:
+ * the rule, the unit it works in, and the states it keeps. It turns hyper-parameters into the FP32
  * scalars that the rule reads. The step, the kernels, the memory plan and the run file work from
  * rows; none of them knows an optimizer by name. */
 #ifndef ZI_OPTIM_OPTIM_H
@@ -9,14 +9,44 @@
 #include "config/setting.h"
 #include "optim/rules.h"
 
-enum { ZI_MAX_SETTINGS = 16, ZI_MAX_POWERS = 2 };
+enum { ZI_MAX_SETTINGS = 16, ZI_MAX_POWERS = 2, ZI_MAX_VARIANTS = 4 };
 
-/* One shape of an optimizer. All groups of a handle have the same one. */
+/* What a state keeps, and where. */
+typedef enum zi_form {
+    ZI_FORM_F32,       /* one float for each owned element */
+    ZI_FORM_Q8_SIGNED, /* one byte for each owned element, one float, the largest magnitude, for */
+    ZI_FORM_Q8_UNSIGNED, /* each block of 256 */
+    ZI_FORM_ROWS, /* a tensor's matrices, one float for each row or column of each, on every */
+    ZI_FORM_COLS  /* rank */
+} zi_form;
+
+typedef struct zi_state_row {
+    int name; /* index in the optimizer's state_name */
+    zi_form form;
+} zi_state_row;
+
+/* What a kernel works on at once. */
+typedef enum zi_unit {
+    ZI_UNIT_ELEMENT, /* the rule, element by element */
+    ZI_UNIT_BLOCK,   /* states of a block are decoded, the rule runs, they are encoded again */
+    ZI_UNIT_TENSOR,  /* the rule reads what belongs to a tensor: statistics, rows and columns */
+    ZI_N_UNITS
+} zi_unit;
+
+/* One treatment of a tensor. Tensors of one variant and dtype share a flat space. */
 typedef struct zi_variant {
-    zi_rule rule; /* the element rule that the kernels run */
-    int n_states; /* FP32 arrays of one element per owned parameter */
-    const char *state_name[ZI_MAX_STATES];
+    zi_rule rule;
+    zi_unit unit;
+    int n_states;
+    zi_state_row state[ZI_MAX_STATES]; /* in the order of the rule's arguments */
 } zi_variant;
+
+/* A tensor as a row sees it: the whole one, however it is cut. */
+typedef struct zi_shape {
+    int ndim;
+    const uint64_t *extent; /* [ndim] */
+    uint64_t n_elems;
+} zi_shape;
 
 /* Where a group stands in a step. Doubles, made on the host. */
 typedef struct zi_instant {
@@ -33,10 +63,12 @@ typedef struct zi_optim {
     int lr_setting; /* index of the learning rate in settings */
     /* Why these settings do not go together, or NULL. NULL: they always do. */
     const char *(*refuse)(const double *value);
-    /* The variant that these settings ask for. */
-    const zi_variant *(*variant)(const double *value);
-    /* What every element of a state begins at; NULL: zero. */
-    float (*start)(const double *value, int state);
+    const char *state_name[ZI_MAX_STATES]; /* of all variants; NULL past the last */
+    /* The variant of a tensor in a group of these settings: static, one of at most
+     * ZI_MAX_VARIANTS. */
+    const zi_variant *(*variant)(const double *value, const zi_shape *shape);
+    /* What every element of the state of that name begins at; NULL: zero. F32 states alone. */
+    float (*start)(const double *value, int name);
     /* Running products, one factor a good step: power[i] *= settings[power_setting[i]]. */
     int n_powers;
     int power_setting[ZI_MAX_POWERS];

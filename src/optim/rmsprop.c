@@ -14,16 +14,26 @@ static const zi_setting_row settings[N_SETTINGS] = {
     [CENTERED] = ZI_ROW_FLAG("centered", "divide by the deviation instead: one more state"),
 };
 
+enum { SQUARE_AVG, GRAD_AVG, MOMENTUM_BUFFER };
+#define STATE(name)       \
+    {                     \
+        name, ZI_FORM_F32 \
+    }
+
 /* By [centered][momentum]. */
 static const zi_variant variants[2][2] = {
-    {{ZI_RULE_RMSPROP, 1, {"square_avg"}},
-     {ZI_RULE_RMSPROP_MOMENTUM, 2, {"square_avg", "momentum_buffer"}}},
-    {{ZI_RULE_RMSPROP_CENTERED, 2, {"square_avg", "grad_avg"}},
-     {ZI_RULE_RMSPROP_CENTERED_MOMENTUM, 3, {"square_avg", "grad_avg", "momentum_buffer"}}},
+    {{ZI_RULE_RMSPROP, ZI_UNIT_ELEMENT, 1, {STATE(SQUARE_AVG)}},
+     {ZI_RULE_RMSPROP_MOMENTUM, ZI_UNIT_ELEMENT, 2, {STATE(SQUARE_AVG), STATE(MOMENTUM_BUFFER)}}},
+    {{ZI_RULE_RMSPROP_CENTERED, ZI_UNIT_ELEMENT, 2, {STATE(SQUARE_AVG), STATE(GRAD_AVG)}},
+     {ZI_RULE_RMSPROP_CENTERED_MOMENTUM,
+      ZI_UNIT_ELEMENT,
+      3,
+      {STATE(SQUARE_AVG), STATE(GRAD_AVG), STATE(MOMENTUM_BUFFER)}}},
 };
 
-static const zi_variant *variant(const double *value)
+static const zi_variant *variant(const double *value, const zi_shape *shape)
 {
+    (void)shape;
     return &variants[value[CENTERED] != 0][value[MOMENTUM] > 0];
 }
 
@@ -43,6 +53,7 @@ const zi_optim zi_optim_rmsprop = {
     .settings = settings,
     .n_settings = N_SETTINGS,
     .lr_setting = LR,
+    .state_name = {"square_avg", "grad_avg", "momentum_buffer"},
     .variant = variant,
     .scalars = scalars,
 };

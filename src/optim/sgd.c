@@ -14,11 +14,13 @@ static const zi_setting_row settings[N_SETTINGS] = {
     [NESTEROV] = ZI_ROW_FLAG("nesterov", "Nesterov momentum; needs momentum and no dampening"),
 };
 
-static const zi_variant plain = {ZI_RULE_SGD, 0, {NULL}};
-static const zi_variant with_momentum = {ZI_RULE_SGD_MOMENTUM, 1, {"momentum_buffer"}};
+static const zi_variant plain = {ZI_RULE_SGD, ZI_UNIT_ELEMENT, 0, {{0, ZI_FORM_F32}}};
+static const zi_variant with_momentum = {
+    ZI_RULE_SGD_MOMENTUM, ZI_UNIT_ELEMENT, 1, {{0, ZI_FORM_F32}}};
 
-static const zi_variant *variant(const double *value)
+static const zi_variant *variant(const double *value, const zi_shape *shape)
 {
+    (void)shape;
     return value[MOMENTUM] > 0 ? &with_momentum : &plain;
 }
 
@@ -47,6 +49,7 @@ const zi_optim zi_optim_sgd = {
     .n_settings = N_SETTINGS,
     .lr_setting = LR,
     .refuse = refuse,
+    .state_name = {"momentum_buffer"},
     .variant = variant,
     .scalars = scalars,
 };

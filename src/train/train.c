@@ -20,7 +20,11 @@ static zopt_status grad_done(void *arg, int i)
 {
     trainer *t = arg;
     void *grad;
+    int needed;
     double start = train_now_ms();
+    TRAIN_ZOPT(zopt_needs_grad(t->z, t->ids[i], &needed));
+    if (!needed)
+        return ZOPT_OK;
     TRAIN_ZOPT(zopt_grad_acquire(t->z, t->ids[i], &grad));
     TRAIN_ZOPT(zopt_convert(grad, t->s.dtype, model_grad(t->gpt, i), ZOPT_FP32,
                             model_params(t->gpt)[i].n));

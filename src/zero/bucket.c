@@ -19,9 +19,9 @@ static int n_contributors(const zi_zero *z)
 static zi_transfer transfer_of(const zi_zero *z, const zi_bucket *bucket, uint64_t n_before,
                                const zi_symmetric *memory)
 {
-    size_t bytes = zopt_dtype_bytes(bucket->space);
+    size_t bytes = zopt_dtype_bytes(bucket->dtype);
     return (zi_transfer){
-        .ordinal = n_before * z->layout.n_buckets + bucket->position,
+        .ordinal = n_before * z->layout.n_exchanged + bucket->position,
         .memory = memory,
         .offset_bytes = bucket->start * bytes,
         .slice_bytes = bucket->slice_elems * bytes,
@@ -30,20 +30,20 @@ static zi_transfer transfer_of(const zi_zero *z, const zi_bucket *bucket, uint64
 
 zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket)
 {
-    zi_transfer transfer = transfer_of(z, bucket, z->n_exchanges, &z->grads[bucket->space]);
+    zi_transfer transfer = transfer_of(z, bucket, z->n_exchanges, &z->memory[bucket->space].grads);
     transfer.n_contributors = n_contributors(z);
     return transfer;
 }
 
 zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket)
 {
-    return transfer_of(z, bucket, z->n_updates, &z->params[bucket->space]);
+    return transfer_of(z, bucket, z->n_updates, &z->memory[bucket->space].params);
 }
 
 void *zi_grad_address(const zi_zero *z, int id)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    char *base = z->grads[tensor->dtype].base;
+    char *base = z->memory[tensor->space].grads.base;
     return base + tensor->start * zopt_dtype_bytes(tensor->dtype);
 }
 
@@ -56,7 +56,7 @@ static zopt_status wait_reusable(zi_zero *z, int id)
     int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
     for (uint32_t b = 0; b < tensor->n_buckets; b++) {
         const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
-        uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_buckets + bucket->position;
+        uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_exchanged + bucket->position;
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
     }
@@ -74,7 +74,7 @@ zopt_status zi_grad_acquire(zi_zero *z, int id)
 /* Expose the buckets that are next in order, as far as they are full. */
 static zopt_status expose_full(zi_zero *z)
 {
-    while (z->n_exposed < z->layout.n_buckets) {
+    while (z->n_exposed < z->layout.n_exchanged) {
         uint32_t b = z->layout.order[z->n_exposed];
         if (z->n_missing[b] > 0)
             return ZOPT_OK;
@@ -116,7 +116,7 @@ zopt_status zi_bucket_flush(zi_zero *z)
 {
     int contributes = zi_zero_slot(z) >= 0;
     for (uint32_t i = 0; i < z->n_tensors; i++) {
-        if (z->grad_state[i] == ZI_GRAD_READY)
+        if (z->grad_state[i] == ZI_GRAD_READY || z->tensors[i].variant == NULL)
             continue;
         if (contributes) {
             ZI_TRY(wait_reusable(z, (int)i));

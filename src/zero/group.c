@@ -1,6 +1,6 @@
-/* Groups: hyper-parameters read and checked, a group's rate, the scalars of one step, and what its
- * states begin at. Groups may differ in every setting but in what states they need: those are
- * arrays over all that a rank owns. Next: step.c, which asks for the scalars. */
+/* Groups: hyper-parameters read and checked, a group's rate, and the scalars of one step. Groups
+ * may differ in every setting, also in those that decide on states: each tensor has its own
+ * variant. Next: step.c, which asks for the scalars. */
 #include <string.h>
 
 #include "base/status.h"
@@ -11,6 +11,10 @@ const zi_setting_row zi_group_settings[ZI_N_GROUP_SETTINGS] = {
                           .fallback = 1,
                           .hi = 1e6,
                           .help = "multiplies the group's rate, whatever the schedule"},
+    [ZI_GROUP_FROZEN] = {.name = "frozen",
+                         .hi = 1,
+                         .is_flag = 1,
+                         .help = "not trained: no gradients, no states, nothing is sent"},
 };
 
 static int is_own(const char *name)
@@ -37,30 +41,6 @@ zopt_status zi_group_defaults(zi_zero_config *config, const zopt_setting *settin
     return check_together(optim, config->value);
 }
 
-/* "2 states (exp_avg, exp_avg_sq)" */
-static const char *states_text(const zi_variant *variant, char *text, size_t size)
-{
-    snprintf(text, size, "%d state%s", variant->n_states, variant->n_states == 1 ? "" : "s");
-    for (int i = 0; i < variant->n_states; i++)
-        snprintf(text + strlen(text), size - strlen(text), "%s%s%s", i > 0 ? ", " : " (",
-                 variant->state_name[i], i == variant->n_states - 1 ? ")" : "");
-    return text;
-}
-
-static zopt_status check_states(const zi_zero *z, const double *value)
-{
-    const zi_optim *optim = z->config.optim;
-    const zi_variant *variant = optim->variant(value);
-    char mine[128], first[128];
-    if (z->n_groups == 0 || variant == z->variant)
-        return ZOPT_OK;
-    return ZI_FAIL(ZOPT_ERR_CONFIG,
-                   "%s: group %u needs %s, the groups before it %s: settings that decide on states "
-                   "must be alike in all groups",
-                   optim->name, z->n_groups, states_text(variant, mine, sizeof mine),
-                   states_text(z->variant, first, sizeof first));
-}
-
 zopt_status zi_group_read(zi_zero *z, const zopt_setting *settings, size_t n, zi_group *group)
 {
     const zi_zero_config *config = &z->config;
@@ -77,8 +57,7 @@ zopt_status zi_group_read(zi_zero *z, const zopt_setting *settings, size_t n, zi
                                      &settings[i], 1, group->value));
     }
     ZI_TRY(zi_schedule_check_lr(config->schedule, config->schedule_value, optim, settings, n));
-    ZI_TRY(check_together(optim, group->value));
-    return check_states(z, group->value);
+    return check_together(optim, group->value);
 }
 
 zopt_status zi_group_set_lr(zi_zero *z, uint32_t group, double lr)
@@ -107,35 +86,5 @@ void zi_group_prepare(zi_zero *z, uint64_t t)
             group->power[p] *= group->value[optim->power_setting[p]];
         const zi_instant now = {.t = t, .lr = zi_group_lr(z, i, t), .power = group->power};
         optim->scalars(group->value, &now, z->control.scalars[i]);
-    }
-}
-
-/* n floats of device memory, from a block on the host. */
-static void fill(const zi_zero *z, float *array, uint64_t n, float value)
-{
-    float block[ZI_BLOCK];
-    for (int i = 0; i < ZI_BLOCK; i++)
-        block[i] = value;
-    for (uint64_t at = 0; at < n; at += ZI_BLOCK) {
-        uint64_t m = n - at < ZI_BLOCK ? n - at : ZI_BLOCK;
-        z->config.device->copy(NULL, array + at, block, (size_t)m * sizeof *block);
-    }
-}
-
-void zi_group_start_states(zi_zero *z)
-{
-    const zi_optim *optim = z->config.optim;
-    if (optim->start == NULL || z->comm->planned)
-        return;
-    for (uint32_t b = 0; b < z->layout.n_buckets; b++) {
-        uint64_t at = 0;
-        for (uint64_t s = z->spans.first[b]; s < z->spans.first[b + 1]; s++) {
-            const zi_span *span = &z->spans.span[s];
-            uint64_t first = z->layout.bucket[b].owned_start + at;
-            for (int i = 0; i < z->variant->n_states; i++)
-                fill(z, z->state[i] + first, span->end - at,
-                     optim->start(z->groups[span->group].value, i));
-            at = span->end;
-        }
     }
 }

@@ -1,6 +1,7 @@
 /* Placement of tensors in their flat spaces, and the cut into buckets and slices. */
 #include "zero/layout.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -12,11 +13,26 @@ static uint64_t round_up(uint64_t n, uint64_t multiple)
     return (n + multiple - 1) / multiple * multiple;
 }
 
+/* The space of a tensor, made if it is the first one there. */
+static uint32_t space_of(const zi_tensor *tensor, zi_layout *layout)
+{
+    uint32_t s = 0;
+    while (s < layout->n_spaces &&
+           (layout->space[s].dtype != tensor->dtype || layout->space[s].variant != tensor->variant))
+        s++;
+    assert(s < ZI_MAX_SPACES);
+    if (s == layout->n_spaces)
+        layout->space[layout->n_spaces++] =
+            (zi_space){.dtype = tensor->dtype, .variant = tensor->variant};
+    return s;
+}
+
 static zopt_status place(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layout)
 {
     for (uint32_t i = 0; i < n_tensors; i++) {
         zi_tensor *tensor = &tensors[i];
-        zi_space *space = &layout->space[tensor->dtype];
+        tensor->space = space_of(tensor, layout);
+        zi_space *space = &layout->space[tensor->space];
         uint64_t align = tensor->n_elems >= ZI_LARGE_TENSOR ? ZI_ALIGN_LARGE : ZI_ALIGN_SMALL;
         tensor->start = round_up(space->n_elems, align);
         space->n_elems = tensor->start + tensor->n_elems;
@@ -27,20 +43,21 @@ static zopt_status place(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layo
     return ZOPT_OK;
 }
 
-static void cut_space(zi_layout *layout, zopt_dtype dtype)
+static void cut_space(zi_layout *layout, uint32_t s)
 {
-    zi_space *space = &layout->space[dtype];
+    zi_space *space = &layout->space[s];
     uint64_t slice_quantum = ZI_ALIGN_LARGE * (uint64_t)layout->world;
     for (uint32_t i = 0; i < space->n_buckets; i++) {
         zi_bucket *bucket = &layout->bucket[space->first_bucket + i];
-        bucket->space = dtype;
+        bucket->space = s;
+        bucket->dtype = space->dtype;
         bucket->start = i * space->bucket_elems;
         uint64_t rest = round_up(space->n_elems - bucket->start, slice_quantum);
         bucket->n_elems = rest < space->bucket_elems ? rest : space->bucket_elems;
         bucket->slice_elems = bucket->n_elems / (uint64_t)layout->world;
         bucket->owned_start = space->owned_start + bucket->start / (uint64_t)layout->world;
-        uint64_t slice_bytes = bucket->slice_elems * zopt_dtype_bytes(dtype);
-        if (layout->max_slice_bytes < slice_bytes)
+        uint64_t slice_bytes = bucket->slice_elems * zopt_dtype_bytes(space->dtype);
+        if (space->variant != NULL && layout->max_slice_bytes < slice_bytes)
             layout->max_slice_bytes = slice_bytes;
     }
 }
@@ -48,27 +65,42 @@ static void cut_space(zi_layout *layout, zopt_dtype dtype)
 static void cut(zi_layout *layout, uint64_t bucket_elems)
 {
     uint64_t world = (uint64_t)layout->world;
-    for (int d = 0; d < ZI_N_DTYPES; d++) {
-        zi_space *space = &layout->space[d];
+    for (uint32_t s = 0; s < layout->n_spaces; s++) {
+        zi_space *space = &layout->space[s];
         space->bucket_elems = round_up(bucket_elems, ZI_ALIGN_LARGE * world);
         uint64_t full = space->n_elems / space->bucket_elems * space->bucket_elems;
         space->n_padded = full + round_up(space->n_elems - full, ZI_ALIGN_LARGE * world);
-        space->owned_start = layout->owned_elems;
-        layout->owned_elems += space->n_padded / world;
         space->first_bucket = layout->n_buckets;
         space->n_buckets =
             (uint32_t)((space->n_padded + space->bucket_elems - 1) / space->bucket_elems);
         layout->n_buckets += space->n_buckets;
+        if (space->variant != NULL)
+            layout->n_exchanged += space->n_buckets;
     }
+}
+
+/* A rank's owned elements: space after space, frozen ones last. */
+static void place_owned(zi_layout *layout)
+{
+    for (int frozen = 0; frozen <= 1; frozen++)
+        for (uint32_t s = 0; s < layout->n_spaces; s++) {
+            zi_space *space = &layout->space[s];
+            if ((space->variant == NULL) != frozen)
+                continue;
+            space->owned_start = layout->owned_elems;
+            layout->owned_elems += space->n_padded / (uint64_t)layout->world;
+            if (!frozen)
+                layout->trained_elems = layout->owned_elems;
+        }
 }
 
 /* Which buckets each tensor touches, which tensors each bucket holds, and each tensor's extent. */
 static void link_tensors(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layout)
 {
-    zi_tensor *previous[ZI_N_DTYPES] = {NULL};
+    zi_tensor *previous[ZI_MAX_SPACES] = {NULL};
     for (uint32_t i = 0; i < n_tensors; i++) {
         zi_tensor *tensor = &tensors[i];
-        const zi_space *space = &layout->space[tensor->dtype];
+        const zi_space *space = &layout->space[tensor->space];
         uint64_t first = tensor->start / space->bucket_elems;
         uint64_t last = (tensor->start + tensor->n_elems - 1) / space->bucket_elems;
         tensor->first_bucket = space->first_bucket + (uint32_t)first;
@@ -78,9 +110,9 @@ static void link_tensors(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layo
             if (bucket->n_tensors++ == 0)
                 bucket->first_tensor = i;
         }
-        if (previous[tensor->dtype] != NULL)
-            previous[tensor->dtype]->extent = tensor->start - previous[tensor->dtype]->start;
-        previous[tensor->dtype] = tensor;
+        if (previous[tensor->space] != NULL)
+            previous[tensor->space]->extent = tensor->start - previous[tensor->space]->start;
+        previous[tensor->space] = tensor;
         tensor->extent = space->n_padded - tensor->start;
     }
 }
@@ -89,15 +121,17 @@ static void link_tensors(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layo
  * of descending starts, so the spaces are merged from their ends. */
 static void put_in_order(zi_layout *layout)
 {
-    uint32_t left[ZI_N_DTYPES];
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        left[d] = layout->space[d].n_buckets;
-    for (uint32_t position = 0; position < layout->n_buckets; position++) {
+    uint32_t left[ZI_MAX_SPACES];
+    for (uint32_t s = 0; s < layout->n_spaces; s++)
+        left[s] = layout->space[s].variant != NULL ? layout->space[s].n_buckets : 0;
+    for (uint32_t b = 0; b < layout->n_buckets; b++)
+        layout->bucket[b].position = UINT32_MAX;
+    for (uint32_t position = 0; position < layout->n_exchanged; position++) {
         zi_bucket *next = NULL;
-        for (int d = 0; d < ZI_N_DTYPES; d++) {
-            if (left[d] == 0)
+        for (uint32_t s = 0; s < layout->n_spaces; s++) {
+            if (left[s] == 0)
                 continue;
-            zi_bucket *last = &layout->bucket[layout->space[d].first_bucket + left[d] - 1];
+            zi_bucket *last = &layout->bucket[layout->space[s].first_bucket + left[s] - 1];
             if (next == NULL || last->first_tensor > next->first_tensor)
                 next = last;
         }
@@ -117,18 +151,19 @@ zopt_status zi_layout_build(zi_mem *mem, zi_tensor *tensors, uint32_t n_tensors,
     if (bucket_elems > ZI_MAX_ELEMS)
         bucket_elems = ZI_MAX_ELEMS;
     ZI_TRY(place(tensors, n_tensors, layout));
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        if (layout->space[d].n_elems / bucket_elems >= MAX_BUCKETS)
+    for (uint32_t s = 0; s < layout->n_spaces; s++)
+        if (layout->space[s].n_elems / bucket_elems >= MAX_BUCKETS)
             return ZI_FAIL(
                 ZOPT_ERR_ARGUMENT,
                 "%llu elements in buckets of %llu: more than %d buckets; make them larger",
-                (unsigned long long)layout->space[d].n_elems, (unsigned long long)bucket_elems,
+                (unsigned long long)layout->space[s].n_elems, (unsigned long long)bucket_elems,
                 MAX_BUCKETS);
     cut(layout, bucket_elems);
+    place_owned(layout);
     ZI_TRY(zi_mem_table(mem, layout->n_buckets * sizeof *layout->bucket, &layout->bucket));
-    ZI_TRY(zi_mem_table(mem, layout->n_buckets * sizeof *layout->order, &layout->order));
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        cut_space(layout, (zopt_dtype)d);
+    ZI_TRY(zi_mem_table(mem, layout->n_exchanged * sizeof *layout->order, &layout->order));
+    for (uint32_t s = 0; s < layout->n_spaces; s++)
+        cut_space(layout, s);
     link_tensors(tensors, n_tensors, layout);
     put_in_order(layout);
     return ZOPT_OK;
@@ -136,15 +171,15 @@ zopt_status zi_layout_build(zi_mem *mem, zi_tensor *tensors, uint32_t n_tensors,
 
 void zi_layout_free(zi_mem *mem, zi_layout *layout)
 {
-    zi_mem_free_table(mem, layout->order, layout->n_buckets * sizeof *layout->order);
+    zi_mem_free_table(mem, layout->order, layout->n_exchanged * sizeof *layout->order);
     zi_mem_free_table(mem, layout->bucket, layout->n_buckets * sizeof *layout->bucket);
     layout->order = NULL;
     layout->bucket = NULL;
 }
 
-const zi_bucket *zi_layout_bucket_at(const zi_layout *layout, zopt_dtype dtype, uint64_t at)
+const zi_bucket *zi_layout_bucket_at(const zi_layout *layout, uint32_t s, uint64_t at)
 {
-    const zi_space *space = &layout->space[dtype];
+    const zi_space *space = &layout->space[s];
     return &layout->bucket[space->first_bucket + (uint32_t)(at / space->bucket_elems)];
 }
 
@@ -152,7 +187,7 @@ zi_piece zi_layout_piece(const zi_layout *layout, const zi_tensor *tensor, uint6
                          uint64_t end)
 {
     uint64_t flat_at = tensor->start + at;
-    const zi_bucket *bucket = zi_layout_bucket_at(layout, tensor->dtype, flat_at);
+    const zi_bucket *bucket = zi_layout_bucket_at(layout, tensor->space, flat_at);
     uint64_t in_bucket = flat_at - bucket->start;
     uint64_t in_slice = in_bucket % bucket->slice_elems;
     uint64_t room = bucket->slice_elems - in_slice;

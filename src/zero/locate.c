@@ -57,7 +57,7 @@ void zi_locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
     uint32_t left = bucket->n_tensors;
     for (uint32_t id = bucket->first_tensor; left > 0; id++) {
         const zi_tensor *tensor = &z->tensors[id];
-        if (tensor->dtype != bucket->space)
+        if (tensor->space != bucket->space)
             continue;
         left--;
         uint64_t lo = tensor->start > slice ? tensor->start - slice : 0;

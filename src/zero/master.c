@@ -13,7 +13,7 @@ static void store_params(const zi_zero *z, const zi_tensor *tensor, uint64_t off
 {
     char rounded[ZI_BLOCK * sizeof(float)];
     size_t bytes = zopt_dtype_bytes(tensor->dtype);
-    char *param = (char *)z->params[tensor->dtype].base + (tensor->start + offset) * bytes;
+    char *param = (char *)z->memory[tensor->space].params.base + (tensor->start + offset) * bytes;
     for (uint64_t i = 0; i < n; i += ZI_BLOCK) {
         size_t m = n - i < ZI_BLOCK ? (size_t)(n - i) : ZI_BLOCK;
         zi_convert(rounded, tensor->dtype, values + i, ZOPT_FP32, m);
@@ -59,17 +59,26 @@ static zopt_status same_request(zi_zero *z, int state, int id, uint64_t offset, 
     return ZOPT_OK;
 }
 
+static void read_owned(const zi_zero *z, const zi_tensor *tensor, int state, const zi_piece *piece,
+                       float *out)
+{
+    if (state < 0)
+        z->config.device->copy(NULL, out, z->master + piece->owned_at,
+                               piece->n_elems * sizeof *out);
+    else
+        zi_state_read(z, tensor, state, piece->owned_at, piece->n_elems, out);
+}
+
 zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    const float *array = state < 0 ? z->master : z->state[state];
     ZI_TRY(same_request(z, state, id, offset, n));
     for (uint64_t at = offset; at < offset + n;) {
         uint64_t end = offset + n - at < PIECE_ELEMS ? offset + n : at + PIECE_ELEMS;
         zi_piece piece = zi_layout_piece(&z->layout, tensor, at, end);
         float *out = values + (at - offset);
         if (piece.owner == z->comm->rank) {
-            z->config.device->copy(NULL, out, array + piece.owned_at, piece.n_elems * sizeof *out);
+            read_owned(z, tensor, state, &piece, out);
             ZI_TRY(z->config.device->wait(NULL));
         }
         ZI_TRY(z->comm->ops->broadcast(z->comm, piece.owner, out, piece.n_elems * sizeof *out));

@@ -15,8 +15,7 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
         .n_spans = z->spans.first[b + 1] - z->spans.first[b],
         .control = &z->control,
     };
-    for (int i = 0; i < z->variant->n_states; i++)
-        job->state[i] = z->state[i] + bucket->owned_start;
+    zi_states_slice(z, bucket, job);
 }
 
 zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
@@ -31,7 +30,7 @@ zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
     if (last_of_many)
         z->source[job->n_sources++] = (zi_source){z->accum + bucket->owned_start, ZOPT_FP32};
     for (int i = 0; i < transfer.n_contributors; i++)
-        z->source[job->n_sources++] = (zi_source){z->source_at[i], bucket->space};
+        z->source[job->n_sources++] = (zi_source){z->source_at[i], bucket->dtype};
     return ZOPT_OK;
 }
 
@@ -39,8 +38,8 @@ zopt_status zi_reduce_accumulate(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
     if (z->micro == 0)
-        device->zero(NULL, z->accum, z->layout.owned_elems * sizeof *z->accum);
-    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+        device->zero(NULL, z->accum, z->layout.trained_elems * sizeof *z->accum);
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
         zi_transfer transfer = zi_grad_transfer(z, bucket);
         zi_job job;

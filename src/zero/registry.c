@@ -55,8 +55,6 @@ zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n
     ZI_TRY(check_before_commit(z, "zopt_add_group"));
     ZI_TRY(zi_group_read(z, settings, n, &next));
     ZI_TRY(grow(z->mem, &z->groups, z->n_groups, &z->room_groups, sizeof *z->groups));
-    if (z->n_groups == 0)
-        z->variant = z->config.optim->variant(next.value);
     z->groups[z->n_groups] = next;
     *group = (int)z->n_groups++;
     return ZOPT_OK;
@@ -108,6 +106,9 @@ zopt_status zi_zero_add_tensor(zi_zero *z, const char *name, zopt_dtype dtype, i
     tensor.name_hash = XXH3_64bits(name, strlen(name));
     ZI_TRY(check_name(z, name, tensor.name_hash));
     ZI_TRY(count_elems(&tensor, name, shape));
+    const zi_shape whole = {ndim, tensor.shape, tensor.n_elems};
+    if (z->groups[group].own[ZI_GROUP_FROZEN] == 0)
+        tensor.variant = z->config.optim->variant(z->groups[group].value, &whole);
     ZI_TRY(grow(z->mem, &z->tensors, z->n_tensors, &z->room_tensors, sizeof *z->tensors));
     ZI_TRY(copy_text(z->mem, name, &tensor.name));
     z->tensors[z->n_tensors] = tensor;

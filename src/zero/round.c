@@ -88,7 +88,7 @@ void zi_rounds_list(zi_zero *z)
 static zopt_status sum(zi_zero *z, const zi_round *round)
 {
     round->begin(z);
-    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
         zi_job job;
         ZI_TRY(zi_reduce_job(z, bucket, &job));

@@ -1,6 +1,7 @@
 /* Which group each owned element belongs to: per bucket, this rank's slice as runs of one group.
  * Neighbouring tensors of one group are one run, padding included, so that thousands of small
- * tensors cost the update no more than one large one. */
+ * tensors cost the update no more than one large one. Where a rule's unit is the tensor, each has
+ * runs of its own. */
 #ifndef ZI_ZERO_SPANS_H
 #define ZI_ZERO_SPANS_H
 

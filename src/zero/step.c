@@ -82,10 +82,10 @@ static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
     zi_phase(z, ZOPT_PHASE_GATHER);
     ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &job.n_dests));
     for (int i = 0; i < job.n_dests; i++)
-        z->dest[i] = (zi_dest){z->dest_at[i], bucket->space};
+        z->dest[i] = (zi_dest){z->dest_at[i], bucket->dtype};
     job.dest = z->dest;
     zi_phase(z, ZOPT_PHASE_UPDATE);
-    z->config.device->update(NULL, z->variant->rule, &job);
+    z->config.device->update(NULL, z->layout.space[bucket->space].variant, &job);
     ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
     zi_phase(z, ZOPT_PHASE_GATHER);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
@@ -97,7 +97,7 @@ static zopt_status update_all(zi_zero *z)
 {
     zi_phase(z, ZOPT_PHASE_UPDATE);
     ZI_TRY(z->comm->ops->open(z->comm));
-    for (uint32_t i = 0; i < z->layout.n_buckets; i++)
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++)
         ZI_TRY(update_bucket(z, &z->layout.bucket[z->layout.order[i]]));
     z->n_updates++;
     z->good_step++;
@@ -107,7 +107,7 @@ static zopt_status update_all(zi_zero *z)
 /* A skipped step leaves everything as it was; the gradients are given back. */
 static zopt_status skip_all(zi_zero *z)
 {
-    for (uint32_t i = 0; i < z->layout.n_buckets; i++) {
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         zi_transfer grads = zi_grad_transfer(z, &z->layout.bucket[z->layout.order[i]]);
         ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
     }
@@ -174,14 +174,15 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
 {
     const zi_tensor *tensor = &z->tensors[id];
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
-    for (uint32_t b = 0; z->n_updates > 0 && b < tensor->n_buckets; b++) {
+    int moves = tensor->variant != NULL && z->n_updates > 0;
+    for (uint32_t b = 0; moves && b < tensor->n_buckets; b++) {
         const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
-        uint64_t ordinal = (z->n_updates - 1) * z->layout.n_buckets + bucket->position;
+        uint64_t ordinal = (z->n_updates - 1) * z->layout.n_exchanged + bucket->position;
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
     }
     zi_phase(z, phase);
-    const char *base = z->params[tensor->dtype].base;
+    const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;
 }

@@ -12,7 +12,6 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
     *out = NULL;
     ZI_TRY(zi_mem_table(mem, sizeof *z, &z));
     z->config = *config;
-    z->variant = config->optim->variant(config->value);
     z->comm = comm;
     z->mem = mem;
     z->bad_key = INT64_MAX;
@@ -32,7 +31,7 @@ static int must_measure(const zi_zero *z)
     if (check < 0) {
         check = z->config.scale_rules.dynamic;
         for (uint32_t i = 0; i < z->n_tensors; i++)
-            check |= z->tensors[i].dtype == ZOPT_FP16;
+            check |= z->tensors[i].dtype == ZOPT_FP16 && z->tensors[i].variant != NULL;
     }
     return check || z->config.scale_rules.clip_norm > 0;
 }
@@ -87,10 +86,13 @@ static void free_tables(zi_zero *z)
 static zopt_status check_available(const zi_zero *z)
 {
     uint64_t available = zi_memory_available();
-    uint64_t owned_arrays = 1 + (uint64_t)z->variant->n_states + (z->n_micro > 1);
-    uint64_t need = z->layout.owned_elems * sizeof(float) * owned_arrays;
-    for (int d = 0; d < ZI_N_DTYPES; d++)
-        need += 2 * z->layout.space[d].n_padded * zopt_dtype_bytes((zopt_dtype)d);
+    uint64_t n_floats = z->layout.owned_elems + (z->n_micro > 1 ? z->layout.trained_elems : 0);
+    uint64_t need = n_floats * sizeof(float) + zi_states_bytes(z);
+    for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
+        const zi_space *space = &z->layout.space[s];
+        uint64_t bytes = space->n_padded * zopt_dtype_bytes(space->dtype);
+        need += space->variant != NULL ? 2 * bytes : bytes;
+    }
     if (!z->comm->planned && need > available)
         return ZI_FAIL(ZOPT_ERR_MEMORY,
                        "rank %d needs %llu bytes for parameters, gradients and state, and the "
@@ -102,12 +104,13 @@ static zopt_status check_available(const zi_zero *z)
 /* Parameters and gradients, which peers may read and write. */
 static zopt_status allocate_spaces(zi_zero *z)
 {
-    for (int d = 0; d < ZI_N_DTYPES; d++) {
-        size_t bytes = z->layout.space[d].n_padded * zopt_dtype_bytes((zopt_dtype)d);
-        if (bytes == 0)
-            continue;
-        ZI_TRY(z->comm->ops->alloc_symmetric(z->comm, ZI_MEM_PARAMS, bytes, &z->params[d]));
-        ZI_TRY(z->comm->ops->alloc_symmetric(z->comm, ZI_MEM_GRADS, bytes, &z->grads[d]));
+    for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
+        const zi_space *space = &z->layout.space[s];
+        zi_space_memory *memory = &z->memory[s];
+        size_t bytes = space->n_padded * zopt_dtype_bytes(space->dtype);
+        ZI_TRY(z->comm->ops->alloc_symmetric(z->comm, ZI_MEM_PARAMS, bytes, &memory->params));
+        if (space->variant != NULL)
+            ZI_TRY(z->comm->ops->alloc_symmetric(z->comm, ZI_MEM_GRADS, bytes, &memory->grads));
     }
     return ZOPT_OK;
 }
@@ -118,11 +121,9 @@ static zopt_status allocate_owned(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
     ZI_TRY(device->alloc(z->mem, ZI_MEM_MASTER, bytes, &z->master));
-    for (int i = 0; i < z->variant->n_states; i++)
-        ZI_TRY(device->alloc(z->mem, (zi_category)(ZI_MEM_STATE + i), bytes, &z->state[i]));
-    if (z->n_micro > 1)
-        ZI_TRY(device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
-    return ZOPT_OK;
+    ZI_TRY(zi_states_alloc(z));
+    bytes = z->layout.trained_elems * sizeof(float);
+    return z->n_micro > 1 ? device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum) : ZOPT_OK;
 }
 
 static zopt_status check_before_commit(const zi_zero *z)
@@ -146,7 +147,9 @@ static zopt_status lay_out(zi_zero *z)
                            &z->layout));
     ZI_TRY(zi_spans_build(z->mem, &z->layout, z->tensors, z->comm->rank, &z->spans));
     ZI_TRY(allocate_tables(z));
-    return z->comm->ops->reserve(z->comm, 2 * (size_t)z->layout.n_buckets,
+    if (z->layout.n_exchanged == 0)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "every tensor is frozen: there is nothing to train");
+    return z->comm->ops->reserve(z->comm, 2 * (size_t)z->layout.n_exchanged,
                                  z->layout.max_slice_bytes);
 }
 
@@ -168,7 +171,7 @@ static zopt_status commit(zi_zero *z)
     ZI_TRY(zi_comm_agree(z->comm, check_available(z)));
     ZI_TRY(allocate_spaces(z));
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
-    zi_group_start_states(z);
+    zi_states_start(z);
     start(z, z->config.loss_scale);
     return ZOPT_OK;
 }
@@ -184,12 +187,9 @@ zopt_status zi_zero_commit(zi_zero *z)
 static void free_arrays(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
-    size_t bytes = z->layout.owned_elems * sizeof(float);
-    device->free(z->mem, ZI_MEM_MASTER, z->master, bytes);
-    for (int i = 0; i < z->variant->n_states; i++)
-        device->free(z->mem, (zi_category)(ZI_MEM_STATE + i), z->state[i], bytes);
-    if (z->n_micro > 1)
-        device->free(z->mem, ZI_MEM_GRAD_ACCUM, z->accum, bytes);
+    device->free(z->mem, ZI_MEM_MASTER, z->master, z->layout.owned_elems * sizeof(float));
+    zi_states_free(z);
+    device->free(z->mem, ZI_MEM_GRAD_ACCUM, z->accum, z->layout.trained_elems * sizeof(float));
 }
 
 void zi_zero_destroy(zi_zero *z)

@@ -13,7 +13,7 @@
 #include "zero/spans.h"
 
 /* What every group has beside the optimizer's settings. */
-enum { ZI_GROUP_LR_MULT, ZI_N_GROUP_SETTINGS };
+enum { ZI_GROUP_LR_MULT, ZI_GROUP_FROZEN, ZI_N_GROUP_SETTINGS };
 extern const zi_setting_row zi_group_settings[ZI_N_GROUP_SETTINGS];
 
 typedef struct zi_group {
@@ -38,6 +38,12 @@ typedef struct zi_round {
 } zi_round;
 
 enum { ZI_MAX_ROUNDS = 4 };
+
+/* This rank's memory of a space, but for the master weights. */
+typedef struct zi_space_memory {
+    zi_symmetric params, grads;          /* the whole space; frozen: no gradients */
+    zi_state_slice state[ZI_MAX_STATES]; /* owned elements, by the variant's states */
+} zi_space_memory;
 
 /* One line that ranks must agree on beside the options. */
 typedef struct zi_agreed {
@@ -64,7 +70,6 @@ struct zi_zero {
     int committed;
     int failed; /* 1: commit or a step failed half way; only destroy may follow */
 
-    const zi_variant *variant; /* of the optimizer; every group's */
     zi_group *groups;
     uint32_t n_groups, room_groups;
     zi_tensor *tensors;
@@ -75,10 +80,10 @@ struct zi_zero {
     /* From commit on. */
     zi_layout layout;
     zi_spans spans;
-    zi_symmetric params[ZI_N_DTYPES], grads[ZI_N_DTYPES]; /* one buffer for each space */
-    float *master, *state[ZI_MAX_STATES], *accum;         /* owned elements; accum where S > N */
-    int n_micro;                                          /* micro-steps a step: ceil(S / world) */
-    int measure;                                          /* 1: every step has a norm round */
+    zi_space_memory memory[ZI_MAX_SPACES];
+    float *master, *accum; /* owned elements; accum, of trained ones, where S > N */
+    int n_micro;           /* micro-steps a step: ceil(S / world) */
+    int measure;           /* 1: every step has a norm round */
 
     /* One micro-step: arrivals and exposure. */
     zi_grad_state *grad_state; /* [n_tensors] */
@@ -125,16 +130,30 @@ zopt_status zi_zero_commit(zi_zero *z);
 /* group.c: hyper-parameters. */
 /* Settings for `value` of the handle's defaults. Errors: ERR_CONFIG. */
 zopt_status zi_group_defaults(zi_zero_config *config, const zopt_setting *settings, size_t n);
-/* The handle's defaults overridden by these. Errors: ERR_CONFIG, also where the group needs other
- * states than the groups before it. */
+/* The handle's defaults overridden by these. Errors: ERR_CONFIG. */
 zopt_status zi_group_read(zi_zero *z, const zopt_setting *settings, size_t n, zi_group *group);
 zopt_status zi_group_set_lr(zi_zero *z, uint32_t group, double lr);
 /* The rate of a group in good step t. */
 double zi_group_lr(const zi_zero *z, uint32_t group, uint64_t t);
 /* The update's scalars of every group for good step t; moves the groups' powers on. */
 void zi_group_prepare(zi_zero *z, uint64_t t);
-/* Fill the owned states with what they begin at. */
-void zi_group_start_states(zi_zero *z);
+
+/* state.c: the optimizer's states of the owned elements. */
+zopt_status zi_states_alloc(zi_zero *z);
+void zi_states_free(zi_zero *z);
+/* Fill them with what they begin at. */
+void zi_states_start(zi_zero *z);
+/* The states of a bucket's slice. */
+void zi_states_slice(const zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* Bytes that they take on every rank. */
+uint64_t zi_states_bytes(const zi_zero *z);
+/* Whether any tensor has the state of that name, an index in the optimizer's state_name. */
+int zi_state_used(const zi_zero *z, int name);
+/* Where the tensor's variant has it; -1: it does not. */
+int zi_state_find(const zi_tensor *tensor, int name);
+/* n owned elements from `owned_at` on, as floats on the host. */
+void zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
+                   uint64_t n, float *values);
 
 /* registry.c: before commit. */
 zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n, int *group);
@@ -182,7 +201,7 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
 
 /* master.c: whole tensors of owned data. */
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values);
-/* state: -1 for the master weights. Collective. */
+/* state: as zi_state_find has it, -1 for the master weights. Collective. */
 zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values);
 
 #endif
