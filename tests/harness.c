@@ -82,9 +82,13 @@ zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt
         return status;
     for (int g = 0; g < 2; g++) {
         int group;
+        const zopt_setting *more = problem->group_setting[g];
         const zopt_setting settings[] = {{"lr", problem->lr * (g + 1), NULL},
-                                         {"weight_decay", problem->weight_decay[g], NULL}};
-        MUST(zopt_add_group(z, settings, 2, &group));
+                                         {"weight_decay", problem->weight_decay[g], NULL},
+                                         more[0],
+                                         more[1]};
+        size_t n = more[0].name == NULL ? 2 : more[1].name == NULL ? 3 : 4;
+        MUST(zopt_add_group(z, settings, n, &group));
     }
     for (int i = 0; i < problem->n_tensors; i++) {
         const h_tensor *t = &problem->tensor[i];
@@ -118,6 +122,10 @@ static void write_grad(const h_problem *problem, zopt *z, int step, int slot, in
     uint64_t n = h_elems(t);
     const float *scale;
     void *grad;
+    int needed;
+    MUST(zopt_needs_grad(z, tensor, &needed));
+    if (!needed)
+        return;
     float *values = malloc(n * sizeof *values);
     MUST(zopt_loss_scale(z, &scale));
     for (uint64_t e = 0; e < n; e++)
@@ -206,14 +214,15 @@ static void collect(const h_problem *problem, zopt *z, h_result *result)
     }
 }
 
-/* What zopt plan says: a slot's gradients go to their owners, updated parameters to every rank. */
+/* What zopt plan says: a slot's gradients go to their owners, updated parameters, which take as
+ * many bytes, to every rank. */
 static void check_bytes_sent(const zopt *z, const zopt_options *options,
                              const zopt_memory_usage *memory, const zopt_step_report *report)
 {
     uint64_t world = (uint64_t)zopt_world(z), rank = (uint64_t)zopt_rank(z);
     uint64_t slots = (uint64_t)options->slots;
     uint64_t n_mine = slots > rank ? (slots - rank - 1) / world + 1 : 0;
-    uint64_t share = memory->category[0].bytes / world * (world - 1); /* "params" */
+    uint64_t share = memory->category[1].bytes / world * (world - 1); /* "grads" */
     uint64_t want = share * (n_mine + !report->skipped);
     if (report->bytes_sent != want) {
         fprintf(stderr, "step %d, rank %d of %d: sent %" PRIu64 " bytes, want %" PRIu64 "\n",

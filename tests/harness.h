@@ -23,6 +23,7 @@ typedef struct h_problem {
     int n_steps;
     zopt_options options; /* transport, ranks and threads are filled in by the run */
     double weight_decay[2], lr;
+    zopt_setting group_setting[2][2]; /* more settings of groups 0 and 1; a NULL name ends them */
     /* The slot's unscaled gradient; the harness multiplies by the loss scale and rounds. NULL: the
      * default of wide exponents. */
     float (*grad)(int step, int slot, int tensor, uint64_t element);

@@ -229,7 +229,7 @@ START_TEST(a_skipped_step_is_no_first_step)
 }
 END_TEST
 
-/* ---- groups and settings ---- */
+/* ---- settings that are refused ---- */
 
 static zopt *handle(const char *optimizer, const char *schedule)
 {
@@ -281,79 +281,6 @@ START_TEST(bad_settings_name_key_value_and_range)
 }
 END_TEST
 
-START_TEST(groups_that_need_the_same_states_may_differ_in_all_else)
-{
-    const zopt_setting a[] = {{"momentum", 0.9, NULL}},
-                       b[] = {{"momentum", 0.5, NULL}, {"nesterov", 1, NULL}, {"lr", 2, NULL}};
-    zopt *z = handle("SGD", "constant");
-    int group;
-    ck_assert_int_eq(zopt_add_group(z, a, 1, &group), ZOPT_OK);
-    ck_assert_int_eq(zopt_add_group(z, b, 3, &group), ZOPT_OK);
-    ck_assert_int_eq(group, 1);
-    zopt_destroy(z);
-}
-END_TEST
-
-/* Two elements in two groups, one step of SGD with gradient 1 from 0: each ends at minus its rate.
- */
-static void one_step_of(zopt *z, double rates[2])
-{
-    static const zopt_setting half[] = {{"lr_mult", 0.5, NULL}};
-    const uint64_t one = 1;
-    const float zero = 0;
-    for (int i = 0; i < 2; i++) {
-        int group, id;
-        ck_assert_int_eq(zopt_add_group(z, half, i == 1, &group), ZOPT_OK);
-        ck_assert_int_eq(zopt_add_tensor(z, i ? "b" : "a", ZOPT_FP32, 1, &one, group, &id), 0);
-    }
-    ck_assert_int_eq(zopt_commit(z), ZOPT_OK);
-    for (int i = 0; i < 2; i++) {
-        void *grad;
-        ck_assert_int_eq(zopt_set_master(z, i, 0, 1, &zero), ZOPT_OK);
-        ck_assert_int_eq(zopt_grad_acquire(z, i, &grad), ZOPT_OK);
-        *(float *)grad = 1;
-        ck_assert_int_eq(zopt_grad_ready(z, i), ZOPT_OK);
-    }
-    ck_assert_int_eq(zopt_micro_end(z, 0), ZOPT_OK);
-    ck_assert_int_eq(zopt_step(z), ZOPT_OK);
-    for (int i = 0; i < 2; i++) {
-        float p;
-        ck_assert_int_eq(zopt_get_master(z, i, 0, 1, &p), ZOPT_OK);
-        rates[i] = -(double)p;
-    }
-}
-
-START_TEST(lr_mult_scales_a_groups_rate_whatever_the_schedule)
-{
-    double rates[2];
-    zopt *z = handle("SGD", "constant"); /* lr 1e-3 */
-    one_step_of(z, rates);
-    ck_assert_double_eq(rates[0], (double)1e-3f);
-    ck_assert_double_eq(rates[1], (double)0.5e-3f);
-    zopt_destroy(z);
-    z = handle("SGD", "OneCycle"); /* begins at cycle_min_lr = 0.01 */
-    one_step_of(z, rates);
-    ck_assert_double_eq(rates[0], (double)0.01f);
-    ck_assert_double_eq(rates[1], (double)0.005f);
-    zopt_destroy(z);
-}
-END_TEST
-
-START_TEST(a_schedule_that_sets_the_rate_refuses_another_one)
-{
-    const zopt_setting other[] = {{"lr", 0.002, NULL}}, peak[] = {{"lr", 0.001, NULL}};
-    zopt *z = handle("AdamW", "WarmupLR");
-    int group;
-    ck_assert_int_eq(zopt_add_group(z, other, 1, &group), ZOPT_ERR_CONFIG);
-    ck_assert_msg(strstr(zopt_last_error(), "lr = 0.002, but schedule WarmupLR sets the rate") &&
-                      strstr(zopt_last_error(), "warmup_max_lr = 0.001"),
-                  "%s", zopt_last_error());
-    ck_assert_int_eq(zopt_add_group(z, peak, 1, &group), ZOPT_OK);
-    ck_assert_int_eq(zopt_group_set_lr(z, group, 0.5), ZOPT_ERR_CONFIG);
-    zopt_destroy(z);
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("optimizers");
@@ -367,9 +294,6 @@ int main(void)
     tcase_add_test(tests, adagrad_begins_at_its_initial_value_on_every_rank);
     tcase_add_test(tests, a_skipped_step_is_no_first_step);
     tcase_add_loop_test(tests, bad_settings_name_key_value_and_range, 0, N_REFUSED);
-    tcase_add_test(tests, groups_that_need_the_same_states_may_differ_in_all_else);
-    tcase_add_test(tests, lr_mult_scales_a_groups_rate_whatever_the_schedule);
-    tcase_add_test(tests, a_schedule_that_sets_the_rate_refuses_another_one);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -198,15 +198,14 @@ static uint64_t peak_bytes(const zopt_memory_usage *usage, const char *name)
     return 0;
 }
 
-/* Rank 0 has a slot in every micro-step. It sends each time what the others own
- * of its gradients, and at the end its slices of the parameters to each of
- * them. */
+/* Rank 0 has a slot in every micro-step. It sends each time what the others own of its gradients,
+ * and at the end its slices of the parameters, which take as many bytes, to each of them. */
 static uint64_t sent_bytes(const plan_world *world)
 {
     uint64_t n = (uint64_t)world->ranks;
     uint64_t n_micro = ((uint64_t)world->slots + n - 1) / n;
     const zopt_memory_usage *usage = &world->per_rank[0];
-    return (n - 1) * (n_micro * (peak_bytes(usage, "grads") / n) + peak_bytes(usage, "params") / n);
+    return (n - 1) * (n_micro + 1) * (peak_bytes(usage, "grads") / n);
 }
 
 static int count_worlds(const char *command, const plan_source *source, const int *ranks, plan *p)

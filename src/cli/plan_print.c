@@ -103,7 +103,7 @@ static uint64_t category_bytes(const zopt_memory_usage *usage, const char *name)
 
 void plan_print_sharded(const plan *p)
 {
-    enum { WIDTH = 14 };
+    enum { WIDTH = 16 };
     uint64_t largest = 0;
     const zopt_memory_usage *names = &p->world[0].per_rank[0];
     for (int w = 0; w < p->n_worlds; w++) {
