@@ -89,6 +89,66 @@ static void broadcast_reaches_all_from_any_root(zi_comm *comm, suite_failure *fa
     }
 }
 
+/* ------------------------------------------------------------------ messages ---------------- */
+
+static void pattern(unsigned char *out, size_t n, size_t first, uint64_t who)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint64_t x = (who * 1000003 + first + i) * UINT64_C(0x9e3779b97f4a7c15);
+        out[i] = (unsigned char)(x >> 56);
+    }
+}
+
+/* Two messages to the rank `step` on and two from the rank `step` back, of different sizes: those
+ * of a pair stay in order. */
+static void shift_by(zi_comm *comm, int step, size_t bytes, suite_failure *failure)
+{
+    int world = comm->world, to = (comm->rank + step) % world;
+    int from = (comm->rank - step + world) % world;
+    size_t total = 2 * bytes + 1;
+    unsigned char *send = malloc(total), *recv = calloc(1, total), *want = malloc(total);
+    pattern(send, total, 0, (uint64_t)comm->rank);
+    pattern(want, total, 0, (uint64_t)from);
+    const zi_message messages[] = {
+        {.peer = to, .data = send, .bytes = bytes},
+        {.peer = from, .receive = 1, .data = recv, .bytes = bytes},
+        {.peer = from, .receive = 1, .data = recv + bytes, .bytes = bytes + 1},
+        {.peer = to, .data = send + bytes, .bytes = bytes + 1},
+    };
+    zopt_status status = comm->ops->exchange(comm, messages, COUNT(messages));
+    int same = memcmp(recv, want, total) == 0;
+    free(send);
+    free(recv);
+    free(want);
+    SUITE_OK(failure, status);
+    SUITE_EXPECT(failure, same, "messages of %zu bytes from rank %d are wrong", bytes, from);
+}
+
+static void messages_arrive_in_the_order_of_their_pair(zi_comm *comm, suite_failure *failure)
+{
+    static const size_t sizes[] = {1, 4097, 3000000};
+    SUITE_OK(failure, comm->ops->exchange(comm, NULL, 0));
+    for (size_t i = 0; i < COUNT(sizes); i++)
+        for (int step = 1; step < comm->world; step++)
+            shift_by(comm, step, sizes[i], failure);
+}
+
+/* Rank 0 hands something to each in turn, and only those two call. */
+static void messages_need_only_their_pair(zi_comm *comm, suite_failure *failure)
+{
+    for (int peer = 1; peer < comm->world; peer++) {
+        int64_t value = comm->rank == 0 ? peer * 1001 : 0;
+        const zi_message message = {.peer = comm->rank == 0 ? peer : 0,
+                                    .receive = comm->rank != 0,
+                                    .data = &value,
+                                    .bytes = sizeof value};
+        if (comm->rank == 0 || comm->rank == peer)
+            SUITE_OK(failure, comm->ops->exchange(comm, &message, 1));
+        if (comm->rank == peer)
+            SUITE_EXPECT(failure, value == peer * 1001, "received %lld", (long long)value);
+    }
+}
+
 /* ------------------------------------------------------------------ agreement --------------- */
 
 static zopt_status own_failure(int rank, zopt_status status)
@@ -155,14 +215,6 @@ typedef struct flow {
     unsigned char *expected; /* one slice */
     uint64_t bytes_before;
 } flow;
-
-static void pattern(unsigned char *out, size_t n, size_t first, uint64_t who)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint64_t x = (who * 1000003 + first + i) * UINT64_C(0x9e3779b97f4a7c15);
-        out[i] = (unsigned char)(x >> 56);
-    }
-}
 
 enum { GRAD, PARAM };
 
@@ -345,10 +397,9 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
 /* ------------------------------------------------------------------ running ----------------- */
 
 static void (*const cases[])(zi_comm *, suite_failure *) = {
-    all_gather_orders_by_rank,
-    all_reduce_is_exact,
-    broadcast_reaches_all_from_any_root,
-    agreement_takes_the_worst_and_its_text,
+    all_gather_orders_by_rank,           all_reduce_is_exact,
+    broadcast_reaches_all_from_any_root, messages_arrive_in_the_order_of_their_pair,
+    messages_need_only_their_pair,       agreement_takes_the_worst_and_its_text,
 };
 
 void comm_suite_run(const zi_comm_ops *ops, const zi_comm_config *config, suite_failure *failure)
@@ -415,6 +466,45 @@ static void wait_in_vain(zi_comm *comm, const suite_failure *told, suite_failure
     SUITE_EXPECT(failure, strcmp(told->text, want) == 0, "on_hang: %s", told->text);
     SUITE_EXPECT(failure, strcmp(zopt_last_error(), want) == 0, "text: %s", zopt_last_error());
     SUITE_EXPECT(failure, comm->broken, "not broken");
+}
+
+static void await_message(const zi_comm_ops *ops, const zi_comm_config *config, int missing,
+                          suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    static _Thread_local char data[100]; /* lives on, as receives of a failed call want it */
+    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    comm->deadline_ms = comm->rank == 0 ? 200 : config->deadline_ms;
+    const zi_message message = {.peer = comm->rank == 0 ? 1 : 0,
+                                .receive = comm->rank == 0,
+                                .data = data,
+                                .bytes = comm->rank == 0 ? 10 : 9};
+    zopt_status status = ZOPT_OK, want = missing ? ZOPT_ERR_TIMEOUT : ZOPT_ERR_COMM;
+    const char *text = missing ? "rank 0 waited 0.2 s: messages of rank 1 have not arrived"
+                               : "rank 1 sends 9 bytes to rank 0, which awaits 10";
+    if (comm->rank == 0 || (comm->rank == 1 && !missing))
+        status = ops->exchange(comm, &message, 1);
+    else if (ops->peer_memory) /* stay until rank 0 has given up */
+        (void)ops->all_gather(comm, "", 0, NULL);
+    if (comm->rank == 0) {
+        SUITE_EXPECT(failure, status == want, "status %d: %s", (int)status, zopt_last_error());
+        SUITE_EXPECT(failure, strcmp(zopt_last_error(), text) == 0, "%s", zopt_last_error());
+        SUITE_EXPECT(failure, comm->broken, "not broken");
+    }
+    ops->destroy(comm);
+}
+
+void comm_suite_message_missing(const zi_comm_ops *ops, const zi_comm_config *config,
+                                suite_failure *failure)
+{
+    await_message(ops, config, 1, failure);
+}
+
+void comm_suite_message_size(const zi_comm_ops *ops, const zi_comm_config *config,
+                             suite_failure *failure)
+{
+    await_message(ops, config, 0, failure);
 }
 
 void comm_suite_hang(const zi_comm_ops *ops, const zi_comm_config *config, suite_failure *failure)

@@ -37,4 +37,11 @@ void comm_suite_order(const zi_comm_ops *ops, const zi_comm_config *config, suit
 /* Rank 0 waits for gradients that rank 1 never exposes. Worlds of two or more, deadline short. */
 void comm_suite_hang(const zi_comm_ops *ops, const zi_comm_config *config, suite_failure *failure);
 
+/* Rank 0 waits for a message that rank 1 does not send, or that it sends with another size. Worlds
+ * of two or more, which end with it. */
+void comm_suite_message_missing(const zi_comm_ops *ops, const zi_comm_config *config,
+                                suite_failure *failure);
+void comm_suite_message_size(const zi_comm_ops *ops, const zi_comm_config *config,
+                             suite_failure *failure);
+
 #endif

@@ -85,6 +85,18 @@ START_TEST(rank_that_never_arrives_is_named_and_peers_are_told)
 }
 END_TEST
 
+START_TEST(message_that_is_not_sent_is_a_hang)
+{
+    run_threads(_i, comm_suite_message_missing);
+}
+END_TEST
+
+START_TEST(message_of_another_size_is_refused)
+{
+    run_threads(_i, comm_suite_message_size);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ collectives that differ - */
 
 static void call_differently(const zi_comm_ops *ops, const zi_comm_config *config,
@@ -311,6 +323,8 @@ int main(void)
     tcase_add_test(tests, transfers_out_of_order_are_refused);
     tcase_add_loop_test(tests, rank_that_never_arrives_is_named_and_peers_are_told, 2,
                         MAX_RANKS + 1);
+    tcase_add_loop_test(tests, message_that_is_not_sent_is_a_hang, 2, MAX_RANKS + 1);
+    tcase_add_loop_test(tests, message_of_another_size_is_refused, 2, MAX_RANKS + 1);
     tcase_add_test(tests, mismatched_collectives_name_both_ranks);
     tcase_add_test(tests, rank_that_leaves_early_fails_its_peers_at_once);
     tcase_add_test(tests, rank_that_never_joins_leaves_nothing_behind);

@@ -134,8 +134,11 @@ static void hang_in_pairs(const zi_comm_ops *ops, const zi_comm_config *config,
 {
     int size;
     MPI_Comm_size(MPI_Comm_f2c((MPI_Fint)config->comm_f), &size);
-    if (size == 2)
-        comm_suite_hang(ops, config, failure);
+    if (size != 2)
+        return;
+    comm_suite_hang(ops, config, failure);
+    comm_suite_message_missing(ops, config, failure);
+    comm_suite_message_size(ops, config, failure);
 }
 
 START_TEST(rank_that_never_arrives_is_named)

@@ -153,6 +153,22 @@ zopt_status zi_check_begun(zi_comm *comm, const char *call, uint64_t n_begun, ui
                    comm->rank, call, (unsigned long long)ordinal, (unsigned long long)n_begun);
 }
 
+zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t n)
+{
+    ZI_TRY(zi_check_connected(comm, "exchange"));
+    int bad = n > ZI_MAX_MESSAGES;
+    for (size_t i = 0; i < n && !bad; i++) {
+        const zi_message *m = &messages[i];
+        bad = m->peer < 0 || m->peer >= comm->world || m->peer == comm->rank || m->bytes == 0 ||
+              m->bytes > ZI_MAX_MESSAGE_BYTES;
+    }
+    if (!bad)
+        return ZOPT_OK;
+    comm->broken = 1;
+    return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: exchange of %zu messages that break its rules",
+                   comm->rank, n);
+}
+
 typedef struct zi_symmetric_node {
     struct zi_symmetric_node *next;
     size_t node_bytes;

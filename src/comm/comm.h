@@ -4,6 +4,8 @@
  *   gradients   expose -> expose_wait (table of sources) -> consumed -> reuse_wait
  *   parameters  open -> dest_wait (table of destinations) -> publish -> publish_wait
  *
+ * and, for checkpoints, plain messages between pairs of ranks.
+ *
  * Where peers' memory is addressable the tables point into it and no byte moves here; elsewhere
  * slices are exchanged in place and parameters gathered. Every rank makes the same calls with the
  * same ordinals in the same order; those ending in _wait block, up to the deadline, the others do
@@ -44,6 +46,16 @@ typedef struct zi_transfer {
     int n_contributors; /* gradients: ranks 0..n-1 have written theirs */
 } zi_transfer;
 
+/* One message between this rank and another. */
+typedef struct zi_message {
+    int peer;
+    int receive;  /* 1: from peer into data; 0: to peer, and data is only read */
+    void *data;   /* host memory; no two of a call overlap */
+    size_t bytes; /* 1 to ZI_MAX_MESSAGE_BYTES, the same on both sides */
+} zi_message;
+
+enum { ZI_MAX_MESSAGES = 4, ZI_MAX_MESSAGE_BYTES = 1 << 30 };
+
 typedef enum zi_reduce_op { ZI_SUM, ZI_MIN, ZI_MAX } zi_reduce_op;
 
 typedef struct zi_comm_ops {
@@ -76,6 +88,13 @@ typedef struct zi_comm_ops {
     zopt_status (*all_gather)(zi_comm *comm, const void *send, size_t bytes, void *recv);
     zopt_status (*all_reduce)(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
     zopt_status (*broadcast)(zi_comm *comm, int root, void *buffer, size_t bytes);
+
+    /* Send and receive these messages, n <= ZI_MAX_MESSAGES of them, all on their way at once.
+     * Blocks until this rank's are done. Not a collective: only ranks with messages call. Those of
+     * a pair in one direction are matched in order. Deadlock is the caller's to avoid: a call must
+     * not need one that its peer makes later. Where it fails, memory of receives may still be
+     * written to until the process ends. */
+    zopt_status (*exchange)(zi_comm *comm, const zi_message *messages, size_t n);
 
     /* This rank's part of the bucket is written (or it is no contributor). */
     zopt_status (*expose)(zi_comm *comm, const zi_transfer *transfer);
@@ -111,7 +130,7 @@ struct zi_comm {
     void *on_hang_arg;
     int planned;         /* 1: connected to nobody */
     int broken;          /* 1: a call has failed; only destroy may follow */
-    uint64_t bytes_sent; /* to other ranks, so far; not the small collectives */
+    uint64_t bytes_sent; /* to other ranks, so far; by transfers */
     /* What the caller is doing, for the text of a hang. */
     uint64_t step;
     const char *phase;

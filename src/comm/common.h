@@ -18,6 +18,9 @@ zopt_status zi_check_next(zi_comm *comm, const char *call, uint64_t next, uint64
  */
 zopt_status zi_check_begun(zi_comm *comm, const char *call, uint64_t n_begun, uint64_t ordinal);
 
+/* The rules of zi_message. Breaks the comm otherwise. */
+zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t n);
+
 /* Allocate and agree that all ranks could; on failure nothing is left. peer[] holds n_peers
  * entries, for the transport to fill in; 0: peer is NULL. */
 zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,

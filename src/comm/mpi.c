@@ -392,6 +392,7 @@ const zi_comm_ops zi_comm_mpi = {
     .all_gather = all_gather,
     .all_reduce = all_reduce,
     .broadcast = broadcast,
+    .exchange = zi_mpi_exchange,
     .expose = zi_mpi_expose,
     .expose_wait = zi_mpi_expose_wait,
     .consumed = zi_mpi_consumed,

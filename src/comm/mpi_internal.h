@@ -1,5 +1,5 @@
 /* The object of transport mpi: mpi.c makes it and has the small collectives, mpi_transfer.c moves
- * slices. The only header of the library that includes mpi.h. */
+ * slices, mpi_message.c messages. The only header of the library that includes mpi.h. */
 #ifndef ZI_COMM_MPI_INTERNAL_H
 #define ZI_COMM_MPI_INTERNAL_H
 
@@ -65,7 +65,7 @@ typedef struct zi_mpi {
     zi_mpi_engine engine;
 } zi_mpi;
 
-enum { ZI_TAG_BROADCAST, ZI_TAG_TRANSFER };
+enum { ZI_TAG_BROADCAST, ZI_TAG_MESSAGE, ZI_TAG_TRANSFER };
 
 /* ERR_COMM with MPI's text where rc is not MPI_SUCCESS; breaks the comm. */
 zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc);
@@ -91,5 +91,8 @@ zopt_status zi_mpi_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **
 zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal);
 zopt_status zi_mpi_progress(zi_comm *comm);
+
+/* mpi_message.c */
+zopt_status zi_mpi_exchange(zi_comm *comm, const zi_message *messages, size_t n);
 
 #endif

@@ -284,6 +284,7 @@ const zi_comm_ops zi_comm_threads = {
     .all_gather = zi_channel_all_gather,
     .all_reduce = zi_channel_all_reduce,
     .broadcast = zi_channel_broadcast,
+    .exchange = zi_channel_exchange,
     .expose = expose,
     .expose_wait = expose_wait,
     .consumed = consumed,

@@ -86,22 +86,21 @@ static zopt_status peer_failed(zi_threads_comm *t, int rank)
     return ZI_FAIL(ZOPT_ERR_PEER, "rank %d gave up", rank);
 }
 
-/* The first of ranks [from, n) whose count is below the target; n: none. */
-static int next_missing(const zi_channel *c, zi_counter which, uint64_t target, int from, int n)
+/* The first of ranks from..n-1 whose count is below the target. */
+static int count_missing(const zi_threads_comm *t, const zi_awaited *what, int from)
 {
-    while (from < n && c->rank[from].count[which] >= target)
+    while (from < what->n && t->channel->rank[from].count[what->which] >= what->target)
         from++;
-    return from;
+    return from < what->n ? from : t->channel->n_ranks;
 }
 
 /* Leaves the mutex while it calls on_hang. */
-static zopt_status hang(zi_threads_comm *t, zi_counter which, uint64_t target, int n)
+static zopt_status hang(zi_threads_comm *t, const zi_awaited *what)
 {
     zi_channel *c = t->channel;
     char list[128] = "";
     size_t used = 0;
-    for (int r = next_missing(c, which, target, 0, n); r < n;
-         r = next_missing(c, which, target, r + 1, n)) {
+    for (int r = what->missing(t, what, 0); r < c->n_ranks; r = what->missing(t, what, r + 1)) {
         if (used + 16 > sizeof list) {
             snprintf(list + used, sizeof list - used, ", ...");
             break;
@@ -110,13 +109,12 @@ static zopt_status hang(zi_threads_comm *t, zi_counter which, uint64_t target, i
     }
     give_up(t);
     pthread_mutex_unlock(&c->mutex);
-    zopt_status status = zi_wait_hang(&t->base, awaited[which], list);
+    zopt_status status = zi_wait_hang(&t->base, what->text, list);
     pthread_mutex_lock(&c->mutex);
     return status;
 }
 
-/* zi_channel_wait, the mutex held. */
-static zopt_status wait_for(zi_threads_comm *t, zi_counter which, uint64_t target, int n)
+zopt_status zi_channel_wait_for(zi_threads_comm *t, const zi_awaited *what)
 {
     zi_channel *c = t->channel;
     struct timespec until;
@@ -127,19 +125,24 @@ static zopt_status wait_for(zi_threads_comm *t, zi_counter which, uint64_t targe
     until.tv_nsec %= 1000000000L;
 
     for (int expired = 0;;) {
-        int missing = next_missing(c, which, target, 0, n);
-        if (missing == n)
+        int missing = what->missing(t, what, 0);
+        if (missing == c->n_ranks)
             return ZOPT_OK;
         if (c->failed_rank >= 0)
             return peer_failed(t, c->failed_rank);
-        for (int r = missing; r < n; r = next_missing(c, which, target, r + 1, n)) {
+        for (int r = missing; r < c->n_ranks; r = what->missing(t, what, r + 1)) {
             if (c->rank[r].left)
                 return peer_failed(t, r);
         }
         if (expired)
-            return hang(t, which, target, n);
+            return hang(t, what);
         expired = pthread_cond_timedwait(&c->changed, &c->mutex, &until) != 0;
     }
+}
+
+static zi_awaited count_of(zi_counter which, uint64_t target, int n)
+{
+    return (zi_awaited){count_missing, awaited[which], which, target, n, NULL};
 }
 
 /* Count one up for this rank. The mutex is held. */
@@ -164,8 +167,9 @@ void zi_channel_advance(zi_threads_comm *t, zi_counter which)
 
 zopt_status zi_channel_wait(zi_threads_comm *t, zi_counter which, uint64_t target, int n)
 {
+    zi_awaited what = count_of(which, target, n);
     pthread_mutex_lock(&t->channel->mutex);
-    zopt_status status = wait_for(t, which, target, n);
+    zopt_status status = zi_channel_wait_for(t, &what);
     pthread_mutex_unlock(&t->channel->mutex);
     return status;
 }
@@ -222,15 +226,17 @@ static zopt_status run_locked(zi_threads_comm *t, const collective *call)
     self->data = call->data;
     advance(t, ZI_CALLED);
     uint64_t sequence = self->count[ZI_CALLED];
-    zopt_status status = wait_for(t, ZI_CALLED, sequence, c->n_ranks);
-    if (next_missing(c, ZI_CALLED, sequence, 0, c->n_ranks) == c->n_ranks)
+    zi_awaited calls = count_of(ZI_CALLED, sequence, c->n_ranks);
+    zi_awaited returns = count_of(ZI_RETURNED, sequence, c->n_ranks);
+    zopt_status status = zi_channel_wait_for(t, &calls);
+    if (count_missing(t, &calls, 0) == c->n_ranks)
         ZI_TRY(compare_calls(t));
     ZI_TRY(status);
     if (c->failed_rank >= 0) /* and its data may be gone */
         return peer_failed(t, c->failed_rank);
     call->take(c, call, call->out);
     advance(t, ZI_RETURNED);
-    return wait_for(t, ZI_RETURNED, sequence, c->n_ranks);
+    return zi_channel_wait_for(t, &returns);
 }
 
 static zopt_status run(zi_comm *comm, const collective *call)

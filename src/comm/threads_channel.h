@@ -26,6 +26,9 @@ typedef struct zi_channel_rank {
     int variant; /* root or reduction */
     size_t bytes;
     const void *data; /* readable under the mutex while nobody has failed */
+    /* What it sends and nobody has taken yet; data is readable as above. */
+    zi_message outbox[ZI_MAX_MESSAGES];
+    size_t n_outbox;
 } zi_channel_rank;
 
 typedef struct zi_channel {
@@ -58,6 +61,20 @@ uint64_t zi_channel_count(const zi_threads_comm *t, zi_counter which);
 /* Count one up for this rank. */
 void zi_channel_advance(zi_threads_comm *t, zi_counter which);
 
+/* What a wait is for: that ranks 0..n-1 have counted to the target, or what a message needs. */
+typedef struct zi_awaited {
+    /* The first rank >= from that has not done it; n_ranks: none. Under the mutex. */
+    int (*missing)(const zi_threads_comm *t, const struct zi_awaited *what, int from);
+    const char *text; /* a plural */
+    zi_counter which;
+    uint64_t target;
+    int n;
+    const zi_message *message;
+} zi_awaited;
+
+/* Wait, the mutex held, until no rank is missing; a failure of any rank ends it with ERR_PEER. */
+zopt_status zi_channel_wait_for(zi_threads_comm *t, const zi_awaited *what);
+
 /* Wait until each of ranks 0..n-1 has counted to the target. A failure of any rank ends the wait
  * with ERR_PEER. */
 zopt_status zi_channel_wait(zi_threads_comm *t, zi_counter which, uint64_t target, int n);
@@ -69,5 +86,8 @@ zopt_status zi_channel_checked(zi_threads_comm *t, zopt_status status);
 zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);
 zopt_status zi_channel_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
 zopt_status zi_channel_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);
+
+/* threads_message.c */
+zopt_status zi_channel_exchange(zi_comm *comm, const zi_message *messages, size_t n);
 
 #endif
