@@ -120,16 +120,22 @@ static zopt_status check_tensor(const zi_zero *z, const char *call, int id)
     return ZOPT_OK;
 }
 
+/* `name`: of a tensor or a state. */
+static zopt_status check_range(const char *call, const char *name, uint64_t have, uint64_t offset,
+                               uint64_t n)
+{
+    if (offset > have || n > have - offset)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: '%s' has %llu elements, not [%llu, +%llu)", call,
+                       name, (unsigned long long)have, (unsigned long long)offset,
+                       (unsigned long long)n);
+    return ZOPT_OK;
+}
+
 static zopt_status check_range_of(const zi_zero *z, const char *call, int id, uint64_t offset,
                                   uint64_t n)
 {
     ZI_TRY(check_tensor(z, call, id));
-    uint64_t have = z->tensors[id].n_elems;
-    if (offset > have || n > have - offset)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: '%s' has %llu elements, not [%llu, +%llu)", call,
-                       z->tensors[id].name, (unsigned long long)have, (unsigned long long)offset,
-                       (unsigned long long)n);
-    return ZOPT_OK;
+    return check_range(call, z->tensors[id].name, z->tensors[id].n_elems, offset, n);
 }
 
 static zopt_status check_grad(const zi_zero *z, const char *call, int id, zi_grad_state want)
@@ -222,7 +228,7 @@ static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t o
 {
     zi_zero *zero = local_of(z)->zero;
     const char *const *names = zero->config.optim->state_name;
-    ZI_TRY(check_range_of(zero, "zopt_get_state", id, offset, n));
+    ZI_TRY(check_tensor(zero, "zopt_get_state", id));
     const zi_tensor *tensor = &zero->tensors[id];
     const char *has[ZI_MAX_STATES];
     size_t n_has = 0;
@@ -230,8 +236,10 @@ static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t o
         int state = zi_state_find(tensor, i);
         if (state < 0)
             continue;
-        if (strcmp(name, names[i]) == 0)
+        if (strcmp(name, names[i]) == 0) {
+            ZI_TRY(check_range("zopt_get_state", name, zi_state_elems(tensor, state), offset, n));
             return zi_get_owned(zero, state, id, offset, n, values);
+        }
         has[n_has++] = names[i];
     }
     const char *near = zi_nearest(name, has, n_has, sizeof has[0]);

@@ -183,13 +183,23 @@ static void find_states(zopt *z, int n_tensors, h_result *result)
     }
 }
 
-/* Zeros where the tensor does not have it. */
-static void get_state(zopt *z, const char *name, int tensor, uint64_t n, float *values)
+/* Elements of the tensor's state of that name; rows and columns of its matrices may be fewer. */
+static uint64_t state_elems(const h_tensor *tensor, const char *name)
 {
-    zopt_status status = zopt_get_state(z, name, tensor, 0, n, values);
-    if (status == ZOPT_ERR_ARGUMENT)
-        memset(values, 0, n * sizeof *values);
-    else
+    int rows = strstr(name, "_row") != NULL, cols = strstr(name, "_col") != NULL;
+    if (!rows && !cols)
+        return h_elems(tensor);
+    return tensor->ndim < 2 ? 0 : h_elems(tensor) / tensor->shape[tensor->ndim - (rows ? 1 : 2)];
+}
+
+/* Zeros behind the state's elements, and all where the tensor does not have it. */
+static void get_state(const h_problem *problem, zopt *z, const char *name, int i, float *values)
+{
+    const h_tensor *tensor = &problem->tensor[i];
+    uint64_t n = state_elems(tensor, name);
+    memset(values, 0, h_elems(tensor) * sizeof *values);
+    zopt_status status = zopt_get_state(z, name, i, 0, n, values);
+    if (status != ZOPT_ERR_ARGUMENT)
         MUST(status);
 }
 
@@ -208,7 +218,7 @@ static void collect(const h_problem *problem, zopt *z, h_result *result)
         uint64_t n = h_elems(&problem->tensor[i]);
         MUST(zopt_get_master(z, i, 0, n, result->master + at));
         for (int s = 0; s < result->n_states; s++)
-            get_state(z, result->state_name[s], i, n, result->state[s] + at);
+            get_state(problem, z, result->state_name[s], i, result->state[s] + at);
         check_params(problem, z, i, result->master + at);
         at += n;
     }

@@ -105,6 +105,10 @@ START_TEST(a_hundred_steps_agree_with_pytorch_and_the_papers)
 {
     const optimizer_case *c = &optimizer_cases[_i];
     double worst = 0, worst_torch = 0;
+    if (reference_of(c) == NULL) {
+        printf("%-26s works on whole tensors: see test_adafactor.c\n", c->name);
+        return;
+    }
     for (int s = 0; s < N_REPORTED; s++) {
         float got[ELEMS];
         bounded want[ELEMS];
@@ -153,7 +157,7 @@ START_TEST(states_exist_where_the_options_need_them_as_planned)
     ck_assert_int_eq(result.n_states, c->n_states);
     if (c->last_state != NULL)
         ck_assert_str_eq(result.state_name[c->n_states - 1], c->last_state);
-    for (int s = 0; s < result.n_states; s++)
+    for (int s = 0; s < result.n_states && reference_of(c) != NULL; s++)
         ck_assert_uint_eq(bytes_of(&result.memory, result.state_name[s]),
                           bytes_of(&result.memory, "master"));
     zopt_options options = problem.options;
@@ -262,6 +266,15 @@ static const struct {
     {"Adam", {{"beta2", 1, NULL}}, "Adam: beta2 = 1 is outside [0, 1)"},
     {"AdamW", {{"eps", 0, NULL}}, "AdamW: eps = 0 is outside"},
     {"AdamW", {{"amsgrad", 2, NULL}}, "AdamW: amsgrad = 2 is neither 0 nor 1"},
+    {"Adafactor", {{"lr", -1, NULL}}, "Adafactor: lr = -1 is outside [0, 1e+06]"},
+    {"Adafactor",
+     {{"beta2_decay", 0.8, NULL}},
+     "Adafactor: beta2_decay = 0.8 is outside [-100, 0]"},
+    {"Adafactor", {{"eps1", 1e-30, NULL}}, "Adafactor: eps1 = 1e-30 is outside [1.0842e-19, 1]"},
+    {"Adafactor", {{"eps2", -1, NULL}}, "Adafactor: eps2 = -1 is outside [0, 1000]"},
+    {"Adafactor", {{"d", 0, NULL}}, "Adafactor: d = 0 is outside [1.0842e-19, 1e+06]"},
+    {"Adafactor", {{"beta1", 1, NULL}}, "Adafactor: beta1 = 1 is outside [0, 1)"},
+    {"Adafactor", {{"warmup_init", 1, NULL}}, "Adafactor: warmup_init needs relative_step"},
     {"Lion", {{"beta1", -0.1, NULL}}, "Lion: beta1 = -0.1 is outside [0, 1)"},
     {"Lion", {{"weight_decay", NAN, NULL}}, "Lion: weight_decay = nan is outside [0, 1000]"},
     {"Lion", {{"lr_mult", -2, NULL}}, "group: lr_mult = -2 is outside [0, 1e+06]"},

@@ -3,6 +3,7 @@
  * references in test_optimizers.c. */
 #include <stdio.h>
 
+#include "base/grid_sum.h"
 #include "kernel_sources.h"
 #include "optim/optim.h"
 #include "optimizer_cases.h"
@@ -20,11 +21,27 @@ static const zi_span spans[] = {{1, 1, 0},   {255, 0, 0}, {256, 1, 0},
 
 static const optimizer_case *the_case;
 
-static const zi_variant *case_scalars(uint64_t t, float scalars[N_GROUPS][ZI_MAX_SCALARS])
-{
+/* The tensors that a job may be: whole tensors work on them, elements have none. */
+static const uint64_t extents[][3] = {{N - 5, 0, 0}, {N / 40, 40, 0}, {2, N / 10, 5}};
+static const zi_shape shapes[] = {{1, extents[0], N - 5}, {2, extents[1], N}, {3, extents[2], N}};
+enum { N_SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static const zi_shape *the_shape;
+
+/* The case in step t: its row, settings and scalars, by group. */
+typedef struct prepared {
     const zi_optim *optim;
+    const zi_variant *variant;
     double value[ZI_MAX_SETTINGS], power[ZI_MAX_POWERS];
-    ck_assert_int_eq(zi_optim_find(the_case->optimizer, &optim), ZOPT_OK);
+    zi_instant now;
+    float scalars[N_GROUPS][ZI_MAX_SCALARS];
+} prepared;
+
+static void prepare(uint64_t t, prepared *p)
+{
+    double *value = p->value;
+    ck_assert_int_eq(zi_optim_find(the_case->optimizer, &p->optim), ZOPT_OK);
+    const zi_optim *optim = p->optim;
     zi_settings_default(optim->settings, (size_t)optim->n_settings, value);
     ck_assert_int_eq(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings,
                                        the_case->setting, case_n_settings(the_case), value),
@@ -34,21 +51,46 @@ static const zi_variant *case_scalars(uint64_t t, float scalars[N_GROUPS][ZI_MAX
         ck_assert_int_eq(zi_settings_apply(optim->name, optim->settings, (size_t)optim->n_settings,
                                            &decay, 1, value),
                          ZOPT_OK);
-        for (int p = 0; p < optim->n_powers; p++)
-            power[p] = pow(value[optim->power_setting[p]], (double)t);
-        const zi_instant now = {.t = t, .lr = the_case->lr * (g + 1), .power = power};
-        optim->scalars(value, &now, scalars[g]);
+        for (int i = 0; i < optim->n_powers; i++)
+            p->power[i] = pow(value[optim->power_setting[i]], (double)t);
+        p->now = (zi_instant){.t = t, .lr = the_case->lr * (g + 1), .power = p->power};
+        optim->scalars(value, &p->now, p->scalars[g]);
     }
-    const uint64_t extent[] = {N};
-    const zi_shape shape = {1, extent, N};
-    return optim->variant(value, &shape);
+    p->variant = optim->variant(value, the_shape);
+}
+
+/* Both rounds of statistics of the tensor, whose states of rows and columns are the first two. */
+static void run_statistics(const zi_cpu_kernels *kernels, const prepared *p, const zi_job *job)
+{
+    static int64_t sum[ZI_EXACT_LIMBS + 1], factor_sum[2 * N * ZI_GRID_LIMBS];
+    static float row_mean[2];
+    zi_tensor_statistics *t = job->tensor;
+    *t = (zi_tensor_statistics){.n_elems = the_shape->n_elems, .sum = sum, .row_mean = row_mean};
+    if (the_shape->ndim > 1) {
+        t->n_rows = the_shape->extent[the_shape->ndim - 2];
+        t->n_cols = the_shape->extent[the_shape->ndim - 1];
+        t->n_matrices = t->n_elems / t->n_rows / t->n_cols;
+        t->row = job->state[0].data;
+        t->col = job->state[1].data;
+        t->stride = t->n_matrices * (t->n_rows + t->n_cols);
+        t->row_sum = factor_sum;
+        t->col_sum = factor_sum + t->n_matrices * t->n_rows;
+    }
+    memset(factor_sum, 0, sizeof factor_sum);
+    for (int round = 0; round < ZI_N_STATISTICS; round++) {
+        memset(sum, 0, sizeof sum);
+        kernels->statistics((zi_statistics_round)round, job);
+        t->sum_of_squares = sum[ZI_EXACT_LIMBS] > 0 ? NAN : zi_exact_round(sum);
+        p->optim->on_statistics[round](p->value, &p->now, t);
+    }
 }
 
 static void run_update(const zi_cpu_kernels *kernels, uint64_t t, zopt_dtype dtype, state *st)
 {
-    float scalars[N_GROUPS][ZI_MAX_SCALARS];
-    const zi_variant *variant = case_scalars(t, scalars);
-    const zi_control control = {.coef = 0.3f, .scalars = scalars};
+    prepared p;
+    prepare(t, &p);
+    zi_tensor_statistics tensor;
+    const zi_control control = {.coef = 0.3f, .scalars = p.scalars};
     const zi_dest dest = {st->dest, dtype};
     zi_job job = {.n_elems = N,
                   .source = source,
@@ -58,10 +100,13 @@ static void run_update(const zi_cpu_kernels *kernels, uint64_t t, zopt_dtype dty
                   .master = st->master,
                   .span = spans,
                   .n_spans = sizeof spans / sizeof spans[0],
-                  .control = &control};
-    for (int s = 0; s < variant->n_states; s++) /* the others stay NULL: no rule may touch them */
+                  .control = &control,
+                  .tensor = &tensor};
+    for (int s = 0; s < p.variant->n_states; s++) /* the others stay NULL: no rule may touch them */
         job.state[s].data = st->state[s];
-    kernels->update(variant, &job);
+    if (p.variant->unit == ZI_UNIT_TENSOR)
+        run_statistics(kernels, &p, &job);
+    kernels->update(p.variant, &job);
 }
 
 static void start_state(reference_random *random, state *st)
@@ -98,7 +143,8 @@ static void check_equal_bits(const zi_cpu_kernels *kernels, reference_random *ra
 
 START_TEST(every_instruction_set_gives_the_same_bits)
 {
-    the_case = &optimizer_cases[_i];
+    the_case = &optimizer_cases[_i / N_SHAPES];
+    the_shape = &shapes[_i % N_SHAPES];
     each_mix(check_equal_bits);
 }
 END_TEST
@@ -108,7 +154,8 @@ START_TEST(padding_stays_zero)
 {
     static state st;
     static const float zeros[N];
-    the_case = &optimizer_cases[_i];
+    the_case = &optimizer_cases[_i / N_SHAPES];
+    the_shape = &shapes[_i % N_SHAPES];
     n_sources = 0;
     for (const zi_cpu_kernels *const *k = zi_cpu_variants(); *k != NULL; k++) {
         memset(&st, 0, sizeof st);
@@ -124,11 +171,14 @@ END_TEST
 
 START_TEST(every_rule_has_a_case)
 {
+    the_shape = &shapes[0];
     int seen[ZI_N_RULES] = {0}, n = 0;
     for (int i = 0; i < N_OPTIMIZER_CASES; i++) {
-        float scalars[N_GROUPS][ZI_MAX_SCALARS];
+        prepared p;
         the_case = &optimizer_cases[i];
-        seen[case_scalars(1, scalars)->rule] = 1;
+        prepare(1, &p);
+        if (p.variant->unit != ZI_UNIT_TENSOR)
+            seen[p.variant->rule] = 1;
     }
     for (int r = 0; r < ZI_N_RULES; r++)
         n += seen[r];
@@ -141,8 +191,9 @@ int main(void)
     Suite *suite = suite_create("rules");
     TCase *tests = tcase_create("rules");
     tcase_set_timeout(tests, 120);
-    tcase_add_loop_test(tests, every_instruction_set_gives_the_same_bits, 0, N_OPTIMIZER_CASES);
-    tcase_add_loop_test(tests, padding_stays_zero, 0, N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tests, every_instruction_set_gives_the_same_bits, 0,
+                        N_SHAPES * N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tests, padding_stays_zero, 0, N_SHAPES * N_OPTIMIZER_CASES);
     tcase_add_test(tests, every_rule_has_a_case);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -99,6 +99,12 @@ static void norm(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad)
     kernels()->norm(job, sum, n_bad);
 }
 
+static void statistics(zi_queue *q, zi_statistics_round round, const zi_job *job)
+{
+    (void)q;
+    kernels()->statistics(round, job);
+}
+
 static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
 {
     (void)q;
@@ -122,6 +128,7 @@ const zi_device_ops zi_device_cpu = {
     .copy = copy,
     .accumulate = accumulate,
     .norm = norm,
+    .statistics = statistics,
     .update = update,
     .variant = variant,
 };

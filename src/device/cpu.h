@@ -9,6 +9,7 @@ typedef struct zi_cpu_kernels {
     const char *name;
     void (*accumulate)(const zi_job *job, float *acc, int64_t *n_bad);
     void (*norm)(const zi_job *job, zi_exact *sum, int64_t *n_bad);
+    void (*statistics)(zi_statistics_round round, const zi_job *job);
     void (*update)(const zi_variant *variant, const zi_job *job);
 } zi_cpu_kernels;
 

@@ -2,41 +2,13 @@
  * update. A block's sum stays in the first-level cache, so each kernel is one pass over memory.
  * Compiled once for each instruction set; ZI_VARIANT names it. */
 #include "device/cpu.h"
-#include "device/cpu_convert.h"
+#include "device/cpu_block.h"
+#include "device/cpu_tensor.h"
 
 #define JOIN2(a, b) a##b
 #define JOIN(a, b)  JOIN2(a, b)
 #define TEXT2(a)    #a
 #define TEXT(a)     TEXT2(a)
-
-static inline const void *element(const void *base, zopt_dtype dtype, size_t i)
-{
-    return (const char *)base + i * (dtype == ZOPT_FP32 ? 4u : 2u);
-}
-
-/* g[i] += the source's element first + i, for a block. */
-static void add_source(float *restrict g, const zi_source *source, size_t first)
-{
-    float wide[ZI_BLOCK];
-    const float *x = wide;
-    const void *data = element(source->data, source->dtype, first);
-    if (source->dtype == ZOPT_FP16)
-        widen_half(wide, data);
-    else if (source->dtype == ZOPT_BF16)
-        widen_bf16(wide, data);
-    else
-        x = data;
-    for (size_t i = 0; i < ZI_BLOCK; i++)
-        g[i] += x[i];
-}
-
-static void sum_block(float *restrict g, const zi_job *job, size_t first)
-{
-    for (size_t i = 0; i < ZI_BLOCK; i++)
-        g[i] = 0.0f;
-    for (int s = 0; s < job->n_sources; s++)
-        add_source(g, &job->source[s], first);
-}
 
 static int block_is_bad(const float *restrict x)
 {
@@ -57,19 +29,6 @@ static void accumulate(const zi_job *job, float *acc, int64_t *n_bad)
     }
 }
 
-/* Element i in lane i mod 32, ascending; lanes combined by halving. The squares are exact. */
-static double block_sum_of_squares(const float *restrict g)
-{
-    double lane[ZI_LANES] = {0};
-    for (size_t first = 0; first < ZI_BLOCK; first += ZI_LANES)
-        for (size_t i = 0; i < ZI_LANES; i++)
-            lane[i] += (double)g[first + i] * (double)g[first + i];
-    for (size_t half = ZI_LANES / 2; half > 0; half /= 2)
-        for (size_t i = 0; i < half; i++)
-            lane[i] += lane[i + half];
-    return lane[0];
-}
-
 static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
 {
     float g[ZI_BLOCK];
@@ -81,23 +40,6 @@ static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
         else
             ++*n_bad;
     }
-}
-
-static void store(const zi_job *job, size_t first)
-{
-    uint16_t half[ZI_BLOCK];
-    const float *master = job->master + first;
-    zopt_dtype dtype = job->dest[0].dtype;
-    const void *out = half;
-    if (dtype == ZOPT_FP16)
-        narrow_half(half, master);
-    else if (dtype == ZOPT_BF16)
-        narrow_bf16(half, master);
-    else
-        out = master;
-    size_t bytes = (size_t)ZI_BLOCK * (dtype == ZOPT_FP32 ? 4 : 2);
-    for (int d = 0; d < job->n_dests; d++)
-        memcpy((char *)job->dest[d].data + first / ZI_BLOCK * bytes, out, bytes);
 }
 
 /* Elements of one group, or of one tensor, and what a rule reads and writes of them. */
@@ -132,15 +74,6 @@ ZI_RULE_LIST(RULE_RANGE)
 static void (*const range_of_rule[ZI_N_RULES])(const range *r) = {
 #define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = range_##function,
     ZI_RULE_LIST(RULE_ROW)};
-
-/* The gradients of a block, ready for a rule. */
-static void gradient_block(float *restrict g, const zi_job *job, size_t first)
-{
-    float coef = job->control->coef;
-    sum_block(g, job, first);
-    for (size_t i = 0; i < ZI_BLOCK; i++)
-        g[i] *= coef;
-}
 
 /* The rule on a block, span by span; state[] is where its elements' states are. Returns the span
  * that the next block begins in. */
@@ -177,6 +110,7 @@ static void update_elements(const zi_variant *variant, const zi_job *job)
 
 static void (*const update_of_unit[ZI_N_UNITS])(const zi_variant *variant, const zi_job *job) = {
     [ZI_UNIT_ELEMENT] = update_elements,
+    [ZI_UNIT_TENSOR] = update_tensors,
 };
 
 static void update(const zi_variant *variant, const zi_job *job)
@@ -188,5 +122,6 @@ const zi_cpu_kernels JOIN(zi_cpu_kernels_, ZI_VARIANT) = {
     .name = TEXT(ZI_VARIANT),
     .accumulate = accumulate,
     .norm = norm,
+    .statistics = statistics,
     .update = update,
 };

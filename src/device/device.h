@@ -54,6 +54,7 @@ typedef struct zi_control {
 /* A run of whole blocks through a kernel. */
 typedef struct zi_job {
     size_t n_elems; /* a multiple of ZI_BLOCK */
+    uint64_t start; /* of the first element in its space */
     const zi_source *source;
     int n_sources; /* in slot order; 0: the gradient is zero */
     const zi_dest *dest;
@@ -63,6 +64,7 @@ typedef struct zi_job {
     const zi_span *span;                 /* the last one ends at n_elems */
     size_t n_spans;
     const zi_control *control;
+    zi_tensor_statistics *tensor; /* by the spans' tensors; NULL: no tensor has statistics */
 } zi_job;
 
 typedef struct zi_device_ops {
@@ -88,6 +90,9 @@ typedef struct zi_device_ops {
     /* Add the exact sum of squares of the summed gradient to *sum, and to *n_bad the number of
      * blocks whose sum of squares is not finite (which are left out of *sum). */
     void (*norm)(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad);
+
+    /* ZI_UNIT_TENSOR: add what the round sums to the tensors' sums. */
+    void (*statistics)(zi_queue *q, zi_statistics_round round, const zi_job *job);
 
     /* g = coef * sum of sources; the variant's rule on master and states; round; store to every
      * destination. */

@@ -29,7 +29,8 @@ typedef struct zi_state_row {
 typedef enum zi_unit {
     ZI_UNIT_ELEMENT, /* the rule, element by element */
     ZI_UNIT_BLOCK,   /* states of a block are decoded, the rule runs, they are encoded again */
-    ZI_UNIT_TENSOR,  /* the rule reads what belongs to a tensor: statistics, rows and columns */
+    ZI_UNIT_TENSOR,  /* Adafactor's rule, from statistics of the tensor. States: a second moment, */
+                     /* F32 or ROWS and COLS; behind it a first moment, if there is one */
     ZI_N_UNITS
 } zi_unit;
 
@@ -47,6 +48,28 @@ typedef struct zi_shape {
     const uint64_t *extent; /* [ndim] */
     uint64_t n_elems;
 } zi_shape;
+
+/* The rounds of statistics that ZI_UNIT_TENSOR has before its update. */
+typedef enum zi_statistics_round {
+    ZI_STATISTICS_MOMENTS, /* squares of the gradient by row and column, and of the parameters */
+    ZI_STATISTICS_UPDATE,  /* squares of u, the gradient over the root of its second moment */
+    ZI_N_STATISTICS
+} zi_statistics_round;
+
+/* A tensor of ZI_UNIT_TENSOR: where it lies, what is summed, and what the rule reads of it. The
+ * last two dimensions are the rows and columns of a matrix, the others count matrices. */
+typedef struct zi_tensor_statistics {
+    uint64_t start, n_elems;             /* in its space */
+    uint64_t n_matrices, n_rows, n_cols; /* 0: not factored */
+    float *row, *col;                    /* states, matrix after matrix, on every rank */
+    float *row_mean;                     /* of each matrix, at least eps1 */
+    int64_t *sum; /* ZI_EXACT_LIMBS of the squares, and how many blocks were not finite */
+    int64_t *row_sum, *col_sum; /* base/grid_sum.h, limbs `stride` apart */
+    size_t stride;
+    double sum_of_squares; /* over all ranks; NaN: not finite */
+    double alpha;          /* from the first round for the second */
+    float scalar[ZI_MAX_SCALARS];
+} zi_tensor_statistics;
 
 /* Where a group stands in a step. Doubles, made on the host. */
 typedef struct zi_instant {
@@ -74,6 +97,10 @@ typedef struct zi_optim {
     int power_setting[ZI_MAX_POWERS];
     /* The rule's scalars for one group, each rounded once from double. */
     void (*scalars)(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS]);
+    /* ZI_UNIT_TENSOR: what follows from the sums of each round for one tensor: states of rows and
+     * columns, and its scalars. */
+    void (*on_statistics[ZI_N_STATISTICS])(const double *value, const zi_instant *now,
+                                           zi_tensor_statistics *tensor);
 } zi_optim;
 
 extern const zi_optim *const zi_optims[];

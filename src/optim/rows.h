@@ -10,6 +10,7 @@ extern const zi_optim zi_optim_sgd;
 extern const zi_optim zi_optim_rmsprop;
 extern const zi_optim zi_optim_adagrad;
 extern const zi_optim zi_optim_lion;
+extern const zi_optim zi_optim_adafactor;
 
 extern const zi_schedule zi_schedule_constant;
 extern const zi_schedule zi_schedule_linear;

@@ -9,11 +9,13 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
     uint32_t b = (uint32_t)(bucket - z->layout.bucket);
     *job = (zi_job){
         .n_elems = bucket->slice_elems,
+        .start = bucket->start + (uint64_t)z->comm->rank * bucket->slice_elems,
         .source = z->source,
         .master = z->master + bucket->owned_start,
         .span = z->spans.span + z->spans.first[b],
         .n_spans = z->spans.first[b + 1] - z->spans.first[b],
         .control = &z->control,
+        .tensor = z->statistics,
     };
     zi_states_slice(z, bucket, job);
 }

@@ -78,6 +78,8 @@ void zi_rounds_list(zi_zero *z)
 {
     z->n_rounds = 0;
     z->rounds[z->n_rounds++] = z->measure ? &norm_round : &unmeasured_round;
+    for (int i = 0; i < ZI_N_STATISTICS && zi_statistics_needed(z); i++)
+        z->rounds[z->n_rounds++] = &zi_statistics_rounds[i];
     z->n_sums = 0;
     for (int i = 0; i < z->n_rounds; i++) {
         size_t n = z->rounds[i]->n_words != NULL ? z->rounds[i]->n_words(z) : 0;

@@ -6,38 +6,50 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
-static uint64_t space_owned(const zi_zero *z, const zi_space *space)
-{
-    return space->n_padded / (uint64_t)z->layout.world;
-}
-
 static int n_states(const zi_space *space)
 {
     return space->variant != NULL ? space->variant->n_states : 0;
 }
 
-static size_t data_bytes(zi_form form, uint64_t n_elems)
+static int is_of_elements(zi_form form)
 {
-    return n_elems * (form == ZI_FORM_F32 ? sizeof(float) : sizeof(uint8_t));
+    return form != ZI_FORM_ROWS && form != ZI_FORM_COLS;
 }
 
-static size_t absmax_bytes(zi_form form, uint64_t n_elems)
+static size_t value_bytes(zi_form form)
 {
-    return form == ZI_FORM_F32 ? 0 : n_elems / ZI_BLOCK * sizeof(float);
+    return form == ZI_FORM_Q8_SIGNED || form == ZI_FORM_Q8_UNSIGNED ? sizeof(uint8_t)
+                                                                    : sizeof(float);
+}
+
+/* The two arrays of a state of a space. */
+typedef struct state_bytes {
+    size_t data, absmax;
+} state_bytes;
+
+static state_bytes bytes_of(const zi_zero *z, uint32_t space, zi_form form)
+{
+    uint64_t n = 0, owned = z->layout.space[space].n_padded / (uint64_t)z->layout.world;
+    for (uint32_t i = 0; !is_of_elements(form) && i < z->n_tensors; i++)
+        if (z->tensors[i].space == space)
+            n += zi_factor_floats(&z->tensors[i], form);
+    if (is_of_elements(form))
+        n = owned;
+    return (state_bytes){.data = n * value_bytes(form),
+                         .absmax = value_bytes(form) == 1 ? owned / ZI_BLOCK * sizeof(float) : 0};
 }
 
 uint64_t zi_states_bytes(const zi_zero *z)
 {
-    uint64_t bytes = 0;
+    uint64_t total = 0;
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
-        uint64_t n = space_owned(z, space);
         for (int i = 0; i < n_states(space); i++) {
-            zi_form form = space->variant->state[i].form;
-            bytes += data_bytes(form, n) + absmax_bytes(form, n);
+            state_bytes bytes = bytes_of(z, s, space->variant->state[i].form);
+            total += bytes.data + bytes.absmax;
         }
     }
-    return bytes;
+    return total;
 }
 
 zopt_status zi_states_alloc(zi_zero *z)
@@ -45,13 +57,13 @@ zopt_status zi_states_alloc(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
-        uint64_t n = space_owned(z, space);
         for (int i = 0; i < n_states(space); i++) {
             const zi_state_row *row = &space->variant->state[i];
             zi_state_slice *state = &z->memory[s].state[i];
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
-            ZI_TRY(device->alloc(z->mem, category, data_bytes(row->form, n), &state->data));
-            ZI_TRY(device->alloc(z->mem, category, absmax_bytes(row->form, n), &state->absmax));
+            state_bytes bytes = bytes_of(z, s, row->form);
+            ZI_TRY(device->alloc(z->mem, category, bytes.data, &state->data));
+            ZI_TRY(device->alloc(z->mem, category, bytes.absmax, &state->absmax));
         }
     }
     return ZOPT_OK;
@@ -62,26 +74,26 @@ void zi_states_free(zi_zero *z)
     const zi_device_ops *device = z->config.device;
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
-        uint64_t n = space_owned(z, space);
         for (int i = 0; i < n_states(space); i++) {
             const zi_state_row *row = &space->variant->state[i];
             zi_state_slice *state = &z->memory[s].state[i];
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
-            device->free(z->mem, category, state->data, data_bytes(row->form, n));
-            device->free(z->mem, category, state->absmax, absmax_bytes(row->form, n));
+            state_bytes bytes = bytes_of(z, s, row->form);
+            device->free(z->mem, category, state->data, bytes.data);
+            device->free(z->mem, category, state->absmax, bytes.absmax);
         }
     }
 }
 
-/* What is at `at`, an owned element of the rank, in a state of the space. */
+/* What is at `at`, an owned element of the rank, in a state of the space; rows and columns: all. */
 static zi_state_slice state_at(const zi_zero *z, uint32_t space, int i, uint64_t at)
 {
     const zi_space *in = &z->layout.space[space];
+    zi_form form = in->variant->state[i].form;
     zi_state_slice state = z->memory[space].state[i];
-    uint64_t first = at - in->owned_start;
-    size_t bytes = data_bytes(in->variant->state[i].form, 1);
+    uint64_t first = is_of_elements(form) ? at - in->owned_start : 0;
     if (state.data != NULL)
-        state.data = (char *)state.data + first * bytes;
+        state.data = (char *)state.data + first * value_bytes(form);
     if (state.absmax != NULL)
         state.absmax += first / ZI_BLOCK;
     return state;
@@ -145,6 +157,20 @@ int zi_state_used(const zi_zero *z, int name)
         if (zi_state_find(&z->tensors[i], name) >= 0)
             return 1;
     return 0;
+}
+
+uint64_t zi_state_elems(const zi_tensor *tensor, int state)
+{
+    zi_form form = tensor->variant->state[state].form;
+    return is_of_elements(form) ? tensor->n_elems : zi_factor_floats(tensor, form);
+}
+
+const float *zi_state_factors(const zi_zero *z, int id, int state)
+{
+    zi_form form = z->tensors[id].variant->state[state].form;
+    if (is_of_elements(form))
+        return NULL;
+    return form == ZI_FORM_ROWS ? z->statistics[id].row : z->statistics[id].col;
 }
 
 void zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,

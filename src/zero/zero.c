@@ -33,11 +33,11 @@ static int must_measure(const zi_zero *z)
         for (uint32_t i = 0; i < z->n_tensors; i++)
             check |= z->tensors[i].dtype == ZOPT_FP16 && z->tensors[i].variant != NULL;
     }
-    return check || z->config.scale_rules.clip_norm > 0;
+    return check || z->config.scale_rules.clip_norm > 0 || zi_statistics_needed(z);
 }
 
 /* The tables of a committed handle: where the pointer is, and how many bytes. */
-enum { N_TABLES = 10 };
+enum { N_TABLES = 12 };
 typedef struct table_row {
     void *pointer;
     size_t bytes;
@@ -46,6 +46,7 @@ typedef struct table_row {
 static void list_tables(zi_zero *z, table_row row[N_TABLES])
 {
     size_t world = (size_t)z->comm->world, n_losses = (size_t)z->n_micro + 1;
+    size_t n_statistics = zi_statistics_needed(z) ? z->n_tensors : 0;
     const table_row rows[N_TABLES] = {
         {&z->grad_state, z->n_tensors * sizeof *z->grad_state},
         {&z->n_missing, z->layout.n_buckets * sizeof *z->n_missing},
@@ -55,6 +56,8 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
         {&z->dest_at, world * sizeof *z->dest_at},
         {&z->dest, world * sizeof *z->dest},
         {&z->sums, z->n_sums * sizeof *z->sums},
+        {&z->statistics, n_statistics * sizeof *z->statistics},
+        {&z->row_means, zi_statistics_n_matrices(z) * sizeof *z->row_means},
         {&z->losses, n_losses * sizeof *z->losses},
         {&z->all_losses, world * n_losses * sizeof *z->all_losses},
     };
@@ -123,7 +126,9 @@ static zopt_status allocate_owned(zi_zero *z)
     ZI_TRY(device->alloc(z->mem, ZI_MEM_MASTER, bytes, &z->master));
     ZI_TRY(zi_states_alloc(z));
     bytes = z->layout.trained_elems * sizeof(float);
-    return z->n_micro > 1 ? device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum) : ZOPT_OK;
+    if (z->n_micro > 1)
+        ZI_TRY(device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
+    return zi_statistics_describe(z);
 }
 
 static zopt_status check_before_commit(const zi_zero *z)

@@ -42,7 +42,8 @@ enum { ZI_MAX_ROUNDS = 4 };
 /* This rank's memory of a space, but for the master weights. */
 typedef struct zi_space_memory {
     zi_symmetric params, grads;          /* the whole space; frozen: no gradients */
-    zi_state_slice state[ZI_MAX_STATES]; /* owned elements, by the variant's states */
+    zi_state_slice state[ZI_MAX_STATES]; /* by the variant's states: of owned elements, or all */
+                                         /* rows or columns of the space's tensors */
 } zi_space_memory;
 
 /* One line that ranks must agree on beside the options. */
@@ -103,10 +104,12 @@ struct zi_zero {
     zi_dest *dest;          /* [world] */
     const zi_round *rounds[ZI_MAX_ROUNDS];
     int n_rounds;
-    size_t n_sums;        /* words of the largest round */
-    int64_t *sums;        /* [n_sums] of the round under way */
-    zi_decision decision; /* of this step */
-    zi_exact norm_sum;    /* this rank's share of the norm round */
+    size_t n_sums;                    /* words of the largest round */
+    int64_t *sums;                    /* [n_sums] of the round under way */
+    zi_decision decision;             /* of this step */
+    zi_tensor_statistics *statistics; /* [n_tensors]; NULL: no variant has any */
+    float *row_means;                 /* of every factored matrix */
+    zi_exact norm_sum;                /* this rank's share of the norm round */
     int64_t norm_bad;
     int64_t bad_key;       /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
     double *losses;        /* [n_micro + 1] this rank's, and a mark of its settings */
@@ -151,6 +154,10 @@ uint64_t zi_states_bytes(const zi_zero *z);
 int zi_state_used(const zi_zero *z, int name);
 /* Where the tensor's variant has it; -1: it does not. */
 int zi_state_find(const zi_tensor *tensor, int name);
+/* How many values the tensor has in a state, as zi_state_find has it. */
+uint64_t zi_state_elems(const zi_tensor *tensor, int state);
+/* A state of rows or columns, which every rank has whole; NULL where it is one of elements. */
+const float *zi_state_factors(const zi_zero *z, int id, int state);
 /* n owned elements from `owned_at` on, as floats on the host. */
 void zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
                    uint64_t n, float *values);
@@ -188,6 +195,19 @@ zopt_status zi_reduce_accumulate(zi_zero *z);
 void zi_rounds_list(zi_zero *z);
 /* Run them, up to one that decides to skip. Collective. */
 zopt_status zi_rounds_run(zi_zero *z);
+
+/* statistics.c: rounds for variants that work on whole tensors. */
+extern const zi_round zi_statistics_rounds[ZI_N_STATISTICS];
+/* Whether a tensor has such a variant. Its statistics need finite gradients: every step measures.
+ */
+int zi_statistics_needed(const zi_zero *z);
+/* Matrices of factored tensors. */
+uint64_t zi_statistics_n_matrices(const zi_zero *z);
+/* Rows or columns of a tensor's matrices; 0 where it is not factored. */
+uint64_t zi_factor_floats(const zi_tensor *tensor, zi_form form);
+/* Fill in z->statistics. At commit, once tables and states are there. Errors: ERR_ARGUMENT where an
+ * extent is too large for the sums. */
+zopt_status zi_statistics_describe(zi_zero *z);
 
 /* locate.c: where a non-finite gradient came from. Collective. */
 enum { ZI_SLOT_SUM = 0x7fffff }; /* no slot held it: the sum overflowed */
