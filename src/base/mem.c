@@ -13,7 +13,7 @@ static const char *const category_names[ZI_N_CATEGORIES] = {
     [ZI_MEM_PARAMS] = "params",         [ZI_MEM_GRADS] = "grads",
     [ZI_MEM_MASTER] = "master",         [ZI_MEM_STATE] = "optimizer state",
     [ZI_MEM_GRAD_ACCUM] = "grad_accum", [ZI_MEM_STAGING] = "staging",
-    [ZI_MEM_TABLES] = "tables",
+    [ZI_MEM_CKPT] = "checkpoint",       [ZI_MEM_TABLES] = "tables",
 };
 
 const char *zi_category_name(zi_category category)

@@ -17,6 +17,7 @@ typedef enum zi_category {
     ZI_MEM_STATE,  /* ... + i: state i of the optimizer, owned slices */
     ZI_MEM_GRAD_ACCUM = ZI_MEM_STATE + ZI_MAX_STATES, /* FP32 sums, where S > N */
     ZI_MEM_STAGING,                                   /* bytes in transit */
+    ZI_MEM_CKPT,                                      /* checkpoints on their way to or from disk */
     ZI_MEM_TABLES,                                    /* tensors, groups, buckets */
     ZI_N_CATEGORIES
 } zi_category;

@@ -1,0 +1,43 @@
+/* Writing behind: a thread of a rank takes full buffers, hashes them and writes them where they
+ * belong, while the rank fills the next. It communicates with nobody. With two buffers that is a
+ * save which hides its transfers; with room for all that a rank writes, an asynchronous one. */
+#ifndef ZI_CKPT_WRITER_H
+#define ZI_CKPT_WRITER_H
+
+#include "base/mem.h"
+#include "ckpt/disk.h"
+
+typedef struct zi_writer zi_writer;
+
+/* n_buffers >= 1 of buffer_bytes each, aligned for direct I/O and counted. On a dry mem they are
+ * only counted. Errors: ERR_MEMORY. */
+zopt_status zi_writer_create(zi_mem *mem, size_t n_buffers, size_t buffer_bytes, zi_writer **out);
+/* Waits for the thread. NULL is fine. */
+void zi_writer_destroy(zi_writer *writer);
+
+/* Start on files of this folder, by name: name[i] is that of file i. All of it is borrowed until
+ * finish, and `shown` is the folder's path for error texts. */
+zopt_status zi_writer_start(zi_writer *writer, int folder, const char *shown,
+                            const char *const *name);
+
+/* The next buffer to fill, when it is free. */
+void *zi_writer_take(zi_writer *writer);
+
+/* Write it to a file from byte `at` on; *hash, borrowed until finish, gets its checksum. Files come
+ * in ascending order; a file is synced and closed when the next one comes. */
+typedef struct zi_write {
+    uint32_t file;
+    uint64_t at;
+    size_t bytes;
+    uint64_t *hash;
+} zi_write;
+void zi_writer_put(zi_writer *writer, zi_write write);
+
+/* Nothing more comes: sync and close the last file. */
+void zi_writer_end(zi_writer *writer);
+/* 1: all is on disk, or has failed; finish will not wait. */
+int zi_writer_is_done(zi_writer *writer);
+/* Wait for that; the first failure, after which nothing more was written. */
+zopt_status zi_writer_finish(zi_writer *writer);
+
+#endif
