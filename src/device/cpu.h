@@ -11,6 +11,9 @@ typedef struct zi_cpu_kernels {
     void (*norm)(const zi_job *job, zi_exact *sum, int64_t *n_bad);
     void (*statistics)(zi_statistics_round round, const zi_job *job);
     void (*update)(const zi_variant *variant, const zi_job *job);
+    /* A block of an 8-bit state, for tests: update does both inside. */
+    void (*decode)(zi_form form, float *dst, const zi_state_slice *state);
+    void (*encode)(zi_form form, const zi_state_slice *state, const float *x);
 } zi_cpu_kernels;
 
 extern const zi_cpu_kernels zi_cpu_kernels_portable;

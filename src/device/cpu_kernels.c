@@ -3,6 +3,7 @@
  * Compiled once for each instruction set; ZI_VARIANT names it. */
 #include "device/cpu.h"
 #include "device/cpu_block.h"
+#include "device/cpu_quantize.h"
 #include "device/cpu_tensor.h"
 
 #define JOIN2(a, b) a##b
@@ -108,8 +109,35 @@ static void update_elements(const zi_variant *variant, const zi_job *job)
     }
 }
 
+static zi_state_slice state_block(const zi_state_slice *state, size_t first)
+{
+    return (zi_state_slice){(uint8_t *)state->data + first, state->absmax + first / ZI_BLOCK};
+}
+
+static void update_blocks(const zi_variant *variant, const zi_job *job)
+{
+    float g[ZI_BLOCK], wide[ZI_MAX_STATES][ZI_BLOCK];
+    const zi_span *span = job->span;
+    for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
+        float *state[ZI_MAX_STATES] = {NULL};
+        for (int s = 0; s < variant->n_states; s++) {
+            const zi_state_slice block = state_block(&job->state[s], first);
+            state[s] = wide[s];
+            decode_block(variant->state[s].form, wide[s], &block);
+        }
+        gradient_block(g, job, first);
+        span = apply_rule(variant->rule, job, first, span, g, state);
+        for (int s = 0; s < variant->n_states; s++) {
+            const zi_state_slice block = state_block(&job->state[s], first);
+            encode_block(variant->state[s].form, &block, wide[s]);
+        }
+        store(job, first);
+    }
+}
+
 static void (*const update_of_unit[ZI_N_UNITS])(const zi_variant *variant, const zi_job *job) = {
     [ZI_UNIT_ELEMENT] = update_elements,
+    [ZI_UNIT_BLOCK] = update_blocks,
     [ZI_UNIT_TENSOR] = update_tensors,
 };
 
@@ -124,4 +152,6 @@ const zi_cpu_kernels JOIN(zi_cpu_kernels_, ZI_VARIANT) = {
     .norm = norm,
     .statistics = statistics,
     .update = update,
+    .decode = decode_block,
+    .encode = encode_block,
 };
