@@ -3,6 +3,7 @@
 #ifndef TESTS_OPTIMIZER_CASES_H
 #define TESTS_OPTIMIZER_CASES_H
 
+#include <string.h>
 #include <zopt/zopt.h>
 
 enum { MAX_CASE_SETTINGS = 6 };
@@ -100,6 +101,8 @@ static const optimizer_case optimizer_cases[] = {
      {{"scale_parameter", 0, NULL}, {"beta1", 0.5, NULL}, {"eps1", 1e-3, NULL}},
      4,
      "exp_avg"},
+    {"adam8bit", "Adam8bit", 0.003, 0.1, {BETAS}, 2, "exp_avg_sq"},
+    {"adamw8bit", "AdamW8bit", 0.003, 0.1, {BETAS}, 2, "exp_avg_sq"},
 };
 
 #undef BETAS
@@ -112,6 +115,13 @@ static inline size_t case_n_settings(const optimizer_case *c)
     while (n < MAX_CASE_SETTINGS && c->setting[n].name != NULL)
         n++;
     return n;
+}
+
+/* Tensors of 4096 elements and more have states that PyTorch has not: test_adam8bit.c holds them
+ * against a reference. Smaller ones are as those of the optimizer without "8bit". */
+static inline int case_has_8bit_states(const optimizer_case *c)
+{
+    return strstr(c->optimizer, "8bit") != NULL;
 }
 
 #endif

@@ -105,17 +105,19 @@ START_TEST(a_hundred_steps_agree_with_pytorch_and_the_papers)
 {
     const optimizer_case *c = &optimizer_cases[_i];
     double worst = 0, worst_torch = 0;
+    char name[64]; /* without 8bit: so small a tensor has FP32 states */
     if (reference_of(c) == NULL) {
         printf("%-26s works on whole tensors: see test_adafactor.c\n", c->name);
         return;
     }
+    snprintf(name, sizeof name, "%.*s", (int)strcspn(c->name, "8"), c->name);
     for (int s = 0; s < N_REPORTED; s++) {
         float got[ELEMS];
         bounded want[ELEMS];
         double torch[ELEMS][2];
         run_to(c, reported[s], got);
         run_reference(c, reported[s], want);
-        read_torch(c->name, reported[s], torch);
+        read_torch(name, reported[s], torch);
         for (int i = 0; i < ELEMS; i++) {
             double error = fabs((double)got[i] - want[i].x), bound = want[i].e * 1.001 + 0x1p-100;
             ck_assert_msg(error <= bound, "%s, step %d, %d: %a, want %a within %.3g", c->name,
@@ -157,7 +159,7 @@ START_TEST(states_exist_where_the_options_need_them_as_planned)
     ck_assert_int_eq(result.n_states, c->n_states);
     if (c->last_state != NULL)
         ck_assert_str_eq(result.state_name[c->n_states - 1], c->last_state);
-    for (int s = 0; s < result.n_states && reference_of(c) != NULL; s++)
+    for (int s = 0; s < result.n_states && reference_of(c) != NULL && !case_has_8bit_states(c); s++)
         ck_assert_uint_eq(bytes_of(&result.memory, result.state_name[s]),
                           bytes_of(&result.memory, "master"));
     zopt_options options = problem.options;
@@ -278,6 +280,9 @@ static const struct {
     {"Lion", {{"beta1", -0.1, NULL}}, "Lion: beta1 = -0.1 is outside [0, 1)"},
     {"Lion", {{"weight_decay", NAN, NULL}}, "Lion: weight_decay = nan is outside [0, 1000]"},
     {"Lion", {{"lr_mult", -2, NULL}}, "group: lr_mult = -2 is outside [0, 1e+06]"},
+    {"Adam8bit", {{"optim_bits", 16, NULL}}, "Adam8bit: optim_bits is neither 8 nor 32"},
+    {"AdamW8bit", {{"min_8bit_size", 256, NULL}}, "AdamW8bit: min_8bit_size = 256 is outside"},
+    {"AdamW8bit", {{"amsgrad", 1, NULL}}, "AdamW8bit: unknown setting 'amsgrad'"},
     {"SGD", {{"frozen", 2, NULL}}, "group: frozen = 2 is neither 0 nor 1"},
 };
 enum { N_REFUSED = sizeof refused / sizeof refused[0] };

@@ -10,8 +10,9 @@
 
 enum { N_GROUPS = 2, N_STATES = ZI_MAX_STATES };
 
+/* Codes of an 8-bit state are the first bytes of its array; any byte is one. */
 typedef struct state {
-    float master[N], state[N_STATES][N];
+    float master[N], state[N_STATES][N], absmax[N_STATES][N_BLOCKS];
     uint32_t dest[N];
 } state;
 
@@ -56,7 +57,10 @@ static void prepare(uint64_t t, prepared *p)
         p->now = (zi_instant){.t = t, .lr = the_case->lr * (g + 1), .power = p->power};
         optim->scalars(value, &p->now, p->scalars[g]);
     }
-    p->variant = optim->variant(value, the_shape);
+    zi_shape shape = *the_shape;
+    if (case_has_8bit_states(the_case)) /* a part of a tensor that is large enough */
+        shape.n_elems = 1 << 20;
+    p->variant = optim->variant(value, &shape);
 }
 
 /* Both rounds of statistics of the tensor, whose states of rows and columns are the first two. */
@@ -103,7 +107,7 @@ static void run_update(const zi_cpu_kernels *kernels, uint64_t t, zopt_dtype dty
                   .control = &control,
                   .tensor = &tensor};
     for (int s = 0; s < p.variant->n_states; s++) /* the others stay NULL: no rule may touch them */
-        job.state[s].data = st->state[s];
+        job.state[s] = (zi_state_slice){st->state[s], st->absmax[s]};
     if (p.variant->unit == ZI_UNIT_TENSOR)
         run_statistics(kernels, &p, &job);
     kernels->update(p.variant, &job);
@@ -117,6 +121,7 @@ static void start_state(reference_random *random, state *st)
         for (int s = 0; s < N_STATES; s++) { /* squares, so that any state may be a mean of them */
             float root = gradient(random, ORDINARY, ZOPT_FP16) * 0.71f;
             st->state[s][i] = i % 7 == 0 ? 0.0f : root * root;
+            st->absmax[s][i / ZI_BLOCK] = root * root;
         }
     }
 }
@@ -136,6 +141,9 @@ static void check_equal_bits(const zi_cpu_kernels *kernels, reference_random *ra
             different += n_different(want.state[s], got.state[s], N);
         ck_assert_msg(different == 0, "%s, %s: %zu elements differ", the_case->name, kernels->name,
                       different);
+        ck_assert_mem_eq(want.absmax, got.absmax, sizeof want.absmax);
+        if (case_has_8bit_states(the_case)) /* codes, which are no NaNs */
+            ck_assert_mem_eq(want.state, got.state, sizeof want.state);
         if (d != ZOPT_FP32) /* 16-bit NaNs are canonical, FP32 ones may differ as the master's do */
             ck_assert_mem_eq(want.dest, got.dest, sizeof want.dest);
     }
@@ -165,6 +173,10 @@ START_TEST(padding_stays_zero)
             run_update(*k, t, (zopt_dtype)(t % 3), &st);
         ck_assert_mem_eq(st.master, zeros, sizeof zeros);
         ck_assert_mem_eq(st.dest, zeros, sizeof zeros);
+        if (case_has_8bit_states(the_case)) {
+            ck_assert_mem_eq(st.state[0], zeros, sizeof zeros);
+            ck_assert_mem_eq(st.state[1], zeros, sizeof zeros);
+        }
     }
 }
 END_TEST

@@ -10,8 +10,9 @@
 #include "optim/rows.h"
 
 const zi_optim *const zi_optims[] = {
-    &zi_optim_adamw,   &zi_optim_adam, &zi_optim_sgd,       &zi_optim_rmsprop,
-    &zi_optim_adagrad, &zi_optim_lion, &zi_optim_adafactor,
+    &zi_optim_adamw,     &zi_optim_adam,     &zi_optim_sgd,
+    &zi_optim_rmsprop,   &zi_optim_adagrad,  &zi_optim_lion,
+    &zi_optim_adafactor, &zi_optim_adam8bit, &zi_optim_adamw8bit,
 };
 const size_t zi_n_optims = sizeof zi_optims / sizeof zi_optims[0];
 

@@ -6,6 +6,8 @@
 
 extern const zi_optim zi_optim_adam;
 extern const zi_optim zi_optim_adamw;
+extern const zi_optim zi_optim_adam8bit;
+extern const zi_optim zi_optim_adamw8bit;
 extern const zi_optim zi_optim_sgd;
 extern const zi_optim zi_optim_rmsprop;
 extern const zi_optim zi_optim_adagrad;

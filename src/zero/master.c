@@ -59,14 +59,14 @@ static zopt_status same_request(zi_zero *z, int state, int id, uint64_t offset, 
     return ZOPT_OK;
 }
 
-static void read_owned(const zi_zero *z, const zi_tensor *tensor, int state, const zi_piece *piece,
-                       float *out)
+static zopt_status read_owned(const zi_zero *z, const zi_tensor *tensor, int state,
+                              const zi_piece *piece, float *out)
 {
-    if (state < 0)
-        z->config.device->copy(NULL, out, z->master + piece->owned_at,
-                               piece->n_elems * sizeof *out);
-    else
-        zi_state_read(z, tensor, state, piece->owned_at, piece->n_elems, out);
+    const zi_device_ops *device = z->config.device;
+    if (state >= 0)
+        return zi_state_read(z, tensor, state, piece->owned_at, piece->n_elems, out);
+    device->copy(NULL, out, z->master + piece->owned_at, piece->n_elems * sizeof *out);
+    return device->wait(NULL);
 }
 
 zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values)
@@ -82,10 +82,8 @@ zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_
         uint64_t end = offset + n - at < PIECE_ELEMS ? offset + n : at + PIECE_ELEMS;
         zi_piece piece = zi_layout_piece(&z->layout, tensor, at, end);
         float *out = values + (at - offset);
-        if (piece.owner == z->comm->rank) {
-            read_owned(z, tensor, state, &piece, out);
-            ZI_TRY(z->config.device->wait(NULL));
-        }
+        if (piece.owner == z->comm->rank)
+            ZI_TRY(read_owned(z, tensor, state, &piece, out));
         ZI_TRY(z->comm->ops->broadcast(z->comm, piece.owner, out, piece.n_elems * sizeof *out));
         at += piece.n_elems;
     }

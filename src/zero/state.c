@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "optim/quantize.h"
 #include "zero/zero.h"
 
 static int n_states(const zi_space *space)
@@ -173,9 +174,41 @@ const float *zi_state_factors(const zi_zero *z, int id, int state)
     return form == ZI_FORM_ROWS ? z->statistics[id].row : z->statistics[id].col;
 }
 
-void zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
-                   uint64_t n, float *values)
+static void decode(zi_form form, const uint8_t *code, float absmax, uint64_t n, float *values)
 {
+    for (uint64_t i = 0; i < n; i++)
+        values[i] = form == ZI_FORM_Q8_SIGNED ? zi_q8_decode_signed(code[i], absmax)
+                                              : zi_q8_decode_unsigned(code[i], absmax);
+}
+
+/* n elements of an 8-bit state, the first of them element `at` of its block. */
+static zopt_status read_codes(const zi_device_ops *device, zi_form form, zi_state_slice from,
+                              uint64_t at, uint64_t n, float *values)
+{
+    uint8_t code[ZI_BLOCK];
+    float absmax;
+    while (n > 0) {
+        uint64_t m = n < ZI_BLOCK - at ? n : ZI_BLOCK - at;
+        device->copy(NULL, code, from.data, m);
+        device->copy(NULL, &absmax, from.absmax++, sizeof absmax);
+        ZI_TRY(device->wait(NULL));
+        decode(form, code, absmax, m, values);
+        from.data = (uint8_t *)from.data + m;
+        values += m;
+        n -= m;
+        at = 0;
+    }
+    return ZOPT_OK;
+}
+
+zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
+                          uint64_t n, float *values)
+{
+    const zi_device_ops *device = z->config.device;
+    zi_form form = tensor->variant->state[state].form;
     zi_state_slice from = state_at(z, tensor->space, state, owned_at);
-    z->config.device->copy(NULL, values, from.data, n * sizeof *values);
+    if (form != ZI_FORM_F32)
+        return read_codes(device, form, from, owned_at % ZI_BLOCK, n, values);
+    device->copy(NULL, values, from.data, n * sizeof *values);
+    return device->wait(NULL);
 }

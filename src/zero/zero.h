@@ -159,8 +159,8 @@ uint64_t zi_state_elems(const zi_tensor *tensor, int state);
 /* A state of rows or columns, which every rank has whole; NULL where it is one of elements. */
 const float *zi_state_factors(const zi_zero *z, int id, int state);
 /* n owned elements from `owned_at` on, as floats on the host. */
-void zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
-                   uint64_t n, float *values);
+zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
+                          uint64_t n, float *values);
 
 /* registry.c: before commit. */
 zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n, int *group);

@@ -189,7 +189,8 @@ static inline reference_step *reference_of(const optimizer_case *c)
         reference_step *step;
     } rows[] = {{"SGD", reference_sgd},          {"RMSprop", reference_rmsprop},
                 {"Adagrad", reference_adagrad},  {"Adam", reference_adam},
-                {"AdamW", reference_adamw_case}, {"Lion", reference_lion}};
+                {"AdamW", reference_adamw_case}, {"Lion", reference_lion},
+                {"Adam8bit", reference_adam},    {"AdamW8bit", reference_adamw_case}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (strcmp(rows[i].optimizer, c->optimizer) == 0)
             return rows[i].step;
