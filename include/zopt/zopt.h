@@ -221,9 +221,10 @@ ZOPT_API zopt_status zopt_set_master(zopt *z, int id, uint64_t offset, uint64_t 
  * *Collective*, with equal arguments. */
 ZOPT_API zopt_status zopt_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values);
 
-/* The same for the optimizer's state `name` ("exp_avg", ...). ERR_ARGUMENT where the tensor does
- * not have it. Elements are the tensor's, but of "exp_avg_sq_row" and "exp_avg_sq_col", which have
- * the tensor's shape without its last, or last but one, extent. */
+/* The same for the optimizer's state `name` ("exp_avg", ...), decoded where it is kept in 8 bits.
+ * ERR_ARGUMENT where the tensor does not have it. Elements are the tensor's, but of
+ * "exp_avg_sq_row" and "exp_avg_sq_col", which have the tensor's shape without its last, or last
+ * but one, extent. */
 ZOPT_API zopt_status zopt_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
                                     float *values);
 
