@@ -99,7 +99,7 @@ static void scalars(const double *value, const zi_instant *now, float scalar[ZI_
     scalar[ZI_ADAFACTOR_ONE_MINUS_BETA2] = (float)fresh;
     scalar[ZI_ADAFACTOR_FLOOR] = (float)(value[EPS1] * value[EPS1]);
     scalar[ZI_ADAFACTOR_BETA1] = (float)value[BETA1];
-    scalar[ZI_ADAFACTOR_KEEP] = (float)(1.0 - now->lr * value[WEIGHT_DECAY]);
+    scalar[ZI_ADAFACTOR_DECAY] = (float)(now->lr * value[WEIGHT_DECAY]);
 }
 
 /* state[i] = the mean of its n_addends squares, mixed into what it was. */
@@ -145,7 +145,7 @@ static void on_moments(const double *value, const zi_instant *now, zi_tensor_sta
     t->alpha = value[SCALE_PARAMETER] > 0 ? rho * at_least(rms(t), value[EPS2]) : rho;
     scalars(value, now, t->scalar);
     if (value[RELATIVE_STEP] > 0)
-        t->scalar[ZI_ADAFACTOR_KEEP] = (float)(1.0 - t->alpha * value[WEIGHT_DECAY]);
+        t->scalar[ZI_ADAFACTOR_DECAY] = (float)(t->alpha * value[WEIGHT_DECAY]);
 }
 
 /* After the sum of the update's squares: the step. */

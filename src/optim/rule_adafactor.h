@@ -15,7 +15,7 @@ enum {
     ZI_ADAFACTOR_ONE_MINUS_BETA2, /* t^beta2_decay */
     ZI_ADAFACTOR_FLOOR,           /* eps1^2 */
     ZI_ADAFACTOR_BETA1,
-    ZI_ADAFACTOR_KEEP, /* 1 - lr * weight_decay; relative step: 1 - alpha * weight_decay */
+    ZI_ADAFACTOR_DECAY, /* lr * weight_decay; relative step: alpha * weight_decay */
     /* alpha / max(1, RMS(u) / d), with a first moment times 1 - beta1 */
     ZI_ADAFACTOR_STEP
 };
@@ -39,15 +39,21 @@ ZI_RULE float zi_adafactor_scaled(float g, float variance, const float *k)
     return g / sqrtf(floored);
 }
 
+/* Decays can be too small for 1 - decay to hold in FP32. */
+ZI_RULE float zi_adafactor_decayed(float p, const float *k)
+{
+    return fmaf(-k[ZI_ADAFACTOR_DECAY], p, p);
+}
+
 ZI_RULE void zi_adafactor_step(float u, float *p, const float *k)
 {
-    *p = fmaf(-k[ZI_ADAFACTOR_STEP], u, *p * k[ZI_ADAFACTOR_KEEP]);
+    *p = fmaf(-k[ZI_ADAFACTOR_STEP], u, zi_adafactor_decayed(*p, k));
 }
 
 ZI_RULE void zi_adafactor_step_with_moment(float u, float *p, float *exp_avg, const float *k)
 {
     *exp_avg = fmaf(k[ZI_ADAFACTOR_BETA1], *exp_avg, k[ZI_ADAFACTOR_STEP] * u);
-    *p = fmaf(*p, k[ZI_ADAFACTOR_KEEP], -*exp_avg);
+    *p = zi_adafactor_decayed(*p, k) - *exp_avg;
 }
 
 #endif
