@@ -74,7 +74,7 @@ zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_
     const zi_tensor *tensor = &z->tensors[id];
     ZI_TRY(same_request(z, state, id, offset, n));
     const float *factors = state >= 0 ? zi_state_factors(z, id, state) : NULL;
-    if (factors != NULL) {
+    if (factors != NULL && n > 0) {
         z->config.device->copy(NULL, values, factors + offset, n * sizeof *values);
         return z->config.device->wait(NULL);
     }
