@@ -112,7 +112,15 @@ zopt_status zopt_agree(zopt *z, const char *key, const char *value)
     CHECK_HANDLE(z);
     CHECK_POINTER(key);
     CHECK_POINTER(value);
-    return z->api->agree(z, key, value);
+    return z->api->agree(z, key, value, 0);
+}
+
+zopt_status zopt_agree_result(zopt *z, const char *key, const char *value)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(key);
+    CHECK_POINTER(value);
+    return z->api->agree(z, key, value, 1);
 }
 
 zopt_status zopt_commit(zopt *z)
@@ -234,7 +242,63 @@ zopt_status zopt_export(zopt *z, const char *path)
 {
     CHECK_HANDLE(z);
     CHECK_POINTER(path);
-    return z->api->export_model(z, path);
+    return z->api->export_model(z, path, 0);
+}
+
+zopt_status zopt_export_params(zopt *z, const char *path)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(path);
+    return z->api->export_model(z, path, 1);
+}
+
+zopt_status zopt_save(zopt *z, const char *dir)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(dir);
+    return z->api->save(z, dir);
+}
+
+zopt_status zopt_save_wait(zopt *z)
+{
+    CHECK_HANDLE(z);
+    return z->api->save_wait(z);
+}
+
+zopt_status zopt_load(zopt *z, const char *path)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(path);
+    return z->api->load(z, path);
+}
+
+zopt_status zopt_resume(zopt *z, const char *dir, int *resumed)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(dir);
+    CHECK_POINTER(resumed);
+    return z->api->resume(z, dir, resumed);
+}
+
+uint64_t zopt_steps(const zopt *z)
+{
+    return z != NULL ? z->api->steps(z) : 0;
+}
+
+zopt_status zopt_note(zopt *z, const char *key, const char *value)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(key);
+    CHECK_POINTER(value);
+    return z->api->note(z, key, value);
+}
+
+zopt_status zopt_noted(zopt *z, const char *key, const char **value)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(key);
+    CHECK_POINTER(value);
+    return z->api->noted(z, key, value);
 }
 
 zopt_status zopt_convert(void *dst, zopt_dtype dst_dtype, const void *src, zopt_dtype src_dtype,

@@ -15,7 +15,7 @@ typedef struct zi_api {
     zopt_status (*group_set_lr)(zopt *z, int group, double lr);
     zopt_status (*add_tensor)(zopt *z, const char *name, zopt_dtype dtype, int ndim,
                               const uint64_t *shape, int group, int *id);
-    zopt_status (*agree)(zopt *z, const char *key, const char *value);
+    zopt_status (*agree)(zopt *z, const char *key, const char *value, int changes_result);
     zopt_status (*commit)(zopt *z);
     zopt_status (*set_master)(zopt *z, int id, uint64_t offset, uint64_t n, const float *values);
     zopt_status (*get_master)(zopt *z, int id, uint64_t offset, uint64_t n, float *values);
@@ -34,7 +34,14 @@ typedef struct zi_api {
     zopt_status (*report)(zopt *z, int wait, zopt_step_report *report);
     zopt_status (*gather_f64)(zopt *z, int64_t index, double value, double *out, int *n_out);
     zopt_status (*memory)(const zopt *z, zopt_memory_usage *usage);
-    zopt_status (*export_model)(zopt *z, const char *path);
+    zopt_status (*export_model)(zopt *z, const char *path, int params);
+    zopt_status (*save)(zopt *z, const char *dir);
+    zopt_status (*save_wait)(zopt *z);
+    zopt_status (*load)(zopt *z, const char *path);
+    zopt_status (*resume)(zopt *z, const char *dir, int *resumed);
+    uint64_t (*steps)(const zopt *z);
+    zopt_status (*note)(zopt *z, const char *key, const char *value);
+    zopt_status (*noted)(zopt *z, const char *key, const char **value);
 } zi_api;
 
 struct zopt {

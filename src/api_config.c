@@ -99,6 +99,8 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
 
 static zopt_status agree_on(void *z, const zi_key *key, const char *json)
 {
+    if (key->changes_result)
+        return zopt_agree_result(z, key->path, json);
     return key->agree ? zopt_agree(z, key->path, json) : ZOPT_OK;
 }
 

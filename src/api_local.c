@@ -3,30 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api.h"
+#include "api_local.h"
 #include "api_options.h"
 #include "base/status.h"
-#include "ckpt/export.h"
 #include "fp_guard.h"
-#include "zero/zero.h"
-
-typedef struct local {
-    zopt handle;
-    zi_mem mem;
-    zi_comm *comm;
-    zi_zero *zero;
-    double *gathered; /* [world] (index, value) pairs of zopt_gather_f64 */
-} local;
-
-static local *local_of(zopt *z)
-{
-    return (local *)z;
-}
-
-static const zi_zero *zero_of(const zopt *z)
-{
-    return ((const local *)z)->zero;
-}
 
 /* ---- life ---- */
 
@@ -51,7 +31,8 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
 
 static void local_destroy(zopt *z)
 {
-    local *l = local_of(z);
+    zi_local *l = zi_local_of(z);
+    zi_ckpt_destroy(l->ckpt);
     if (l->comm != NULL)
         zi_mem_free_table(&l->mem, l->gathered, 2 * (size_t)l->comm->world * sizeof *l->gathered);
     zi_zero_destroy(l->zero);
@@ -72,11 +53,18 @@ zopt_status zi_local_create(const zopt_options *options, zopt **out)
     zopt_options_init(&defaults);
     if (status != ZOPT_OK) /* perhaps because of this one */
         connectable.deadline_ms = defaults.deadline_ms;
-    local *l = calloc(1, sizeof *l);
+    zi_local *l = calloc(1, sizeof *l);
     if (l == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a handle");
     l->handle.api = &local_api;
     l->mem.dry = options->plan_world > 0;
+    l->ckpt_config = (zi_ckpt_config){.async = options->async_save != 0,
+                                      .part_bytes = options->part_bytes,
+                                      .keep_last = options->keep_last,
+                                      .keep_every = options->keep_every,
+                                      .force = options->force_config != 0,
+                                      .on_warning = options->on_warning,
+                                      .on_warning_arg = options->on_warning_arg};
     zi_mem_count(&l->mem, ZI_MEM_TABLES, sizeof *l);
     /* Ranks with bad options connect all the same, so that the others hear of it. */
     zopt_status connected = connect(&connectable, &l->mem, &l->comm);
@@ -100,7 +88,7 @@ zopt_status zi_local_create(const zopt_options *options, zopt **out)
 
 /* ---- calls refused at the wrong time ---- */
 
-static zopt_status check_running(const zi_zero *z, const char *call)
+zopt_status zi_check_running(const zi_zero *z, const char *call)
 {
     if (!z->committed)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s before zopt_commit", call);
@@ -114,7 +102,7 @@ static zopt_status check_running(const zi_zero *z, const char *call)
 
 static zopt_status check_tensor(const zi_zero *z, const char *call, int id)
 {
-    ZI_TRY(check_running(z, call));
+    ZI_TRY(zi_check_running(z, call));
     if (id < 0 || (uint32_t)id >= z->n_tensors)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: there is no tensor %d", call, id);
     return ZOPT_OK;
@@ -160,27 +148,27 @@ static zopt_status check_grad(const zi_zero *z, const char *call, int id, zi_gra
 
 static int local_rank(const zopt *z)
 {
-    return zero_of(z)->comm->rank;
+    return zi_zero_of(z)->comm->rank;
 }
 
 static int local_world(const zopt *z)
 {
-    return zero_of(z)->comm->world;
+    return zi_zero_of(z)->comm->world;
 }
 
 static const char *local_transport(const zopt *z)
 {
-    return zero_of(z)->comm->ops->name;
+    return zi_zero_of(z)->comm->ops->name;
 }
 
 static zopt_status local_add_group(zopt *z, const zopt_setting *settings, size_t n, int *group)
 {
-    return zi_zero_add_group(local_of(z)->zero, settings, n, group);
+    return zi_zero_add_group(zi_local_of(z)->zero, settings, n, group);
 }
 
 static zopt_status local_group_set_lr(zopt *z, int group, double lr)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     if (group < 0 || (uint32_t)group >= zero->n_groups)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_group_set_lr: there is no group %d", group);
     return zi_group_set_lr(zero, (uint32_t)group, lr);
@@ -189,26 +177,30 @@ static zopt_status local_group_set_lr(zopt *z, int group, double lr)
 static zopt_status local_add_tensor(zopt *z, const char *name, zopt_dtype dtype, int ndim,
                                     const uint64_t *shape, int group, int *id)
 {
-    return zi_zero_add_tensor(local_of(z)->zero, name, dtype, ndim, shape, group, id);
+    return zi_zero_add_tensor(zi_local_of(z)->zero, name, dtype, ndim, shape, group, id);
 }
 
-static zopt_status local_agree(zopt *z, const char *key, const char *value)
+static zopt_status local_agree(zopt *z, const char *key, const char *value, int changes_result)
 {
-    return zi_zero_add_agreed(local_of(z)->zero, key, value);
+    return zi_zero_add_agreed(zi_local_of(z)->zero, key, value, changes_result);
 }
 
 static zopt_status local_commit(zopt *z)
 {
+    zi_local *l = zi_local_of(z);
     zi_fp_guard guard = zi_fp_enter(); /* states may begin at rounded values */
-    zopt_status status = zi_zero_commit(local_of(z)->zero);
+    zopt_status status = zi_zero_commit(l->zero);
     zi_fp_leave(&guard);
+    ZI_TRY(status);
+    status = zi_comm_agree(l->comm, zi_ckpt_create(l->zero, &l->ckpt_config, &l->ckpt));
+    l->zero->failed = status != ZOPT_OK;
     return status;
 }
 
 static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n,
                                     const float *values)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_range_of(zero, "zopt_set_master", id, offset, n));
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_set_master(zero, id, offset, n, values);
@@ -218,7 +210,7 @@ static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n
 
 static zopt_status local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_range_of(zero, "zopt_get_master", id, offset, n));
     return zi_get_owned(zero, -1, id, offset, n, values);
 }
@@ -226,7 +218,7 @@ static zopt_status local_get_master(zopt *z, int id, uint64_t offset, uint64_t n
 static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
                                    float *values)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     const char *const *names = zero->config.optim->state_name;
     ZI_TRY(check_tensor(zero, "zopt_get_state", id));
     const zi_tensor *tensor = &zero->tensors[id];
@@ -252,47 +244,47 @@ static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t o
 
 static zopt_status local_param_acquire(zopt *z, int id, const void **param)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_tensor(zero, "zopt_param_acquire", id));
     return zi_param_acquire(zero, id, param);
 }
 
 static zopt_status local_param_release(zopt *z, int id)
 {
-    return check_tensor(zero_of(z), "zopt_param_release", id);
+    return check_tensor(zi_zero_of(z), "zopt_param_release", id);
 }
 
 static int local_micro_steps(const zopt *z)
 {
-    return zero_of(z)->n_micro;
+    return zi_zero_of(z)->n_micro;
 }
 
 static zopt_status local_slot(const zopt *z, int *slot)
 {
-    const zi_zero *zero = zero_of(z);
-    ZI_TRY(check_running(zero, "zopt_slot"));
+    const zi_zero *zero = zi_zero_of(z);
+    ZI_TRY(zi_check_running(zero, "zopt_slot"));
     *slot = zi_zero_slot(zero);
     return ZOPT_OK;
 }
 
 static zopt_status local_loss_scale(const zopt *z, const float **scale)
 {
-    const zi_zero *zero = zero_of(z);
-    ZI_TRY(check_running(zero, "zopt_loss_scale"));
+    const zi_zero *zero = zi_zero_of(z);
+    ZI_TRY(zi_check_running(zero, "zopt_loss_scale"));
     *scale = &zero->control.loss_scale;
     return ZOPT_OK;
 }
 
 static zopt_status local_needs_grad(const zopt *z, int id, int *needed)
 {
-    ZI_TRY(check_tensor(zero_of(z), "zopt_needs_grad", id));
-    *needed = zero_of(z)->tensors[id].variant != NULL;
+    ZI_TRY(check_tensor(zi_zero_of(z), "zopt_needs_grad", id));
+    *needed = zi_zero_of(z)->tensors[id].variant != NULL;
     return ZOPT_OK;
 }
 
 static zopt_status local_grad_acquire(zopt *z, int id, void **grad)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_grad(zero, "zopt_grad_acquire", id, ZI_GRAD_ABSENT));
     ZI_TRY(zi_grad_acquire(zero, id));
     *grad = zi_grad_address(zero, id);
@@ -301,15 +293,15 @@ static zopt_status local_grad_acquire(zopt *z, int id, void **grad)
 
 static zopt_status local_grad_ready(zopt *z, int id)
 {
-    zi_zero *zero = local_of(z)->zero;
+    zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_grad(zero, "zopt_grad_ready", id, ZI_GRAD_ACQUIRED));
     return zi_grad_ready(zero, id);
 }
 
 static zopt_status local_micro_end(zopt *z, double loss)
 {
-    zi_zero *zero = local_of(z)->zero;
-    ZI_TRY(check_running(zero, "zopt_micro_end"));
+    zi_zero *zero = zi_local_of(z)->zero;
+    ZI_TRY(zi_check_running(zero, "zopt_micro_end"));
     if (zero->micro == zero->n_micro)
         return ZI_FAIL(ZOPT_ERR_ORDER,
                        "zopt_micro_end: all %d micro-steps have ended; zopt_step "
@@ -323,22 +315,23 @@ static zopt_status local_micro_end(zopt *z, double loss)
 
 static zopt_status local_step(zopt *z)
 {
-    zi_zero *zero = local_of(z)->zero;
-    ZI_TRY(check_running(zero, "zopt_step"));
+    zi_local *l = zi_local_of(z);
+    zi_zero *zero = l->zero;
+    ZI_TRY(zi_check_running(zero, "zopt_step"));
     if (zero->micro < zero->n_micro)
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_step after %d of %d micro-steps", zero->micro,
                        zero->n_micro);
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_zero_step(zero);
     zi_fp_leave(&guard);
-    return status;
+    return status == ZOPT_OK ? zi_ckpt_poll(l->ckpt) : status;
 }
 
 static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
 {
-    const zi_zero *zero = zero_of(z);
-    (void)wait; /* on the CPU a step has finished when zopt_step returns */
-    if (zero->step == 0)
+    const zi_zero *zero = zi_zero_of(z);
+    (void)wait;                 /* on the CPU a step has finished when zopt_step returns */
+    if (zero->report.step == 0) /* those of a run that was resumed are gone */
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_report before the first zopt_step");
     *report = zero->report;
     return ZOPT_OK;
@@ -346,9 +339,9 @@ static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
 
 static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out)
 {
-    local *l = local_of(z);
+    zi_local *l = zi_local_of(z);
     zi_comm *comm = l->comm;
-    ZI_TRY(check_running(l->zero, "zopt_gather_f64"));
+    ZI_TRY(zi_check_running(l->zero, "zopt_gather_f64"));
     /* An index fits a double's bits; the pairs are only carried, never added. */
     double mine[2] = {0, value};
     memcpy(&mine[0], &index, sizeof index);
@@ -391,13 +384,13 @@ static const char *category_name(const zi_zero *zero, int category)
 
 static zopt_status local_memory(const zopt *z, zopt_memory_usage *usage)
 {
-    const zi_mem *mem = zero_of(z)->mem;
+    const zi_mem *mem = zi_zero_of(z)->mem;
     *usage = (zopt_memory_usage){
         .total_bytes = mem->total_bytes,
         .total_peak_bytes = mem->total_peak_bytes,
     };
     for (int c = 0; c < ZI_N_CATEGORIES; c++) {
-        const char *name = category_name(zero_of(z), c);
+        const char *name = category_name(zi_zero_of(z), c);
         if (name == NULL)
             continue;
         usage->category[usage->n].name = name;
@@ -408,11 +401,9 @@ static zopt_status local_memory(const zopt *z, zopt_memory_usage *usage)
     return ZOPT_OK;
 }
 
-static zopt_status local_export(zopt *z, const char *path)
+static uint64_t local_steps(const zopt *z)
 {
-    zi_zero *zero = local_of(z)->zero;
-    ZI_TRY(check_running(zero, "zopt_export"));
-    return zi_export_model(zero, path);
+    return zi_zero_of(z)->step;
 }
 
 static const zi_api local_api = {
@@ -441,5 +432,12 @@ static const zi_api local_api = {
     .report = local_report,
     .gather_f64 = local_gather_f64,
     .memory = local_memory,
-    .export_model = local_export,
+    .export_model = zi_local_export,
+    .save = zi_local_save,
+    .save_wait = zi_local_save_wait,
+    .load = zi_local_load,
+    .resume = zi_local_resume,
+    .steps = local_steps,
+    .note = zi_local_note,
+    .noted = zi_local_noted,
 };

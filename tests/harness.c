@@ -203,7 +203,7 @@ static void get_state(const h_problem *problem, zopt *z, const char *name, int i
         MUST(status);
 }
 
-static void collect(const h_problem *problem, zopt *z, h_result *result)
+void h_collect(const h_problem *problem, zopt *z, h_result *result)
 {
     uint64_t total = 0;
     for (int i = 0; i < problem->n_tensors; i++)
@@ -254,7 +254,7 @@ void h_run_one(const h_problem *problem, const zopt_options *options, h_result *
         check_bytes_sent(z, options, &result->memory, report);
         memset(report->phase_ms, 0, sizeof report->phase_ms);
     }
-    collect(problem, z, result);
+    h_collect(problem, z, result);
     zopt_destroy(z);
 }
 

@@ -55,6 +55,9 @@ zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt
 /* One whole step of this rank: gradients, micro-steps, zopt_step. */
 zopt_status h_step(const h_problem *problem, zopt *z, int step);
 
+/* Weights and states of a handle; result->memory names the states. Checks the parameters. */
+void h_collect(const h_problem *problem, zopt *z, h_result *result);
+
 /* Run it all. Every rank checks that its parameters are the rounded master weights. */
 void h_run_threads(const h_problem *problem, int n_ranks, h_result *result);
 /* On 1, 2, 3 and 5 ranks with two bucket sizes, each equal to the run on one rank. */

@@ -48,7 +48,7 @@ START_TEST(files_come_back_whatever_their_alignment)
     size_t bytes = 3 * ZI_DISK_ALIGN + 77;
     char *data = aligned(bytes), *got = aligned(bytes);
     zi_disk_file file;
-    ck_assert_int_eq(zi_disk_create(fd, "f", "dir/f", bytes), ZOPT_OK);
+    ck_assert_int_eq(zi_disk_create(fd, "f", "dir/f", ZI_DISK_PRIVATE, bytes), ZOPT_OK);
     ck_assert_int_eq(zi_disk_open(fd, "f", "dir/f", ZI_DISK_WRITE, &file), ZOPT_OK);
     if (file.direct < 0)
         printf("SKIP: no direct I/O here, so none was tested\n");
@@ -79,13 +79,13 @@ END_TEST
 START_TEST(files_take_their_room_and_are_this_users_alone)
 {
     struct stat info;
-    ck_assert_int_eq(zi_disk_create(fd, "f", "f", 1 << 20), ZOPT_OK);
+    ck_assert_int_eq(zi_disk_create(fd, "f", "f", ZI_DISK_PRIVATE, 1 << 20), ZOPT_OK);
     ck_assert_int_eq(fstatat(fd, "f", &info, 0), 0);
     ck_assert_int_eq(info.st_size, 1 << 20);
     ck_assert_int_ge(info.st_blocks * 512, 1 << 20);
     ck_assert_int_eq(info.st_mode & 0777, 0600);
-    ck_assert_int_eq(zi_disk_create(fd, "f", "f", 1), ZOPT_ERR_WRITE);
-    ck_assert_int_eq(zi_disk_create(fd, "no/f", "no/f", 1), ZOPT_ERR_WRITE);
+    ck_assert_int_eq(zi_disk_create(fd, "f", "f", ZI_DISK_PRIVATE, 1), ZOPT_ERR_WRITE);
+    ck_assert_int_eq(zi_disk_create(fd, "no/f", "no/f", ZI_DISK_PRIVATE, 1), ZOPT_ERR_WRITE);
 }
 END_TEST
 
@@ -112,8 +112,8 @@ static void write_behind(size_t n_buffers)
     zi_mem mem = {0};
     zi_writer *writer;
     size_t length;
-    ck_assert_int_eq(zi_disk_create(fd, "a", "a", 5 * BYTES), ZOPT_OK);
-    ck_assert_int_eq(zi_disk_create(fd, "b", "b", 4 * BYTES), ZOPT_OK);
+    ck_assert_int_eq(zi_disk_create(fd, "a", "a", ZI_DISK_PRIVATE, 5 * BYTES), ZOPT_OK);
+    ck_assert_int_eq(zi_disk_create(fd, "b", "b", ZI_DISK_PRIVATE, 4 * BYTES), ZOPT_OK);
     ck_assert_int_eq(zi_writer_create(&mem, n_buffers, BYTES, &writer), ZOPT_OK);
     ck_assert_uint_ge(mem.row[ZI_MEM_CKPT].bytes, n_buffers * BYTES);
     ck_assert_int_eq(zi_writer_start(writer, fd, dir, name), ZOPT_OK);
@@ -156,7 +156,7 @@ START_TEST(writers_keep_their_first_failure)
     uint64_t hash[4];
     zi_mem mem = {0};
     zi_writer *writer;
-    ck_assert_int_eq(zi_disk_create(fd, "b", "b", 10), ZOPT_OK);
+    ck_assert_int_eq(zi_disk_create(fd, "b", "b", ZI_DISK_PRIVATE, 10), ZOPT_OK);
     ck_assert_int_eq(zi_writer_create(&mem, 2, 10, &writer), ZOPT_OK);
     ck_assert_int_eq(zi_writer_start(writer, fd, dir, name), ZOPT_OK);
     for (int i = 0; i < 4; i++) {

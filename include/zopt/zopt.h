@@ -149,6 +149,17 @@ typedef struct zopt_options {
      * zopt_commit counts every byte a real one would have without allocating the arrays. */
     int plan_world;
     int plan_rank;
+
+    /* Checkpoints; see zopt_save. */
+    int async_save;      /* 1: zopt_save returns when this rank has a copy; default 0 */
+    uint64_t keep_last;  /* after a save delete all but the newest so many; 0 (default): none */
+    uint64_t keep_every; /* but never those of steps that this divides; 0 (default): no such */
+    uint64_t part_bytes; /* split files whose tensors take more; 0 (default): never */
+    int force_config;    /* 1: load checkpoints of other settings, with a warning; default 0 */
+    /* Called on rank 0 with a line about what went on in spite of something: a damaged checkpoint
+     * that an older one stands in for, say. NULL: printed on stderr. */
+    void (*on_warning)(void *arg, const char *text);
+    void *on_warning_arg;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs
@@ -203,6 +214,10 @@ ZOPT_API zopt_status zopt_add_tensor(zopt *z, const char *name, zopt_dtype dtype
 /* Something else that all ranks must agree on, e.g. a line of a run file; compared by zopt_commit.
  * Before zopt_commit. */
 ZOPT_API zopt_status zopt_agree(zopt *z, const char *key, const char *value);
+
+/* The same for what has a hand in the results, as the handle's own settings do: checkpoints keep
+ * it, and zopt_load refuses those that were made with another value. */
+ZOPT_API zopt_status zopt_agree_result(zopt *z, const char *key, const char *value);
 
 /* Compare options, groups, tensors and agreed texts across ranks, lay out the flat spaces and
  * allocate. *Collective.* Errors: ERR_DISAGREE names the first difference and the rank, before
@@ -322,6 +337,58 @@ ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
  * *Collective*, over a file system that all ranks share. Errors, the same on all ranks: ERR_WRITE,
  * ERR_PERMISSION. */
 ZOPT_API zopt_status zopt_export(zopt *z, const char *path);
+
+/* The same of what the model computes with, in the tensors' own dtypes. */
+ZOPT_API zopt_status zopt_export_params(zopt *z, const char *path);
+
+/* ------------------------------------------------------------------ checkpoints ------------- */
+
+/* Write a checkpoint of everything that the next steps depend on, dir/step-00000123/: the FP32
+ * master weights in model.safetensors by tensor name, the optimizer's states in
+ * optimizer.safetensors ("exp_avg.NAME", ...), where the run stands in the latter's metadata, and
+ * checksums of every byte. Any number of ranks, transport and bucket size can load it, and its
+ * bytes depend on none of them. It appears whole or not at all: a kill or a full disk at any point
+ * leaves the checkpoints before it as they are. Then `latest` is moved, and what keep_last and
+ * keep_every leave out is deleted, but never the one that this handle has loaded.
+ *
+ * The first save creates `dir`, locks it for the life of the handle and removes unfinished
+ * checkpoints of dead jobs. *Collective*, between steps, over a file system that all ranks share;
+ * memory beside the handle's own is a few times 8 MiB. With options.async_save it returns when each
+ * rank has a copy of what it will write (12/N bytes a parameter more for AdamW, from zopt_commit
+ * on), and a thread that communicates with nobody writes it; a failure is then returned by the next
+ * zopt_step (which has been made all the same), zopt_save (which has not) or zopt_save_wait.
+ *
+ * Errors, the same on all ranks, after which training can go on and the handle can save again:
+ * ERR_WRITE (disk full; no such parent; another job saves here, which is named), ERR_PERMISSION,
+ * ERR_MEMORY, ERR_DISAGREE where notes differ. */
+ZOPT_API zopt_status zopt_save(zopt *z, const char *dir);
+
+/* End the save under way, if there is one, and tell how it went. *Collective.* */
+ZOPT_API zopt_status zopt_save_wait(zopt *z);
+
+/* Load a checkpoint, or of a directory of them the newest one that is whole; each that is not is
+ * skipped with a warning. After zopt_commit, between steps. *Collective.* Every difference is found
+ * before anything is changed: ERR_DATA where tensors are missing, too many or of another shape, and
+ * ERR_CONFIG where settings that change results differ; each is told by a warning. ERR_READ where
+ * there is none or it cannot be read, ERR_DATA where it is damaged. An error while the weights
+ * themselves are being read leaves the handle useless but for zopt_destroy, unless an older
+ * checkpoint was there to stand in. */
+ZOPT_API zopt_status zopt_load(zopt *z, const char *path);
+
+/* What a run begins with: lock `dir` as zopt_save does and load the newest whole checkpoint, if
+ * there is one at all. *resumed = 1 where one was loaded. Never begins anew where all are damaged.
+ * *Collective.* Errors: those of zopt_save and zopt_load. */
+ZOPT_API zopt_status zopt_resume(zopt *z, const char *dir, int *resumed);
+
+/* Steps taken so far, those before a checkpoint that was loaded among them. */
+ZOPT_API uint64_t zopt_steps(const zopt *z);
+
+/* A text to keep with checkpoints from now on, e.g. a data position or a generator's state; the
+ * same on all ranks. zopt_noted: the one that was set, or loaded, last; *value = NULL where there
+ * is none. It lives until the next zopt_note, zopt_load or zopt_resume. After zopt_commit. Errors:
+ * ERR_ARGUMENT: not UTF-8, or a key longer than 200 bytes. */
+ZOPT_API zopt_status zopt_note(zopt *z, const char *key, const char *value);
+ZOPT_API zopt_status zopt_noted(zopt *z, const char *key, const char **value);
 
 /* ------------------------------------------------------------------ run files --------------- */
 

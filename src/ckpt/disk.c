@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/status.h"
@@ -23,22 +25,49 @@ zopt_status zi_fail_errno(zopt_status status, const char *path, const char *what
     return ZI_FAIL(status, "%s: %s: %s", path, what, strerror(errno));
 }
 
+/* Past the process's limit on file sizes a write raises a signal that would end it, and fails with
+ * EFBIG: this is for the failure. */
+static void hold_signal(sigset_t *before)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &set, before);
+}
+
+static void release_signal(const sigset_t *before)
+{
+    sigset_t set;
+    int error = errno;
+    sigemptyset(&set);
+    sigaddset(&set, SIGXFSZ);
+    if (!sigismember(before, SIGXFSZ))
+        while (sigtimedwait(&set, NULL, &(struct timespec){0}) == SIGXFSZ)
+            ;
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+    errno = error;
+}
+
 static zopt_status take_room(int fd, const char *path, uint64_t bytes)
 {
+    sigset_t before;
     int failed;
+    hold_signal(&before);
     do
         failed = posix_fallocate(fd, 0, (off_t)bytes);
     while (failed == EINTR);
     if (failed == EOPNOTSUPP || failed == EINVAL) /* not on this file system */
         failed = ftruncate(fd, (off_t)bytes) != 0 ? errno : 0;
+    release_signal(&before);
     errno = failed;
     return failed == 0 ? ZOPT_OK : zi_fail_errno(ZOPT_ERR_WRITE, path, "no room");
 }
 
-zopt_status zi_disk_create(int folder, const char *name, const char *path, uint64_t bytes)
+zopt_status zi_disk_create(int folder, const char *name, const char *path, unsigned mode,
+                           uint64_t bytes)
 {
     zi_disk_file file = {.direct = -1, .path = path};
-    file.fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    file.fd = openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (file.fd < 0)
         return zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot create");
     zopt_status status = bytes > 0 ? take_room(file.fd, path, bytes) : ZOPT_OK;
@@ -82,9 +111,8 @@ static int no_direct(zi_disk_file *file, int fd)
     return 1;
 }
 
-zopt_status zi_disk_write(zi_disk_file *file, const void *data, size_t bytes, uint64_t at)
+static zopt_status write_all(zi_disk_file *file, const char *from, size_t bytes, uint64_t at)
 {
-    const char *from = data;
     while (bytes > 0) {
         size_t direct = direct_bytes(file, from, bytes, at);
         int fd = direct > 0 ? file->direct : file->fd;
@@ -100,6 +128,15 @@ zopt_status zi_disk_write(zi_disk_file *file, const void *data, size_t bytes, ui
         bytes -= (size_t)written;
     }
     return ZOPT_OK;
+}
+
+zopt_status zi_disk_write(zi_disk_file *file, const void *data, size_t bytes, uint64_t at)
+{
+    sigset_t before;
+    hold_signal(&before);
+    zopt_status status = write_all(file, data, bytes, at);
+    release_signal(&before);
+    return status;
 }
 
 zopt_status zi_disk_read(zi_disk_file *file, void *data, size_t bytes, uint64_t at)
@@ -183,7 +220,7 @@ zopt_status zi_disk_write_small(int folder, const char *name, const char *path, 
                                 size_t bytes)
 {
     zi_disk_file file;
-    ZI_TRY(zi_disk_create(folder, name, path, bytes));
+    ZI_TRY(zi_disk_create(folder, name, path, ZI_DISK_PRIVATE, bytes));
     ZI_TRY(zi_disk_open(folder, name, path, ZI_DISK_WRITE, &file));
     zopt_status status = zi_disk_write(&file, data, bytes, 0);
     if (status == ZOPT_OK)

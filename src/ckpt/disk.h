@@ -20,9 +20,11 @@ typedef struct zi_disk_file {
 /* "%s: what: strerror(errno)" as ERR_PERMISSION, or as `status`. */
 zopt_status zi_fail_errno(zopt_status status, const char *path, const char *what);
 
-/* Make a file of this size in a folder (an open directory). It must not exist; it is this user's
- * alone. All its room is taken, so that a full disk shows here. */
-zopt_status zi_disk_create(int folder, const char *name, const char *path, uint64_t bytes);
+/* Make a file of this size in a folder (an open directory). It must not exist. All its room is
+ * taken, so that a full disk shows here. */
+enum { ZI_DISK_PRIVATE = 0600, ZI_DISK_PUBLIC = 0666 };
+zopt_status zi_disk_create(int folder, const char *name, const char *path, unsigned mode,
+                           uint64_t bytes);
 
 typedef enum zi_disk_mode { ZI_DISK_READ, ZI_DISK_WRITE } zi_disk_mode;
 zopt_status zi_disk_open(int folder, const char *name, const char *path, zi_disk_mode mode,

@@ -1,171 +1,120 @@
-/* The collective write of a model file. Until the header is written the file begins with a zero
- * length, which no reader accepts; it gets its name only when every rank has synced its part. */
+/* See export.h. Until the header is written the file begins with a zero length, which no reader
+ * accepts. */
 #include "ckpt/export.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/status.h"
-#include "ckpt/safetensors.h"
+#include "ckpt/parts.h"
 
-enum { PIECE_ELEMS = 1 << 14 };
+typedef struct target {
+    char folder[ZI_PATH_BYTES], tmp[ZI_PATH_BYTES];
+    const char *name; /* tmp without its folder */
+    int fd;           /* of the folder */
+    int created;
+} target;
 
-/* Data are written as they lie in memory. */
-#if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "safetensors files are little-endian; this machine is not"
-#endif
-
-static zopt_status fail_errno(const char *what, const char *path)
+static zopt_status open_target(const char *path, target *t)
 {
-    zopt_status status =
-        errno == EACCES || errno == EPERM || errno == ELOOP ? ZOPT_ERR_PERMISSION : ZOPT_ERR_WRITE;
-    return ZI_FAIL(status, "%s: %s: %s", path, what, strerror(errno));
+    if (strlen(path) + sizeof ".tmp" >= sizeof t->tmp)
+        return ZI_FAIL(ZOPT_ERR_WRITE, "a path of %zu bytes is too long", strlen(path));
+    const char *slash = strrchr(path, '/');
+    size_t n = slash != NULL ? (size_t)(slash - path) : 0;
+    snprintf(t->folder, sizeof t->folder, "%.*s", slash != NULL ? (int)(n > 0 ? n : 1) : 1,
+             slash != NULL ? path : ".");
+    snprintf(t->tmp, sizeof t->tmp, "%s.tmp", path);
+    t->name = slash != NULL ? t->tmp + n + 1 : t->tmp;
+    return zi_folder_open(t->folder, 0, &t->fd) == ZOPT_OK
+               ? ZOPT_OK
+               : ZI_FAIL(ZOPT_ERR_WRITE, "%s", zopt_last_error());
 }
 
-static zopt_status write_at(int fd, const char *path, const void *data, size_t bytes, uint64_t at)
+static zopt_status create(target *t, const zi_tensorfile *head)
 {
-    const char *from = data;
-    while (bytes > 0) {
-        ssize_t written = pwrite(fd, from, bytes, (off_t)at);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written == 0)
-            errno = EIO;
-        if (written <= 0)
-            return fail_errno("write", path);
-        from += written;
-        at += (uint64_t)written;
-        bytes -= (size_t)written;
-    }
-    return ZOPT_OK;
-}
-
-/* Rank 0: a new file of the full size, so that a full disk shows here. */
-static zopt_status create_file(const char *path, uint64_t bytes, int *fd)
-{
-    if (unlink(path) != 0 && errno != ENOENT)
-        return fail_errno("cannot replace", path);
-    *fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-    if (*fd < 0)
-        return fail_errno("cannot create", path);
-    int failed = posix_fallocate(*fd, 0, (off_t)bytes);
-    if (failed == EOPNOTSUPP || failed == EINVAL) /* not on this file system */
-        failed = ftruncate(*fd, (off_t)bytes) != 0 ? errno : 0;
-    if (failed != 0) {
-        errno = failed;
-        return fail_errno("no room", path);
-    }
-    return ZOPT_OK;
-}
-
-static zopt_status open_file(const char *path, int *fd)
-{
-    *fd = open(path, O_WRONLY | O_NOFOLLOW | O_CLOEXEC);
-    return *fd < 0 ? fail_errno("cannot open what rank 0 created", path) : ZOPT_OK;
-}
-
-/* The pieces of one tensor that this rank owns. */
-static zopt_status write_tensor(zi_zero *z, const zi_tensor *tensor, uint64_t data_at, int fd,
-                                const char *path)
-{
-    float buffer[PIECE_ELEMS];
-    for (uint64_t at = 0; at < tensor->n_elems;) {
-        uint64_t room = tensor->n_elems - at;
-        zi_piece piece =
-            zi_layout_piece(&z->layout, tensor, at, at + (room < PIECE_ELEMS ? room : PIECE_ELEMS));
-        size_t bytes = piece.n_elems * sizeof *buffer;
-        if (piece.owner == z->comm->rank) {
-            z->config.device->copy(NULL, buffer, z->master + piece.owned_at, bytes);
-            ZI_TRY(z->config.device->wait(NULL));
-            ZI_TRY(write_at(fd, path, buffer, bytes, data_at + at * sizeof *buffer));
-        }
-        at += piece.n_elems;
-    }
-    return ZOPT_OK;
-}
-
-/* Some file systems report a failed write only here. */
-static zopt_status close_file(int *fd, const char *path)
-{
-    int failed = close(*fd);
-    *fd = -1;
-    return failed ? fail_errno("close", path) : ZOPT_OK;
-}
-
-/* Rank 0 keeps the file open, for the header. */
-static zopt_status write_owned(zi_zero *z, const zi_safetensors *file, int *fd, const char *path)
-{
-    for (uint32_t i = 0; i < z->n_tensors; i++) /* NOLINTNEXTLINE: prepare() has set data_at */
-        ZI_TRY(write_tensor(z, &z->tensors[i], file->data_at[i], *fd, path));
-    if (fsync(*fd) != 0)
-        return fail_errno("fsync", path);
-    return z->comm->rank == 0 ? ZOPT_OK : close_file(fd, path);
-}
-
-static zopt_status sync_folder_of(const char *path)
-{
-    char copy[4096];
-    snprintf(copy, sizeof copy, "%s", path);
-    const char *folder = dirname(copy);
-    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return fail_errno("cannot open", folder);
-    zopt_status status = fsync(fd) != 0 ? fail_errno("fsync", folder) : ZOPT_OK;
-    close(fd);
+    if (unlinkat(t->fd, t->name, 0) != 0 && errno != ENOENT)
+        return zi_fail_errno(ZOPT_ERR_WRITE, t->tmp, "cannot replace");
+    zopt_status status = zi_disk_create(t->fd, t->name, t->tmp, ZI_DISK_PUBLIC, head->bytes);
+    t->created = faccessat(t->fd, t->name, F_OK, 0) == 0;
     return status;
 }
 
-/* Rank 0, when all parts are on disk: the header makes the file valid, the rename makes it seen. */
-static zopt_status finish(const zi_safetensors *file, int *fd, const char *tmp, const char *path)
+static zopt_status describe(const zi_zero *z, zi_array model, zi_bundle *bundle)
 {
-    ZI_TRY(write_at(*fd, tmp, file->header, file->header_bytes, 0));
-    if (fsync(*fd) != 0)
-        return fail_errno("fsync", tmp);
-    ZI_TRY(close_file(fd, tmp));
-    if (rename(tmp, path) != 0)
-        return fail_errno("cannot rename to it", path);
-    return sync_folder_of(path);
+    zi_file_text text = {"format", "pt"};
+    const zi_texts texts = {.text = &text, .n = 1};
+    const zi_contents contents = {.model = model, .texts = {&texts}};
+    ZI_TRY(zi_contents_describe(z, &contents, bundle));
+    if (bundle->n_files > 1)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "%u tensors do not fit one safetensors file",
+                       z->n_tensors);
+    return ZOPT_OK;
 }
 
-/* Every step is agreed before the next, so that no rank waits for one that has failed. */
-static zopt_status write_agreed(zi_zero *z, const zi_safetensors *file, const char *tmp,
-                                const char *path, int *fd, int *created)
+static zopt_status prepare(const zi_zero *z, const char *path, zi_array model, target *t,
+                           zi_bundle *bundle)
+{
+    ZI_TRY(open_target(path, t));
+    return describe(z, model, bundle);
+}
+
+static zopt_status write_pieces(zi_zero *z, const zi_bundle *bundle, const target *t)
+{
+    zi_writer *writer = NULL;
+    zi_shuffle shuffle = {.z = z};
+    uint64_t *hash = calloc(bundle->n_pieces, sizeof *hash); /* nobody looks at them */
+    zopt_status mine = hash != NULL ? zi_save_buffers(z, 0, bundle, &writer, &shuffle)
+                                    : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
+    shuffle.bundle = bundle;
+    if (mine == ZOPT_OK)
+        mine = zi_writer_start(writer, t->fd, t->folder, &t->name);
+    zopt_status status = zi_comm_agree(z->comm, mine);
+    if (status == ZOPT_OK)
+        status = zi_send_pieces(&shuffle, writer, hash);
+    if (status == ZOPT_OK)
+        status = zi_comm_agree(z->comm, zi_writer_finish(writer));
+    zi_writer_destroy(writer);
+    zi_shuffle_destroy(&shuffle);
+    free(hash);
+    return status;
+}
+
+/* The header makes the file valid, the rename makes it seen. */
+static zopt_status finish(const target *t, const zi_bundle_file *part, const char *path)
+{
+    zi_disk_file file;
+    ZI_TRY(zi_disk_open(t->fd, t->name, t->tmp, ZI_DISK_WRITE, &file));
+    zopt_status status = zi_disk_write(&file, part->header, part->head.data_at, 0);
+    if (status == ZOPT_OK)
+        status = zi_disk_sync(&file);
+    zopt_status closed = zi_disk_close(&file);
+    ZI_TRY(status);
+    ZI_TRY(closed);
+    if (rename(t->tmp, path) != 0)
+        return zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot rename to it");
+    return fsync(t->fd) == 0 ? ZOPT_OK : zi_fail_errno(ZOPT_ERR_WRITE, t->folder, "fsync");
+}
+
+zopt_status zi_export_model(zi_zero *z, const char *path, zi_array model)
 {
     int first = z->comm->rank == 0;
-    zopt_status mine = first ? create_file(tmp, file->file_bytes, fd) : ZOPT_OK;
-    *created = *fd >= 0;
-    ZI_TRY(zi_comm_agree(z->comm, mine));
-    ZI_TRY(zi_comm_agree(z->comm, first ? ZOPT_OK : open_file(tmp, fd)));
-    ZI_TRY(zi_comm_agree(z->comm, write_owned(z, file, fd, tmp)));
-    return zi_comm_agree(z->comm, first ? finish(file, fd, tmp, path) : ZOPT_OK);
-}
-
-static zopt_status prepare(const zi_zero *z, const char *path, char *tmp, size_t tmp_bytes,
-                           zi_safetensors *file)
-{
-    memset(file, 0, sizeof *file);
-    int needed = snprintf(tmp, tmp_bytes, "%s.tmp", path);
-    if (needed < 0 || (size_t)needed >= tmp_bytes)
-        return ZI_FAIL(ZOPT_ERR_WRITE, "a path of %zu bytes is too long", strlen(path));
-    return zi_safetensors_describe(z->tensors, z->n_tensors, file);
-}
-
-zopt_status zi_export_model(zi_zero *z, const char *path)
-{
-    char tmp[4096];
-    zi_safetensors file;
-    int fd = -1, created = 0;
-    zopt_status status = zi_comm_agree(z->comm, prepare(z, path, tmp, sizeof tmp, &file));
+    target t = {.fd = -1};
+    zi_bundle bundle = {0};
+    zopt_status status = zi_comm_agree(z->comm, prepare(z, path, model, &t, &bundle));
     if (status == ZOPT_OK)
-        status = write_agreed(z, &file, tmp, path, &fd, &created);
-    if (fd >= 0)
-        close(fd);
-    if (status != ZOPT_OK && created)
-        unlink(tmp);
-    zi_safetensors_free(&file);
+        status = zi_comm_agree(z->comm, first ? create(&t, &bundle.file[0].head) : ZOPT_OK);
+    if (status == ZOPT_OK)
+        status = write_pieces(z, &bundle, &t);
+    if (status == ZOPT_OK)
+        status = zi_comm_agree(z->comm, first ? finish(&t, &bundle.file[0], path) : ZOPT_OK);
+    if (status != ZOPT_OK && t.created)
+        unlinkat(t.fd, t.name, 0);
+    if (t.fd >= 0)
+        close(t.fd);
+    zi_bundle_free(&bundle);
     return status;
 }

@@ -1,11 +1,11 @@
-/* Writing the FP32 master weights as one safetensors file, by all ranks together. */
+/* The model alone as one safetensors file for other programs. Next: contents.h. */
 #ifndef ZI_CKPT_EXPORT_H
 #define ZI_CKPT_EXPORT_H
 
-#include "zero/zero.h"
+#include "ckpt/route.h"
 
-/* See zopt_export. Every rank writes what it owns into `path`.tmp; when all have synced it, rank 0
- * writes the header and renames the file to `path`. Collective. */
-zopt_status zi_export_model(zi_zero *z, const char *path);
+/* model: ZI_ARRAY_MASTER or ZI_ARRAY_PARAM. Every rank writes its pieces into `path`.tmp; when all
+ * have synced them, rank 0 writes the header and renames the file to `path`. Collective. */
+zopt_status zi_export_model(zi_zero *z, const char *path, zi_array model);
 
 #endif

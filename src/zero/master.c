@@ -1,5 +1,5 @@
-/* Whole tensors of what is sharded: setting the master weights, and reading them or a state array
- * on every rank, piece by piece. */
+/* Whole tensors of what is sharded: setting the master weights, reading them or a state array on
+ * every rank, piece by piece, and rounding them into all ranks' parameters. */
 #include <string.h>
 
 #include "base/status.h"
@@ -88,4 +88,63 @@ zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_
         at += piece.n_elems;
     }
     return ZOPT_OK;
+}
+
+/* This rank's slice of a bucket, rounded into every destination. */
+static void round_slice(const zi_zero *z, const zi_bucket *bucket, int n_dests)
+{
+    char rounded[ZI_BLOCK * sizeof(float)];
+    float values[ZI_BLOCK];
+    size_t bytes = ZI_BLOCK * zopt_dtype_bytes(bucket->dtype);
+    for (uint64_t at = 0; at < bucket->slice_elems; at += ZI_BLOCK) {
+        z->config.device->copy(NULL, values, z->master + bucket->owned_start + at, sizeof values);
+        (void)z->config.device->wait(NULL);
+        zi_convert(rounded, bucket->dtype, values, ZOPT_FP32, ZI_BLOCK);
+        for (int i = 0; i < n_dests; i++)
+            z->config.device->copy(NULL, (char *)z->dest_at[i] + at / ZI_BLOCK * bytes, rounded,
+                                   bytes);
+    }
+}
+
+/* As an update publishes them, without one. */
+static zopt_status publish_trained(zi_zero *z)
+{
+    ZI_TRY(z->comm->ops->open(z->comm));
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_transfer params = zi_param_transfer(z, bucket);
+        int n_dests;
+        ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &n_dests));
+        round_slice(z, bucket, n_dests);
+        ZI_TRY(z->config.device->wait(NULL));
+        ZI_TRY(z->comm->ops->publish(z->comm, &params));
+    }
+    z->n_updates++;
+    return ZOPT_OK;
+}
+
+/* Frozen tensors are in no bucket that is communicated. */
+static zopt_status spread_frozen(zi_zero *z, int id, float *values)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    for (uint64_t at = 0; at < tensor->n_elems; at += PIECE_ELEMS) {
+        uint64_t rest = tensor->n_elems - at, n = rest < PIECE_ELEMS ? rest : PIECE_ELEMS;
+        ZI_TRY(zi_get_owned(z, -1, id, at, n, values));
+        store_params(z, tensor, at, n, values);
+    }
+    return z->config.device->wait(NULL);
+}
+
+zopt_status zi_params_from_master(zi_zero *z)
+{
+    float *values;
+    ZI_TRY(publish_trained(z));
+    size_t bytes = PIECE_ELEMS * sizeof *values;
+    ZI_TRY(zi_comm_agree(z->comm, zi_mem_array(z->mem, ZI_MEM_STAGING, bytes, &values)));
+    zopt_status status = ZOPT_OK;
+    for (uint32_t id = 0; id < z->n_tensors && status == ZOPT_OK; id++)
+        if (z->tensors[id].variant == NULL)
+            status = spread_frozen(z, (int)id, values);
+    zi_mem_free_array(z->mem, ZI_MEM_STAGING, values, bytes);
+    return status;
 }

@@ -116,9 +116,9 @@ zopt_status zi_zero_add_tensor(zi_zero *z, const char *name, zopt_dtype dtype, i
     return ZOPT_OK;
 }
 
-zopt_status zi_zero_add_agreed(zi_zero *z, const char *key, const char *value)
+zopt_status zi_zero_add_agreed(zi_zero *z, const char *key, const char *value, int changes_result)
 {
-    zi_agreed next = {NULL, NULL};
+    zi_agreed next = {.changes_result = changes_result};
     ZI_TRY(check_before_commit(z, "zopt_agree"));
     ZI_TRY(grow(z->mem, &z->agreed, z->n_agreed, &z->room_agreed, sizeof *z->agreed));
     ZI_TRY(copy_text(z->mem, key, &next.key));

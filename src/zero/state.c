@@ -86,8 +86,7 @@ void zi_states_free(zi_zero *z)
     }
 }
 
-/* What is at `at`, an owned element of the rank, in a state of the space; rows and columns: all. */
-static zi_state_slice state_at(const zi_zero *z, uint32_t space, int i, uint64_t at)
+zi_state_slice zi_state_at(const zi_zero *z, uint32_t space, int i, uint64_t at)
 {
     const zi_space *in = &z->layout.space[space];
     zi_form form = in->variant->state[i].form;
@@ -103,7 +102,7 @@ static zi_state_slice state_at(const zi_zero *z, uint32_t space, int i, uint64_t
 void zi_states_slice(const zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
     for (int i = 0; i < n_states(&z->layout.space[bucket->space]); i++)
-        job->state[i] = state_at(z, bucket->space, i, bucket->owned_start);
+        job->state[i] = zi_state_at(z, bucket->space, i, bucket->owned_start);
 }
 
 /* n floats of device memory, from a block on the host. */
@@ -128,7 +127,7 @@ static void start_slice(zi_zero *z, uint32_t b)
         for (int i = 0; i < n_states(space); i++) {
             const zi_state_row *row = &space->variant->state[i];
             if (row->form == ZI_FORM_F32)
-                fill(z, state_at(z, bucket->space, i, bucket->owned_start + at).data,
+                fill(z, zi_state_at(z, bucket->space, i, bucket->owned_start + at).data,
                      span->end - at,
                      z->config.optim->start(z->groups[span->group].value, row->name));
         }
@@ -206,7 +205,7 @@ zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, 
 {
     const zi_device_ops *device = z->config.device;
     zi_form form = tensor->variant->state[state].form;
-    zi_state_slice from = state_at(z, tensor->space, state, owned_at);
+    zi_state_slice from = zi_state_at(z, tensor->space, state, owned_at);
     if (form != ZI_FORM_F32)
         return read_codes(device, form, from, owned_at % ZI_BLOCK, n, values);
     device->copy(NULL, values, from.data, n * sizeof *values);

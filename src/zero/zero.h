@@ -49,6 +49,7 @@ typedef struct zi_space_memory {
 /* One line that ranks must agree on beside the options. */
 typedef struct zi_agreed {
     char *key, *value;
+    int changes_result; /* 1: checkpoints tell it too */
 } zi_agreed;
 
 /* Options as the room uses them: checked, named rows looked up, strings gone. */
@@ -158,6 +159,8 @@ int zi_state_find(const zi_tensor *tensor, int name);
 uint64_t zi_state_elems(const zi_tensor *tensor, int state);
 /* A state of rows or columns, which every rank has whole; NULL where it is one of elements. */
 const float *zi_state_factors(const zi_zero *z, int id, int state);
+/* What is at owned element `at` of the space, in its variant's state i; rows and columns: all. */
+zi_state_slice zi_state_at(const zi_zero *z, uint32_t space, int i, uint64_t at);
 /* n owned elements from `owned_at` on, as floats on the host. */
 zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
                           uint64_t n, float *values);
@@ -166,7 +169,7 @@ zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, 
 zopt_status zi_zero_add_group(zi_zero *z, const zopt_setting *settings, size_t n, int *group);
 zopt_status zi_zero_add_tensor(zi_zero *z, const char *name, zopt_dtype dtype, int ndim,
                                const uint64_t *shape, int group, int *id);
-zopt_status zi_zero_add_agreed(zi_zero *z, const char *key, const char *value);
+zopt_status zi_zero_add_agreed(zi_zero *z, const char *key, const char *value, int changes_result);
 void zi_registry_free(zi_zero *z);
 
 /* agree.c: refuse what ranks do not all have alike. Collective. */
@@ -221,6 +224,9 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
 
 /* master.c: whole tensors of owned data. */
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values);
+/* The master weights have changed behind the parameters' back: round them anew on every rank.
+ * Collective. */
+zopt_status zi_params_from_master(zi_zero *z);
 /* state: as zi_state_find has it, -1 for the master weights. Collective. */
 zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values);
 

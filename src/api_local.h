@@ -1,0 +1,41 @@
+/* The local handle, as the files that implement its calls share it. */
+#ifndef ZI_API_LOCAL_H
+#define ZI_API_LOCAL_H
+
+#include "api.h"
+#include "ckpt/ckpt.h"
+#include "zero/zero.h"
+
+typedef struct zi_local {
+    zopt handle;
+    zi_mem mem;
+    zi_comm *comm;
+    zi_zero *zero;
+    double *gathered; /* [world] (index, value) pairs of zopt_gather_f64 */
+    zi_ckpt_config ckpt_config;
+    zi_ckpt *ckpt; /* from commit on */
+} zi_local;
+
+static inline zi_local *zi_local_of(zopt *z)
+{
+    return (zi_local *)z;
+}
+
+static inline const zi_zero *zi_zero_of(const zopt *z)
+{
+    return ((const zi_local *)z)->zero;
+}
+
+/* ERR_ORDER unless the handle is committed, real and whole. */
+zopt_status zi_check_running(const zi_zero *z, const char *call);
+
+/* api_checkpoint.c: rows of the table. */
+zopt_status zi_local_export(zopt *z, const char *path, int params);
+zopt_status zi_local_save(zopt *z, const char *dir);
+zopt_status zi_local_save_wait(zopt *z);
+zopt_status zi_local_load(zopt *z, const char *path);
+zopt_status zi_local_resume(zopt *z, const char *dir, int *resumed);
+zopt_status zi_local_note(zopt *z, const char *key, const char *value);
+zopt_status zi_local_noted(zopt *z, const char *key, const char **value);
+
+#endif

@@ -1,0 +1,121 @@
+/* Life of a handle's checkpoints: what is kept from commit to destroy, and warnings. See ckpt.h for
+ * the path of a save and of a load. */
+#include "ckpt/ckpt.h"
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/status.h"
+#include "ckpt/parts.h"
+
+void zi_ckpt_warn(const zi_ckpt *ckpt, const char *format, ...)
+{
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (ckpt->z->comm->rank != 0)
+        return; /* all ranks see the same */
+    if (ckpt->config.on_warning != NULL)
+        ckpt->config.on_warning(ckpt->config.on_warning_arg, text);
+    else
+        fprintf(stderr, "zopt: %s\n", text);
+}
+
+static int is_utf8(const char *text)
+{
+    json_t *string = json_string(text);
+    json_decref(string);
+    return string != NULL;
+}
+
+zopt_status zi_ckpt_note(zi_ckpt *ckpt, const char *key, const char *value)
+{
+    enum { MAX_KEY_BYTES = 200 };
+    size_t bytes = strlen(key);
+    if (bytes == 0 || bytes > MAX_KEY_BYTES || !is_utf8(key) || !is_utf8(value))
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_note: '%.50s' is %s", key,
+                       bytes > 0 && bytes <= MAX_KEY_BYTES ? "not UTF-8, or its value is not"
+                                                           : "empty or too long");
+    return zi_texts_set(&ckpt->notes, key, value);
+}
+
+zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, zi_writer **writer,
+                            zi_shuffle *shuffle)
+{
+    uint64_t rank = (uint64_t)z->comm->rank, world = (uint64_t)z->comm->world;
+    uint64_t mine = bundle->n_pieces > rank ? (bundle->n_pieces - rank - 1) / world + 1 : 1;
+    size_t bytes = zi_bundle_piece_bytes(bundle);
+    size_t n_buffers = all || mine < 2 ? (size_t)mine : 2;
+    ZI_TRY(zi_shuffle_create(z, bytes, shuffle));
+    zopt_status status = zi_writer_create(z->mem, n_buffers, bytes, writer);
+    if (status != ZOPT_OK)
+        zi_shuffle_destroy(shuffle);
+    return status;
+}
+
+/* Asynchronous saves keep their memory, so that a save finds it touched; others have it for as long
+ * as they last. It is taken once at commit all the same, which then fails rather than a save later;
+ * so the peak that a plan counts is the real one. */
+static zopt_status reserve(zi_ckpt *ckpt)
+{
+    zi_bundle bundle;
+    const zi_contents contents = {.model = ZI_ARRAY_MASTER,
+                                  .optimizer = 1,
+                                  .sealed = 1,
+                                  .part_bytes = ckpt->config.part_bytes,
+                                  .texts = {&ckpt->rows, &ckpt->rows}};
+    ZI_TRY(zi_contents_describe(ckpt->z, &contents, &bundle));
+    zopt_status status =
+        zi_save_buffers(ckpt->z, ckpt->config.async, &bundle, &ckpt->writer, &ckpt->shuffle);
+    zi_bundle_free(&bundle);
+    ZI_TRY(status);
+    if (!ckpt->config.async) {
+        zi_writer_destroy(ckpt->writer);
+        zi_shuffle_destroy(&ckpt->shuffle);
+        ckpt->writer = NULL;
+    }
+    return ZOPT_OK;
+}
+
+zopt_status zi_ckpt_create(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **out)
+{
+    zi_ckpt *ckpt;
+    *out = NULL;
+    ZI_TRY(zi_mem_table(z->mem, sizeof *ckpt, &ckpt));
+    ckpt->z = z;
+    ckpt->config = *config;
+    ckpt->folder = ckpt->lock = ckpt->save.tmp = -1;
+    ckpt->validated = UINT64_MAX;
+    ckpt->shuffle.z = z;
+    zopt_status status = zi_config_rows(z, &ckpt->rows);
+    if (status == ZOPT_OK)
+        status = reserve(ckpt);
+    if (status != ZOPT_OK) {
+        zi_ckpt_destroy(ckpt);
+        return status;
+    }
+    *out = ckpt;
+    return ZOPT_OK;
+}
+
+void zi_ckpt_destroy(zi_ckpt *ckpt)
+{
+    if (ckpt == NULL)
+        return;
+    if (zi_ckpt_wait(ckpt) != ZOPT_OK)
+        zi_ckpt_warn(ckpt, "the last save failed: %s", zopt_last_error());
+    zi_writer_destroy(ckpt->writer);
+    zi_shuffle_destroy(&ckpt->shuffle);
+    if (ckpt->lock >= 0)
+        close(ckpt->lock);
+    if (ckpt->folder >= 0)
+        close(ckpt->folder);
+    zi_texts_free(&ckpt->rows);
+    zi_texts_free(&ckpt->notes);
+    zi_mem_free_table(ckpt->z->mem, ckpt, sizeof *ckpt);
+}

@@ -1,0 +1,364 @@
+/* A load: rank 0 reads what describes a checkpoint and hands it to all, all find the same
+ * differences, then each reads and verifies its pieces and sends them to the ranks that own them.
+ * Until the data are read nothing has changed; from then on the handle is whole again only when a
+ * checkpoint, this one or an older one, has been read to its end. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/status.h"
+#include "ckpt/parts.h"
+
+/* One checkpoint under examination. */
+typedef struct candidate {
+    uint64_t step;
+    char path[ZI_PATH_BYTES];
+    int folder;
+    zi_bundle bundle;
+    zi_progress progress;
+    int touched; /* 1: the handle's arrays hold parts of it */
+} candidate;
+
+static void drop(candidate *c)
+{
+    if (c->folder >= 0)
+        close(c->folder);
+    zi_bundle_free(&c->bundle);
+    free(c->progress.group);
+    c->progress.group = NULL;
+    c->folder = -1;
+}
+
+/* ------------------------------------------------------------------ what describes it -------- */
+
+static zopt_status open_step(const char *root, candidate *c)
+{
+    char name[ZI_STEP_NAME_BYTES];
+    int folder;
+    zi_step_name(c->step, name);
+    snprintf(c->path, sizeof c->path, "%.*s/%s", (int)(sizeof c->path - sizeof name - 1), root,
+             name);
+    ZI_TRY(zi_folder_open(root, 0, &folder));
+    zopt_status status = zi_folder_open_below(folder, root, name, &c->folder);
+    close(folder);
+    return status;
+}
+
+/* Every rank gets a copy of rank 0's. */
+static zopt_status share(zi_comm *comm, char **blob, size_t *bytes)
+{
+    int64_t n = (int64_t)*bytes;
+    ZI_TRY(comm->ops->all_reduce(comm, ZI_MAX, &n, 1));
+    *bytes = (size_t)n;
+    if (comm->rank != 0)
+        *blob = malloc(*bytes);
+    ZI_TRY(zi_comm_agree(
+        comm, *blob != NULL
+                  ? ZOPT_OK
+                  : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %zu bytes of headers", *bytes)));
+    return comm->ops->broadcast(comm, 0, *blob, *bytes);
+}
+
+static zopt_status decode(const char *blob, size_t bytes, candidate *c)
+{
+    char want[24];
+    ZI_TRY(zi_bundle_decode(blob, bytes, c->path, &c->bundle));
+    const char *step = zi_bundle_text(&c->bundle, "zopt.step");
+    snprintf(want, sizeof want, "%" PRIu64, c->step);
+    if (strcmp(step, want) != 0) /* check_pair has seen that there is one */
+        return ZI_FAIL(ZOPT_ERR_DATA, "%s: holds step %s", c->path, step);
+    return ZOPT_OK;
+}
+
+static zopt_status examine(zi_comm *comm, const char *root, candidate *c)
+{
+    char *blob = NULL;
+    size_t bytes = 0;
+    zopt_status mine = open_step(root, c);
+    if (mine == ZOPT_OK && comm->rank == 0)
+        mine = zi_bundle_load(c->folder, c->path, &blob, &bytes);
+    zopt_status status = zi_comm_agree(comm, mine);
+    if (status == ZOPT_OK)
+        status = share(comm, &blob, &bytes);
+    if (status == ZOPT_OK)
+        status = zi_comm_agree(comm, decode(blob, bytes, c));
+    free(blob);
+    return status;
+}
+
+/* ------------------------------------------------------------------ whether it fits ---------- */
+
+static void tell(void *arg, const char *text)
+{
+    zi_ckpt_warn(arg, "%s", text);
+}
+
+typedef struct config_differences {
+    const zi_ckpt *ckpt;
+    size_t n;
+    char first[400];
+} config_differences;
+
+static void differ(config_differences *d, const char *key, const char *theirs, const char *ours)
+{
+    char text[sizeof d->first];
+    snprintf(text, sizeof text, "%.100s: %.120s in the checkpoint, %.120s in this run", key,
+             theirs ? theirs : "nothing", ours ? ours : "nothing");
+    if (d->n++ == 0)
+        memcpy(d->first, text, sizeof text);
+    zi_ckpt_warn(d->ckpt, "%s", text);
+}
+
+static zopt_status check_config(const zi_ckpt *ckpt, const candidate *c)
+{
+    const zi_tensorfile *head = zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER);
+    config_differences d = {.ckpt = ckpt};
+    size_t prefix = strlen(ZI_CONFIG_PREFIX);
+    for (uint32_t i = 0; i < head->n_texts; i++) {
+        const char *key = head->text[i].key, *theirs = head->text[i].value;
+        if (strncmp(key, ZI_CONFIG_PREFIX, prefix) != 0)
+            continue;
+        const char *ours = zi_texts_get(&ckpt->rows, key + prefix);
+        if (ours == NULL || strcmp(ours, theirs) != 0)
+            differ(&d, key + prefix, theirs, ours);
+    }
+    for (uint32_t i = 0; i < ckpt->rows.n; i++) {
+        char key[512];
+        snprintf(key, sizeof key, ZI_CONFIG_PREFIX "%s", ckpt->rows.text[i].key);
+        if (zi_tensorfile_text(head, key) == NULL)
+            differ(&d, ckpt->rows.text[i].key, NULL, ckpt->rows.text[i].value);
+    }
+    if (d.n == 0 || ckpt->config.force)
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_CONFIG,
+                   "%s: made with another configuration, %zu settings differ: %s%s", c->path, d.n,
+                   d.first, d.n > 1 ? ", ..." : "");
+}
+
+static zopt_status check_fit(const zi_ckpt *ckpt, candidate *c)
+{
+    const zi_teller teller = {tell, (void *)ckpt};
+    ZI_TRY(check_config(ckpt, c));
+    ZI_TRY(zi_contents_match(ckpt->z, &c->bundle, c->path, &teller));
+    return zi_progress_read(ckpt->z, zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER), c->path,
+                            &c->progress);
+}
+
+/* ------------------------------------------------------------------ its data ----------------- */
+
+typedef struct reader {
+    const candidate *c;
+    zi_disk_file file;
+    uint32_t file_index; /* of the open one */
+    char shown[ZI_PATH_BYTES];
+} reader;
+
+static zopt_status read_piece(reader *r, uint64_t index, char *data)
+{
+    zi_bundle_piece piece = zi_bundle_piece_at(&r->c->bundle, index);
+    const zi_bundle_file *file = &r->c->bundle.file[piece.file];
+    if (piece.run.bytes == 0)
+        return ZOPT_OK;
+    if (r->file.fd < 0 || r->file_index != piece.file) {
+        (void)zi_disk_close(&r->file);
+        snprintf(r->shown, sizeof r->shown, "%.*s/%s",
+                 (int)(sizeof r->shown - ZI_FILE_NAME_BYTES - 1), r->c->path, file->name);
+        ZI_TRY(zi_disk_open(r->c->folder, file->name, r->shown, ZI_DISK_READ, &r->file));
+        r->file_index = piece.file;
+    }
+    ZI_TRY(zi_disk_read(&r->file, data, piece.run.bytes, piece.run.at));
+    return zi_seal_check_piece(&file->head, piece.index, data, r->shown);
+}
+
+/* Ranks agree on each round before its bytes go anywhere. */
+static zopt_status read_rounds(zi_shuffle *shuffle, candidate *c, char *data)
+{
+    zi_comm *comm = shuffle->z->comm;
+    reader r = {.c = c, .file = {.fd = -1, .direct = -1}};
+    zopt_status status = ZOPT_OK;
+    for (uint64_t first = 0; first < c->bundle.n_pieces && status == ZOPT_OK;
+         first += (uint64_t)comm->world) {
+        uint64_t own = first + (uint64_t)comm->rank;
+        zopt_status mine = own < c->bundle.n_pieces ? read_piece(&r, own, data) : ZOPT_OK;
+        status = zi_comm_agree(comm, mine);
+        if (status == ZOPT_OK) {
+            c->touched = 1;
+            status = zi_shuffle_round(shuffle, first, ZI_FROM_FILE, data);
+        }
+    }
+    (void)zi_disk_close(&r.file);
+    return status;
+}
+
+static zopt_status read_data(zi_zero *z, candidate *c)
+{
+    size_t piece_bytes = zi_bundle_piece_bytes(&c->bundle);
+    size_t bytes = piece_bytes + ZI_DISK_ALIGN;
+    char *memory = NULL;
+    zi_shuffle shuffle = {.z = z};
+    zopt_status mine = zi_mem_array(z->mem, ZI_MEM_CKPT, bytes, &memory);
+    if (mine == ZOPT_OK)
+        mine = zi_shuffle_create(z, piece_bytes, &shuffle);
+    shuffle.bundle = &c->bundle;
+    zopt_status status = zi_comm_agree(z->comm, mine);
+    if (status == ZOPT_OK)
+        status =
+            read_rounds(&shuffle, c, memory + (ZI_DISK_ALIGN - (uintptr_t)memory % ZI_DISK_ALIGN));
+    zi_shuffle_destroy(&shuffle);
+    zi_mem_free_array(z->mem, ZI_MEM_CKPT, memory, bytes);
+    return status;
+}
+
+static zopt_status take_notes(zi_ckpt *ckpt, const candidate *c)
+{
+    const zi_tensorfile *head = zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER);
+    size_t prefix = strlen(ZI_NOTE_PREFIX);
+    zi_texts_free(&ckpt->notes);
+    for (uint32_t i = 0; i < head->n_texts; i++)
+        if (strncmp(head->text[i].key, ZI_NOTE_PREFIX, prefix) == 0)
+            ZI_TRY(
+                zi_texts_add(&ckpt->notes, head->text[i].key + prefix, "%s", head->text[i].value));
+    return ZOPT_OK;
+}
+
+static zopt_status stand_there(zi_ckpt *ckpt, const candidate *c)
+{
+    zi_progress_apply(ckpt->z, &c->progress);
+    ZI_TRY(zi_comm_agree(ckpt->z->comm, take_notes(ckpt, c)));
+    ckpt->validated = c->step;
+    return zi_params_from_master(ckpt->z);
+}
+
+/* ------------------------------------------------------------------ which one ---------------- */
+
+/* Load one. *damaged = 1: it is not whole, and an older one may be. */
+static zopt_status try_one(zi_ckpt *ckpt, const char *root, candidate *c, int *damaged)
+{
+    zi_comm *comm = ckpt->z->comm;
+    *damaged = 1;
+    ZI_TRY(examine(comm, root, c));
+    *damaged = 0;
+    ZI_TRY(zi_comm_agree(comm, check_fit(ckpt, c)));
+    *damaged = 1;
+    ZI_TRY(read_data(ckpt->z, c));
+    *damaged = 0;
+    zopt_status status = stand_there(ckpt, c);
+    c->touched = status != ZOPT_OK;
+    return status;
+}
+
+/* Rank 0's list for all ranks, newest first. */
+static zopt_status list_steps(const zi_ckpt *ckpt, const char *root, uint64_t **steps, size_t *n)
+{
+    zi_comm *comm = ckpt->z->comm;
+    zopt_status mine = ZOPT_OK;
+    uint64_t latest = 0;
+    int folder;
+    *steps = NULL;
+    *n = 0;
+    if (comm->rank == 0 && (mine = zi_folder_open(root, 0, &folder)) == ZOPT_OK) {
+        mine = zi_folder_scan(folder, root, steps, n);
+        if (mine == ZOPT_OK && *n > 0 && zi_folder_latest(folder, root, &latest) != ZOPT_OK)
+            zi_ckpt_warn(ckpt, "%s; going by what is there", zopt_last_error());
+        else if (mine == ZOPT_OK && *n > 0 && latest != (*steps)[0])
+            zi_ckpt_warn(ckpt, "%s/latest names step %" PRIu64 ", but the newest is %" PRIu64, root,
+                         latest, (*steps)[0]);
+        close(folder);
+    }
+    zopt_status status = zi_comm_agree(comm, mine);
+    char *blob = (char *)*steps;
+    size_t bytes = *n * sizeof **steps;
+    int64_t any = (int64_t)bytes;
+    if (status == ZOPT_OK)
+        status = comm->ops->all_reduce(comm, ZI_MAX, &any, 1);
+    if (status == ZOPT_OK && any > 0)
+        status = share(comm, &blob, &bytes);
+    *steps = (uint64_t *)(void *)blob;
+    *n = bytes / sizeof **steps;
+    if (status != ZOPT_OK) {
+        free(*steps);
+        *steps = NULL;
+        *n = 0;
+    }
+    return status;
+}
+
+/* From the newest on, the first that is whole. What does not fit this run is no reason to take an
+ * older one. */
+static zopt_status load_newest(zi_ckpt *ckpt, const char *root, const uint64_t *steps, size_t n,
+                               uint64_t *step)
+{
+    zopt_status status = ZOPT_OK, newest = ZOPT_OK;
+    char why[800] = "";
+    int touched = 0, damaged = 1;
+    for (size_t i = 0; i < n && damaged; i++) {
+        candidate c = {.step = steps[i], .folder = -1};
+        status = try_one(ckpt, root, &c, &damaged);
+        damaged = damaged && (status == ZOPT_ERR_DATA || status == ZOPT_ERR_READ);
+        touched = (touched || c.touched) && status != ZOPT_OK;
+        if (status != ZOPT_OK && newest == ZOPT_OK) {
+            newest = status;
+            snprintf(why, sizeof why, "%s", zopt_last_error());
+        }
+        if (damaged)
+            zi_ckpt_warn(ckpt, "step %" PRIu64 " CANNOT BE LOADED: %s; %s", steps[i],
+                         zopt_last_error(),
+                         i + 1 < n ? "trying the one before it" : "there is no other");
+        *step = c.step;
+        drop(&c);
+    }
+    ckpt->z->failed |= touched;
+    if (!damaged)
+        return status;
+    return n == 1 ? ZI_FAIL(newest, "%s", why)
+                  : ZI_FAIL(newest, "%s: none of %zu checkpoints can be loaded: %s", root, n, why);
+}
+
+/* "runs/a/step-00000123/" is the directory runs/a and a step; other paths are directories. */
+static int split(const char *path, char root[ZI_PATH_BYTES], uint64_t *step)
+{
+    snprintf(root, ZI_PATH_BYTES, "%s", path);
+    size_t n = strlen(root);
+    while (n > 1 && root[n - 1] == '/')
+        root[--n] = '\0';
+    char *slash = strrchr(root, '/');
+    if (!zi_step_of(slash != NULL ? slash + 1 : root, step))
+        return 0;
+    if (slash == root)
+        slash[1] = '\0';
+    else if (slash != NULL)
+        *slash = '\0';
+    else
+        snprintf(root, ZI_PATH_BYTES, ".");
+    return 1;
+}
+
+zopt_status zi_ckpt_load(zi_ckpt *ckpt, const char *path, uint64_t *step)
+{
+    char root[ZI_PATH_BYTES];
+    uint64_t one, *steps;
+    size_t n;
+    ZI_TRY(zi_ckpt_wait(ckpt));
+    if (split(path, root, &one))
+        return load_newest(ckpt, root, &one, 1, step);
+    ZI_TRY(list_steps(ckpt, root, &steps, &n));
+    zopt_status status = n > 0 ? load_newest(ckpt, root, steps, n, step)
+                               : ZI_FAIL(ZOPT_ERR_READ, "%s: there is no checkpoint", root);
+    free(steps);
+    return status;
+}
+
+zopt_status zi_ckpt_resume(zi_ckpt *ckpt, const char *path, uint64_t *step)
+{
+    uint64_t *steps;
+    size_t n;
+    *step = UINT64_MAX;
+    ZI_TRY(zi_ckpt_wait(ckpt));
+    ZI_TRY(zi_ckpt_claim(ckpt, path));
+    ZI_TRY(list_steps(ckpt, path, &steps, &n));
+    zopt_status status = n > 0 ? load_newest(ckpt, path, steps, n, step) : ZOPT_OK;
+    free(steps);
+    return status;
+}

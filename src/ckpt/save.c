@@ -1,0 +1,206 @@
+/* A save, up to where all bytes are with the ranks that write them; commit.c ends it. Nothing of
+ * the training state changes, whatever fails. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/status.h"
+#include "ckpt/parts.h"
+
+/* ------------------------------------------------------------------ what is written ---------- */
+
+static zopt_status add_all(zi_texts *texts, const char *prefix, const zi_texts *more)
+{
+    for (uint32_t i = 0; i < more->n; i++) {
+        char *key = NULL;
+        if (asprintf(&key, "%s%s", prefix, more->text[i].key) < 0)
+            return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a text of a checkpoint");
+        zopt_status status = zi_texts_add(texts, key, "%s", more->text[i].value);
+        free(key);
+        ZI_TRY(status);
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status write_texts(const zi_ckpt *ckpt, zi_save *save)
+{
+    for (int s = 0; s < ZI_N_STEMS; s++) {
+        zi_texts *texts = &save->texts[s];
+        ZI_TRY(zi_texts_add(texts, "format", "pt"));
+        ZI_TRY(zi_texts_add(texts, "zopt.format", "1"));
+        ZI_TRY(zi_texts_add(texts, "zopt.step", "%" PRIu64, save->step));
+        ZI_TRY(zi_texts_add(texts, "zopt.config_xxh3", "%016" PRIx64, zi_texts_hash(&ckpt->rows)));
+    }
+    zi_texts *texts = &save->texts[ZI_STEM_OPTIMIZER];
+    ZI_TRY(zi_progress_write(ckpt->z, texts));
+    ZI_TRY(add_all(texts, ZI_CONFIG_PREFIX, &ckpt->rows));
+    return add_all(texts, ZI_NOTE_PREFIX, &ckpt->notes);
+}
+
+static zopt_status describe(const zi_ckpt *ckpt, zi_save *save)
+{
+    ZI_TRY(write_texts(ckpt, save));
+    const zi_contents contents = {
+        .model = ZI_ARRAY_MASTER,
+        .optimizer = 1,
+        .sealed = 1,
+        .part_bytes = ckpt->config.part_bytes,
+        .texts = {&save->texts[ZI_STEM_MODEL], &save->texts[ZI_STEM_OPTIMIZER]}};
+    ZI_TRY(zi_contents_describe(ckpt->z, &contents, &save->bundle));
+    const zi_bundle *bundle = &save->bundle;
+    save->name = calloc(bundle->n_files, sizeof *save->name);
+    save->hash = calloc(bundle->n_pieces, sizeof *save->hash);
+    if (save->name == NULL || save->hash == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %" PRIu64 " checksums", bundle->n_pieces);
+    for (uint32_t f = 0; f < bundle->n_files; f++)
+        save->name[f] = bundle->file[f].name;
+    return ZOPT_OK;
+}
+
+static uint64_t hash_headers(const zi_bundle *bundle)
+{
+    uint64_t hash = 0;
+    for (uint32_t f = 0; f < bundle->n_files; f++)
+        hash = XXH3_64bits_withSeed(bundle->file[f].header, bundle->file[f].head.data_at, hash);
+    return hash;
+}
+
+/* ------------------------------------------------------------------ where it is written ------ */
+
+static zopt_status create_files(const zi_ckpt *ckpt, zi_save *save)
+{
+    ZI_TRY(zi_folder_begin(ckpt->folder, ckpt->path, save->step, &save->tmp));
+    for (uint32_t f = 0; f < save->bundle.n_files; f++) {
+        char shown[ZI_PATH_BYTES];
+        snprintf(shown, sizeof shown, "%.*s/%s", (int)(sizeof shown - ZI_FILE_NAME_BYTES - 1),
+                 save->shown, save->name[f]);
+        ZI_TRY(zi_disk_create(save->tmp, save->name[f], shown, ZI_DISK_PRIVATE,
+                              save->bundle.file[f].head.bytes));
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status open_folder(const zi_ckpt *ckpt, zi_save *save)
+{
+    char name[ZI_STEP_NAME_BYTES];
+    zi_step_tmp_name(save->step, name);
+    return zi_folder_open_below(ckpt->folder, ckpt->path, name, &save->tmp);
+}
+
+static zopt_status begin(zi_ckpt *ckpt, zi_save *save)
+{
+    zi_comm *comm = ckpt->z->comm;
+    int first = comm->rank == 0;
+    char name[ZI_STEP_NAME_BYTES];
+    zi_step_tmp_name(save->step, name);
+    snprintf(save->shown, sizeof save->shown, "%.*s/%s",
+             (int)(sizeof save->shown - sizeof name - 1), ckpt->path, name);
+    ZI_TRY(zi_comm_agree(comm, describe(ckpt, save)));
+    ZI_TRY(zi_same_everywhere(comm, hash_headers(&save->bundle),
+                              "what to save: give all of them the same notes"));
+    ZI_TRY(zi_comm_agree(comm, first ? create_files(ckpt, save) : ZOPT_OK));
+    ZI_TRY(zi_comm_agree(comm, first ? ZOPT_OK : open_folder(ckpt, save)));
+    zopt_status mine = ZOPT_OK;
+    if (ckpt->config.async) {
+        save->writer = ckpt->writer;
+        save->shuffle = ckpt->shuffle;
+    } else {
+        mine = zi_save_buffers(ckpt->z, 0, &save->bundle, &save->writer, &save->shuffle);
+    }
+    save->shuffle.bundle = &save->bundle;
+    if (mine == ZOPT_OK)
+        mine = zi_writer_start(save->writer, save->tmp, save->shown, save->name);
+    return zi_comm_agree(comm, mine);
+}
+
+/* ------------------------------------------------------------------ the bytes ---------------- */
+
+zopt_status zi_send_pieces(zi_shuffle *shuffle, zi_writer *writer, uint64_t *hash)
+{
+    const zi_bundle *bundle = shuffle->bundle;
+    const zi_comm *comm = shuffle->z->comm;
+    for (uint64_t first = 0; first < bundle->n_pieces; first += (uint64_t)comm->world) {
+        uint64_t own = first + (uint64_t)comm->rank;
+        int writes = own < bundle->n_pieces;
+        char *buffer = writes ? zi_writer_take(writer) : NULL;
+        ZI_TRY(zi_shuffle_round(shuffle, first, ZI_TO_FILE, buffer));
+        if (!writes)
+            continue;
+        zi_bundle_piece piece = zi_bundle_piece_at(bundle, own);
+        if (piece.run.bytes > 0)
+            zi_writer_put(writer,
+                          (zi_write){piece.file, piece.run.at, piece.run.bytes, &hash[own]});
+    }
+    zi_writer_end(writer);
+    return ZOPT_OK;
+}
+
+static void release(zi_ckpt *ckpt, zi_save *save)
+{
+    if (!ckpt->config.async) {
+        zi_writer_destroy(save->writer);
+        if (save->shuffle.z != NULL)
+            zi_shuffle_destroy(&save->shuffle);
+    }
+    if (save->tmp >= 0)
+        close(save->tmp);
+    zi_bundle_free(&save->bundle);
+    for (int s = 0; s < ZI_N_STEMS; s++)
+        zi_texts_free(&save->texts[s]);
+    free(save->name);
+    free(save->hash);
+    *save = (zi_save){.tmp = -1};
+}
+
+static void abandon(zi_ckpt *ckpt, zi_save *save)
+{
+    uint64_t step = save->step;
+    if (save->writer != NULL)
+        (void)zi_writer_finish(save->writer);
+    release(ckpt, save);
+    if (ckpt->z->comm->rank == 0)
+        zi_folder_abandon(ckpt->folder, step);
+}
+
+zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
+{
+    zi_save *save = &ckpt->save;
+    ZI_TRY(zi_ckpt_wait(ckpt));
+    ZI_TRY(zi_ckpt_claim(ckpt, path));
+    save->step = ckpt->z->step;
+    zopt_status status = begin(ckpt, save);
+    if (status == ZOPT_OK)
+        status = zi_send_pieces(&save->shuffle, save->writer, save->hash);
+    if (status != ZOPT_OK) {
+        abandon(ckpt, save);
+        return status;
+    }
+    save->under_way = 1;
+    return ckpt->config.async ? ZOPT_OK : zi_ckpt_wait(ckpt);
+}
+
+zopt_status zi_ckpt_wait(zi_ckpt *ckpt)
+{
+    zi_save *save = &ckpt->save;
+    if (!save->under_way)
+        return ZOPT_OK;
+    zopt_status status = zi_save_commit(ckpt, save);
+    if (status == ZOPT_OK)
+        release(ckpt, save);
+    else
+        abandon(ckpt, save);
+    return status;
+}
+
+zopt_status zi_ckpt_poll(zi_ckpt *ckpt)
+{
+    zi_comm *comm = ckpt->z->comm;
+    if (!ckpt->save.under_way)
+        return ZOPT_OK;
+    int64_t done = zi_writer_is_done(ckpt->save.writer);
+    ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &done, 1));
+    return done ? zi_ckpt_wait(ckpt) : ZOPT_OK;
+}

@@ -1,0 +1,169 @@
+/* See shuffle.h. In step j of a round, rank r meets r + j, whose piece it has bytes for (or needs
+ * bytes of), and r - j, which has (or needs) bytes of its own. */
+#include "ckpt/shuffle.h"
+
+#include <string.h>
+
+#include "base/status.h"
+
+zopt_status zi_shuffle_create(zi_zero *z, size_t piece_bytes, zi_shuffle *out)
+{
+    *out = (zi_shuffle){.z = z, .bytes = z->comm->world > 1 ? piece_bytes : 0};
+    ZI_TRY(zi_mem_array(z->mem, ZI_MEM_CKPT, out->bytes, &out->send));
+    zopt_status status = zi_mem_array(z->mem, ZI_MEM_CKPT, out->bytes, &out->receive);
+    if (status != ZOPT_OK) {
+        zi_mem_free_array(z->mem, ZI_MEM_CKPT, out->send, out->bytes);
+        *out = (zi_shuffle){.z = z};
+    }
+    return status;
+}
+
+void zi_shuffle_destroy(zi_shuffle *s)
+{
+    zi_mem_free_array(s->z->mem, ZI_MEM_CKPT, s->send, s->bytes);
+    if (s->z->comm->broken && s->bytes > 0)
+        zi_mem_uncount(s->z->mem, ZI_MEM_CKPT, s->bytes);
+    else
+        zi_mem_free_array(s->z->mem, ZI_MEM_CKPT, s->receive, s->bytes);
+    s->send = s->receive = NULL;
+    s->bytes = 0;
+}
+
+/* The runs of a piece that belong to `owner`, one behind the other. */
+typedef struct parcel {
+    uint64_t piece; /* of the bundle */
+    int owner;
+    int to_file; /* replicated runs come from the writer itself, and go to every rank */
+} parcel;
+
+typedef struct walk {
+    zi_route route;
+    parcel what;
+} walk;
+
+static void walk_begin(const zi_shuffle *s, parcel what, walk *w)
+{
+    zi_bundle_piece piece = zi_bundle_piece_at(s->bundle, what.piece);
+    w->what = what;
+    zi_route_begin(s->z, &s->bundle->file[piece.file].head, piece.run.at, piece.run.bytes,
+                   &w->route);
+    if (piece.run.bytes == 0)
+        w->route.at = w->route.end = 0;
+}
+
+static int walk_next(walk *w, int writer, zi_run *run)
+{
+    while (zi_route_next(&w->route, run)) {
+        int mine = run->owner == w->what.owner;
+        if (run->owner == ZI_EVERY_RANK)
+            mine = w->what.to_file ? w->what.owner == writer : 1;
+        if (mine)
+            return 1;
+    }
+    return 0;
+}
+
+static size_t parcel_bytes(const zi_shuffle *s, parcel what, int writer)
+{
+    walk w;
+    zi_run run;
+    size_t bytes = 0;
+    walk_begin(s, what, &w);
+    while (walk_next(&w, writer, &run))
+        bytes += run.bytes;
+    return bytes;
+}
+
+/* Between this rank's memory, which owns the parcel, and `packed`, or the piece itself. */
+static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *packed, char *piece)
+{
+    walk w;
+    zi_run run;
+    size_t bytes = 0;
+    walk_begin(s, what, &w);
+    while (walk_next(&w, writer, &run)) {
+        char *host = piece != NULL ? piece + run.at : packed + bytes;
+        s->z->config.device->copy(NULL, what.to_file ? host : run.memory,
+                                  what.to_file ? run.memory : host, run.bytes);
+        bytes += run.bytes;
+    }
+    return bytes;
+}
+
+/* Between the packed parcel and the piece that it is a part of. */
+static size_t copy_piece(const zi_shuffle *s, parcel what, int writer, char *packed, char *piece)
+{
+    walk w;
+    zi_run run;
+    size_t bytes = 0;
+    walk_begin(s, what, &w);
+    while (walk_next(&w, writer, &run)) {
+        memcpy(what.to_file ? piece + run.at : packed + bytes,
+               what.to_file ? packed + bytes : piece + run.at, run.bytes);
+        bytes += run.bytes;
+    }
+    return bytes;
+}
+
+static zopt_status meet(zi_shuffle *s, int to, size_t sent, int from, size_t received)
+{
+    zi_message messages[2];
+    size_t n = 0;
+    if (sent > 0)
+        messages[n++] = (zi_message){.peer = to, .data = s->send, .bytes = sent};
+    if (received > 0)
+        messages[n++] =
+            (zi_message){.peer = from, .receive = 1, .data = s->receive, .bytes = received};
+    return s->z->comm->ops->exchange(s->z->comm, messages, n);
+}
+
+/* Step j of saving: what this rank owns of r + j's piece goes there, r - j sends its part of this
+ * rank's piece. */
+static zopt_status step_to_file(zi_shuffle *s, uint64_t first, int j, char *piece)
+{
+    zi_comm *comm = s->z->comm;
+    int world = comm->world, me = comm->rank;
+    int to = (me + j) % world, from = (me - j + world) % world;
+    parcel out = {first + (uint64_t)to, me, 1}, in = {first + (uint64_t)me, from, 1};
+    int sends = out.piece < s->bundle->n_pieces, receives = in.piece < s->bundle->n_pieces;
+    if (j == 0) {
+        if (sends)
+            copy_memory(s, out, me, NULL, piece);
+        return s->z->config.device->wait(NULL);
+    }
+    size_t sent = sends ? copy_memory(s, out, to, s->send, NULL) : 0;
+    ZI_TRY(s->z->config.device->wait(NULL));
+    ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, me) : 0));
+    if (receives)
+        copy_piece(s, in, me, s->receive, piece);
+    return ZOPT_OK;
+}
+
+/* Step j of loading: r + j gets its part of this rank's piece, r - j has this rank's part of its
+ * own. */
+static zopt_status step_from_file(zi_shuffle *s, uint64_t first, int j, char *piece)
+{
+    zi_comm *comm = s->z->comm;
+    int world = comm->world, me = comm->rank;
+    int to = (me + j) % world, from = (me - j + world) % world;
+    parcel out = {first + (uint64_t)me, to, 0}, in = {first + (uint64_t)from, me, 0};
+    int sends = out.piece < s->bundle->n_pieces, receives = in.piece < s->bundle->n_pieces;
+    if (j == 0) {
+        if (sends)
+            copy_memory(s, out, me, NULL, piece);
+        return s->z->config.device->wait(NULL);
+    }
+    size_t sent = sends ? copy_piece(s, out, me, s->send, piece) : 0;
+    ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, from) : 0));
+    if (receives)
+        copy_memory(s, in, from, s->receive, NULL);
+    return s->z->config.device->wait(NULL);
+}
+
+zopt_status zi_shuffle_round(zi_shuffle *s, uint64_t first, zi_direction direction, char *piece)
+{
+    for (int j = 0; j < s->z->comm->world; j++)
+        ZI_TRY(direction == ZI_TO_FILE ? step_to_file(s, first, j, piece)
+                                       : step_from_file(s, first, j, piece));
+    return ZOPT_OK;
+}
