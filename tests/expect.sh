@@ -15,7 +15,7 @@ expect() {
     timeout 120 "$@" >out.txt 2>err.txt || got=$?
     if [ "$got" != "$code" ]; then
         fail "$* : exit code $got, not $code: $(tail -n 2 err.txt)"
-    elif ! cat out.txt err.txt | grep -qF -- "$text"; then
+    elif ! grep -qF -- "$text" out.txt err.txt; then
         fail "$* : '$text' is not in: $(head -n 5 out.txt err.txt)"
     fi
 }

@@ -390,6 +390,57 @@ ZOPT_API uint64_t zopt_steps(const zopt *z);
 ZOPT_API zopt_status zopt_note(zopt *z, const char *key, const char *value);
 ZOPT_API zopt_status zopt_noted(zopt *z, const char *key, const char **value);
 
+/* ---- looking at checkpoints, without a handle and by one process ---- */
+
+typedef struct zopt_checkpoint zopt_checkpoint;
+
+/* Open a checkpoint, or the newest of a directory of them (no other stands in for it). All that can
+ * be checked without its data is. Errors: ERR_READ, ERR_DATA, ERR_PERMISSION. */
+ZOPT_API zopt_status zopt_checkpoint_open(const char *path, zopt_checkpoint **out);
+ZOPT_API void zopt_checkpoint_close(zopt_checkpoint *checkpoint);
+
+/* "DIR/step-00000123" */
+ZOPT_API const char *zopt_checkpoint_path(const zopt_checkpoint *checkpoint);
+ZOPT_API uint64_t zopt_checkpoint_step(const zopt_checkpoint *checkpoint);
+
+typedef struct zopt_checkpoint_tensor {
+    const char *file, *name; /* name = NULL past the last */
+    const char *dtype;       /* as the file has it: "F32", "U8", ... */
+    int ndim;
+    const uint64_t *shape;
+    uint64_t bytes;
+} zopt_checkpoint_tensor;
+
+/* Tensor i of all files, and text i of the optimizer's metadata (*key = NULL past the last); both
+ * live as long as the checkpoint is open. */
+ZOPT_API zopt_status zopt_checkpoint_tensor_at(const zopt_checkpoint *checkpoint, size_t i,
+                                               zopt_checkpoint_tensor *tensor);
+ZOPT_API zopt_status zopt_checkpoint_text_at(const zopt_checkpoint *checkpoint, size_t i,
+                                             const char **key, const char **value);
+
+/* Bytes [offset, offset + bytes) of tensor i, as they lie in the file, unverified. */
+ZOPT_API zopt_status zopt_checkpoint_read(zopt_checkpoint *checkpoint, size_t i, uint64_t offset,
+                                          size_t bytes, void *data);
+
+/* Compare every byte with its checksum. Errors: ERR_DATA with the first that differs, ERR_READ. */
+ZOPT_API zopt_status zopt_checkpoint_verify(zopt_checkpoint *checkpoint);
+
+/* Write the model as one safetensors file of this dtype, rounded to nearest even. The file appears
+ * whole or not at all. What is read is verified first. Errors: those of verify, ERR_WRITE. */
+ZOPT_API zopt_status zopt_checkpoint_export(zopt_checkpoint *checkpoint, const char *path,
+                                            zopt_dtype dtype);
+
+/* Call `each` with the steps of a directory, newest first. Errors: ERR_READ. */
+ZOPT_API zopt_status zopt_checkpoint_list(const char *dir, void (*each)(void *arg, uint64_t step),
+                                          void *arg);
+
+/* Delete what these rules, as in zopt_options, do not keep; keep_last >= 1. The newest that can be
+ * verified is never deleted, and nothing is where none can. `each` is called with what goes, before
+ * it goes; with dry_run it stays. Errors: ERR_WRITE, also where a job saves there. */
+ZOPT_API zopt_status zopt_checkpoint_prune(const char *dir, uint64_t keep_last, uint64_t keep_every,
+                                           int dry_run, void (*each)(void *arg, uint64_t step),
+                                           void *arg);
+
 /* ------------------------------------------------------------------ run files --------------- */
 
 /* A run file is JSON with DeepSpeed's key names where DeepSpeed has the key. Keys are addressed by

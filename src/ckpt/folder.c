@@ -37,6 +37,24 @@ int zi_step_of(const char *name, uint64_t *step)
     return strcmp(name, same) == 0;
 }
 
+int zi_step_split(const char *path, char *root, uint64_t *step)
+{
+    snprintf(root, ZI_PATH_BYTES, "%s", path);
+    size_t n = strlen(root);
+    while (n > 1 && root[n - 1] == '/')
+        root[--n] = '\0';
+    char *slash = strrchr(root, '/');
+    if (!zi_step_of(slash != NULL ? slash + 1 : root, step))
+        return 0;
+    if (slash == root)
+        slash[1] = '\0';
+    else if (slash != NULL)
+        *slash = '\0';
+    else
+        snprintf(root, ZI_PATH_BYTES, ".");
+    return 1;
+}
+
 zopt_status zi_folder_open(const char *path, int create, int *fd)
 {
     zopt_status status = create ? ZOPT_ERR_WRITE : ZOPT_ERR_READ;
@@ -242,10 +260,12 @@ static zopt_status move_latest(int folder, const char *path, const char *name)
     snprintf(shown, sizeof shown, "%s/latest.tmp", path);
     size_t bytes = (size_t)snprintf(text, sizeof text, "%s\n", name);
     (void)unlinkat(folder, "latest.tmp", 0);
-    ZI_TRY(zi_disk_write_small(folder, "latest.tmp", shown, text, bytes));
-    if (renameat(folder, "latest.tmp", folder, "latest") != 0)
-        return zi_fail_errno(ZOPT_ERR_WRITE, shown, "cannot rename to latest");
-    return sync_folder(folder, path);
+    zopt_status status = zi_disk_write_small(folder, "latest.tmp", shown, text, bytes);
+    if (status == ZOPT_OK && renameat(folder, "latest.tmp", folder, "latest") != 0)
+        status = zi_fail_errno(ZOPT_ERR_WRITE, shown, "cannot rename to latest");
+    if (status != ZOPT_OK)
+        (void)unlinkat(folder, "latest.tmp", 0);
+    return status == ZOPT_OK ? sync_folder(folder, path) : status;
 }
 
 zopt_status zi_folder_commit(int folder, const char *path, uint64_t step)

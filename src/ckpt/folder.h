@@ -22,6 +22,10 @@ void zi_step_tmp_name(uint64_t step, char name[ZI_STEP_NAME_BYTES]);
 /* 1: exactly such a name, and *step is its step. */
 int zi_step_of(const char *name, uint64_t *step);
 
+/* "runs/a/step-00000123/" is the directory runs/a and a step; 0: another path, which is the
+ * directory itself. root has ZI_PATH_BYTES. */
+int zi_step_split(const char *path, char *root, uint64_t *step);
+
 /* Open a directory; ERR_READ. With `create`, make it first if it is not there (its parent must be):
  * ERR_WRITE. */
 zopt_status zi_folder_open(const char *path, int create, int *fd);

@@ -44,9 +44,10 @@ static zopt_status name_holder(int fd, const char *path)
     char host[128] = "?", text[256];
     (void)gethostname(host, sizeof host - 1);
     int n = snprintf(text, sizeof text, "process %ld on %s\n", (long)getpid(), host);
-    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)n, 0) != n)
+    zi_disk_file file = {.fd = fd, .direct = -1, .path = path};
+    if (ftruncate(fd, 0) != 0)
         return zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot write its lock");
-    return ZOPT_OK;
+    return zi_disk_write(&file, text, (size_t)n, 0);
 }
 
 static zopt_status lock_first(int folder, const char *path, int fd,

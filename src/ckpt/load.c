@@ -316,32 +316,13 @@ static zopt_status load_newest(zi_ckpt *ckpt, const char *root, const uint64_t *
                   : ZI_FAIL(newest, "%s: none of %zu checkpoints can be loaded: %s", root, n, why);
 }
 
-/* "runs/a/step-00000123/" is the directory runs/a and a step; other paths are directories. */
-static int split(const char *path, char root[ZI_PATH_BYTES], uint64_t *step)
-{
-    snprintf(root, ZI_PATH_BYTES, "%s", path);
-    size_t n = strlen(root);
-    while (n > 1 && root[n - 1] == '/')
-        root[--n] = '\0';
-    char *slash = strrchr(root, '/');
-    if (!zi_step_of(slash != NULL ? slash + 1 : root, step))
-        return 0;
-    if (slash == root)
-        slash[1] = '\0';
-    else if (slash != NULL)
-        *slash = '\0';
-    else
-        snprintf(root, ZI_PATH_BYTES, ".");
-    return 1;
-}
-
 zopt_status zi_ckpt_load(zi_ckpt *ckpt, const char *path, uint64_t *step)
 {
     char root[ZI_PATH_BYTES];
     uint64_t one, *steps;
     size_t n;
     ZI_TRY(zi_ckpt_wait(ckpt));
-    if (split(path, root, &one))
+    if (zi_step_split(path, root, &one))
         return load_newest(ckpt, root, &one, 1, step);
     ZI_TRY(list_steps(ckpt, root, &steps, &n));
     zopt_status status = n > 0 ? load_newest(ckpt, root, steps, n, step)

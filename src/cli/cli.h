@@ -16,6 +16,7 @@ typedef struct cli_command {
 
 int cli_train(int argc, char **argv);
 int cli_plan(int argc, char **argv);
+int cli_ckpt(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 /* This process's rank and the number of ranks as the launcher's environment tells them, which is

@@ -1,0 +1,273 @@
+#!/usr/bin/env bash
+# Checkpoints under faults: the job is killed before each of its system calls on checkpoint files in
+# turn, calls fail, disks are full, directories are read-only, links lie in wait, two jobs meet, and
+# files are damaged. After each the job goes on from what is there to the same files.
+#
+# usage: tests/test_ckpt_faults.sh BUILD_DIR
+set -uo pipefail
+
+build=$(cd "$1" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=tests/expect.sh
+source "$here/expect.sh"
+# shellcheck source=launch/env.sh
+source "$here/../launch/env.sh"
+# In memory where that is possible: hundreds of saves wait for the disk else.
+work=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
+mounted=()
+clean() {
+    for folder in ${mounted[@]+"${mounted[@]}"}; do umount "$folder" 2>/dev/null; done
+    rm -rf "$work"
+}
+trap clean EXIT
+cd "$work" || exit 1
+
+job=$build/ckpt_job
+zopt=$build/zopt
+dir=$work/zopt-ckpt
+EPERM=1 EINTR=4 EIO=5 EFBIG=27 ENOSPC=28 EDQUOT=122
+
+fresh() { rm -rf "$dir"; }
+# SPEC COMMAND...: with the fault. A program, for expect's time limit.
+cat >faulty <<FAULTY
+#!/bin/sh
+export LD_PRELOAD="$build/libtest_fault.so" ZOPT_FAULT="\$1"
+shift
+exec "\$@"
+FAULTY
+chmod +x faulty
+faulty=$work/faulty
+same_as_whole() { # STEP: the files of this step are those of an undisturbed run
+    diff -r "$work/whole/step-$1" "$dir/step-$1" >diff.txt 2>&1 ||
+        fail "${FUNCNAME[1]}: step $1: $(head -n 3 diff.txt)"
+}
+no_tmp() {
+    [ -z "$(find "$dir" -name '*.tmp')" ] || fail "left behind: $(find "$dir" -name '*.tmp')"
+}
+
+expect 0 "began at step 0" "$job" "$dir" 6 2
+cp -r "$dir" whole
+for step in 2 4 6; do test -d "whole/step-0000000$step" || fail "no step $step"; done
+
+# ---- kills: before each call, alone and with an asynchronous save; rows 11 and 12
+kills() { # OPTIONS...
+    local call n=0 code total=0
+    for call in pwrite fsync close fallocate openat renameat; do
+        for ((n = 1; ; n++)); do
+            fresh
+            expect 0 "began" "$job" "$dir" 2 2
+            code=0
+            "$faulty" "$call kill $n" "$job" "$dir" 4 2 "$@" >out.txt 2>&1 || code=$?
+            [ $code = 137 ] || break
+            total=$((total + 1))
+            # Whatever was there is whole.
+            "$zopt" ckpt verify "$dir" >verify.txt 2>&1 ||
+                fail "after a kill before $call $n: $(cat verify.txt)"
+            expect 0 "resumed at step" "$job" "$dir" 6 2 "$@"
+            same_as_whole 00000006
+            no_tmp
+        done
+        [ "$code" = 0 ] || fail "$call $n: exit code $code: $(tail -n 1 out.txt)"
+    done
+    [ $total -gt 20 ] || fail "only $total kills"
+    echo "$total kills ($*)"
+}
+{ # the shell has something to say about every one
+    kills
+    kills async
+} 2>/dev/null
+
+# ---- calls that fail: rows 13 and 15. What was there stays, nothing is left behind, and the next
+# job saves the same.
+refused() { # CODE SPEC
+    fresh
+    expect 0 "began" "$job" "$dir" 2 2
+    expect "$1" "ckpt_job:" "$faulty" "$2" "$job" "$dir" 4 2
+    no_tmp
+    [ -d "$dir/step-00000002" ] || fail "$2: step 2 is gone"
+    expect 0 "resumed at step" "$job" "$dir" 6 2
+    same_as_whole 00000006
+}
+for n in 1 2; do
+    refused 73 "fallocate $ENOSPC $n"
+    refused 73 "fallocate $EDQUOT $n"
+    refused 73 "pwrite $ENOSPC $n"
+    refused 73 "pwrite $EFBIG $n"
+    refused 73 "fsync $EIO $n"
+    refused 73 "renameat $EIO $n"
+done
+refused 77 "openat $EPERM 9"
+# Those that were read from, by the load before the save, may fail; those of the files of a save, 12
+# of them, may not.
+closes=0
+for n in $(seq 12 36); do
+    fresh
+    "$job" "$dir" 2 2 >/dev/null
+    code=0
+    "$faulty" "close $EIO $n" "$job" "$dir" 4 2 >out.txt 2>&1 || code=$?
+    [ $code = 73 ] && closes=$((closes + 1))
+    [ $code = 73 ] || [ $code = 0 ] || fail "close $n: exit code $code: $(cat out.txt)"
+    expect 0 "resumed" "$job" "$dir" 6 2
+    same_as_whole 00000006
+done
+[ $closes -ge 12 ] || fail "only $closes failures of close were noticed"
+
+# fsync is not tried again after it failed.
+fresh
+"$job" "$dir" 2 2 >/dev/null
+rm -f count
+ZOPT_FAULT_COUNT=$work/count "$faulty" "fsync $EIO 1" "$job" "$dir" 4 2 >out.txt 2>&1
+[ "$(cat count)" = 1 ] || fail "fsync was called $(cat count) times"
+
+# ---- row 14: short writes and reads, signals
+for spec in "pwrite short 0" "pwrite $EINTR 0" "pread short 0" "pread $EINTR 0" \
+    "fallocate $EINTR 0"; do
+    fresh
+    expect 0 "began" "$faulty" "$spec" "$job" "$dir" 4 2
+    expect 0 "resumed at step 4" "$faulty" "$spec" "$job" "$dir" 6 2
+    same_as_whole 00000004
+    same_as_whole 00000006
+done
+
+# ---- row 13 with a real limit and a real disk
+fresh
+(
+    ulimit -f 64 # KiB
+    expect 73 "File too large" "$job" "$dir" 2 2
+)
+mkdir small
+if mount -t tmpfs -o size=1m tmpfs small 2>/dev/null; then
+    mounted+=("$work/small")
+    mkdir small/zopt-ckpt
+    expect 0 "began" "$job" small/zopt-ckpt 2 2
+    expect 73 "No space left on device" "$job" small/zopt-ckpt 60 2
+    "$zopt" ckpt verify small/zopt-ckpt >verify.txt 2>&1 || fail "full disk: $(cat verify.txt)"
+    expect 0 "resumed" "$job" small/zopt-ckpt 2 2
+    mount -o remount,ro "$work/small"
+    expect 77 "Read-only file system" "$job" small/zopt-ckpt 60 2
+else
+    echo "SKIP: no tmpfs may be mounted here: a full disk, a read-only one"
+fi
+
+# ---- row 16: no such parent; a link in the place of a step being written
+expect 73 "No such file or directory" "$job" nowhere/zopt-ckpt 2 2
+fresh
+expect 0 "began" "$job" "$dir" 2 2
+mkdir elsewhere
+ln -s "$work/elsewhere" "$dir/step-00000004.tmp"
+expect 77 "Too many levels of symbolic links" "$job" "$dir" 4 2
+[ -z "$(ls elsewhere)" ] || fail "a link was followed"
+
+# ---- rows 17 and 18: two jobs; what a dead one left
+fresh
+mkfifo fifo
+"$job" "$dir" 2 2 hold <fifo >holder.txt 2>&1 &
+holder=$!
+exec 9>fifo
+for _ in $(seq 100); do
+    grep -q holding holder.txt && break
+    sleep 0.1
+done
+expect 73 "another job saves here: process $holder on " "$job" "$dir" 4 2
+expect 73 "another job saves here" "$zopt" ckpt prune "$dir" --keep-last 1
+kill -KILL $holder
+wait $holder 2>/dev/null
+exec 9>&-
+mkdir "$dir/step-00000004.tmp"
+touch "$dir/step-00000004.tmp/model.safetensors" "$dir/latest.tmp"
+expect 0 "resumed at step 2" "$job" "$dir" 6 2
+same_as_whole 00000006
+no_tmp
+
+# ---- row 19: `latest` is a hint
+for text in "" "step-0000" "step-00000099" "../step-00000002" "step-00000004"; do
+    fresh
+    "$job" "$dir" 6 2 >/dev/null
+    printf %s "$text" >"$dir/latest"
+    expect 0 "latest" "$job" "$dir" 6 2
+    grep -q "resumed at step 6" out.txt || fail "latest '$text': $(cat out.txt)"
+done
+rm "$dir/latest"
+expect 0 "latest" "$job" "$dir" 6 2
+
+# ---- rows 20 and 21: damage anywhere falls back, loudly; damage everywhere ends it
+flip() { # FILE OFFSET: one bit
+    python3 - "$1" "$2" <<'PYTHON'
+import sys
+with open(sys.argv[1], "r+b") as f:
+    f.seek(int(sys.argv[2]))
+    byte = f.read(1)[0]
+    f.seek(int(sys.argv[2]))
+    f.write(bytes([byte ^ 4]))
+PYTHON
+}
+for file in model optimizer; do
+    bytes=$(stat -c %s "whole/step-00000006/$file.safetensors")
+    for at in 0 3 9 200 4095 4096 $((bytes / 2)) $((bytes - 1)); do
+        fresh
+        cp -r whole "$dir"
+        flip "$dir/step-00000006/$file.safetensors" "$at"
+        expect 0 "step 6 CANNOT BE LOADED" "$job" "$dir" 6 2
+        grep -q "resumed at step 4" out.txt || fail "$file byte $at: $(cat out.txt err.txt)"
+        same_as_whole 00000006
+    done
+done
+fresh
+cp -r whole "$dir"
+for step in 2 4 6; do flip "$dir/step-0000000$step/model.safetensors" 5000; done
+expect 65 "none of 3 checkpoints can be loaded" "$job" "$dir" 6 2
+expect 65 "DAMAGED" "$zopt" ckpt verify "$dir"
+expect 65 "all are kept" "$zopt" ckpt prune "$dir" --keep-last 1
+[ "$(find "$dir" -name 'step-*' | wc -l)" = 3 ] || fail "a damaged checkpoint was deleted"
+
+# ---- rows 22 and 23 as whole files: empty, cut, longer
+spoil() { # COMMAND: run on step 6's model file
+    fresh
+    cp -r whole "$dir"
+    (cd "$dir/step-00000006" && eval "$1")
+    expect 65 "DAMAGED" "$zopt" ckpt verify "$dir/step-00000006"
+    expect 0 "resumed at step 4" "$job" "$dir" 6 2
+}
+spoil ': >model.safetensors'
+spoil 'printf 1234567 >model.safetensors'
+spoil 'truncate -s -1 model.safetensors'
+spoil 'printf x >>model.safetensors'
+spoil 'head -c 8 /dev/zero | dd of=optimizer.safetensors conv=notrunc status=none'
+spoil 'cp ../step-00000004/model.safetensors .'
+fresh
+cp -r whole "$dir"
+rm "$dir/step-00000006/optimizer.safetensors"
+expect 0 "resumed at step 4" "$job" "$dir" 6 2
+
+# ---- row 27: a read that ends early, or fails, once the header has been read
+fresh
+cp -r whole "$dir"
+rm -r "$dir"/step-0000000[24] # nothing else to load
+expect 74 "Input/output error" "$faulty" "pread $EIO 6" "$job" "$dir" 6 2
+
+# ---- rows 26 and 34: other tensors, other settings
+fresh
+cp -r whole "$dir"
+expect 78 "group.0.lr: 0.01" "$job" "$dir" 6 2 lr=0.02
+expect 78 "group.0.tensors" "$job" "$dir" 6 2 extra
+
+# ---- keeping, parts, the command
+fresh
+expect 0 "began" "$job" "$dir" 12 2 keep=2
+[ "$(find "$dir" -name 'step-*' | wc -l)" = 2 ] || fail "keep=2 kept $(ls "$dir")"
+expect 0 "resumed at step 12" "$job" "$dir" 20 2 keep=1
+[ -d "$dir/step-00000012" ] || fail "the checkpoint that was loaded was deleted"
+[ "$(find "$dir" -name 'step-*' | wc -l)" = 2 ] || fail "keep=1 kept $(ls "$dir")"
+fresh
+expect 0 "began" "$job" "$dir" 6 2 parts=17000
+[ -e "$dir/step-00000006/model.safetensors.index.json" ] || fail "no parts"
+expect 2 "zopt.step" "$zopt" ckpt diff "$dir/step-00000006" whole/step-00000004
+expect 0 "equal" "$zopt" ckpt diff "$dir/step-00000006" whole/step-00000006
+expect 0 "resumed at step 6" "$job" "$dir" 8 2
+sed -i 's/model-00001-of/model-00002-of/' "$dir/step-00000006/model.safetensors.index.json"
+expect 65 "" "$zopt" ckpt verify "$dir/step-00000006"
+
+if [ $failures -gt 0 ]; then
+    echo "$failures failures"
+    exit 1
+fi
