@@ -161,12 +161,14 @@ zopt_status zi_comm_agree(zi_comm *comm, zopt_status mine);
 /* A wait with a deadline: begin, then pause between tests of the condition. */
 typedef struct zi_wait {
     double until_ms;
+    unsigned n_spins;  /* pauses left that keep the core; 0 unless the caller sets it */
     unsigned n_pauses; /* set it to 0 when something moved: first pauses are short */
 } zi_wait;
 
 void zi_wait_begin(zi_wait *wait, const zi_comm *comm);
 
-/* Give the core to somebody else for a moment, 50 us or so at most. 1: the deadline has passed. */
+/* Give the core to somebody else for a moment, 50 us or so at most; a spin is shorter and keeps it.
+ * 1: the deadline has passed. */
 int zi_wait_pause(zi_wait *wait);
 
 /* The deadline has passed: tell on_hang step, phase, bucket, `what` has not arrived (a plural) and

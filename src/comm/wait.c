@@ -13,14 +13,28 @@
  * a machine with more ranks than cores they need this one's. */
 enum { N_YIELDS = 500, SLEEP_NS = 50000 };
 
+#if defined(__x86_64__)
+#define RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define RELAX() __asm__ volatile("yield")
+#else
+#define RELAX() ((void)0)
+#endif
+
 void zi_wait_begin(zi_wait *wait, const zi_comm *comm)
 {
     wait->until_ms = zi_now_ms() + comm->deadline_ms;
+    wait->n_spins = 0;
     wait->n_pauses = 0;
 }
 
 int zi_wait_pause(zi_wait *wait)
 {
+    if (wait->n_spins > 0) {
+        wait->n_spins--;
+        RELAX();
+        return 0;
+    }
     if (wait->n_pauses < N_YIELDS) {
         wait->n_pauses++;
         sched_yield();

@@ -1,0 +1,257 @@
+/* A channel: counters that their rank stores with release and its peers load with acquire, waits
+ * with a deadline, and the small collectives, which are such waits around a copy. A rank that
+ * fails, or leaves while others still need it, is seen by them at once. No lock: a rank that is
+ * killed leaves nothing locked. */
+#include "comm/channel.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2,
+               "counters between processes must need no lock");
+
+static const char *const awaited[ZI_N_COUNTERS] = {
+    [ZI_EXPOSED] = "gradients",
+    [ZI_CONSUMED] = "releases of gradients",
+    [ZI_OPENED] = "releases of parameters",
+    [ZI_PUBLISHED] = "parameters",
+    [ZI_CALLED] = "values for a collective",
+};
+
+/* About 30 us: peers that have a core of their own are seldom later by more. */
+enum { N_SPINS = 500 };
+
+void zi_channel_join(zi_channel_comm *k, void **block)
+{
+    k->block = block;
+    k->n_spins = k->base.world <= sysconf(_SC_NPROCESSORS_ONLN) ? N_SPINS : 0;
+}
+
+static zi_channel_rank *block_of(const zi_channel_comm *k, int rank)
+{
+    return k->block[rank];
+}
+
+/* ------------------------------------------------------------------ counting ----------------- */
+
+static uint64_t count_of(const zi_channel_comm *k, int rank, zi_counter which)
+{
+    return atomic_load_explicit(&block_of(k, rank)->count[which].value, memory_order_acquire);
+}
+
+uint64_t zi_channel_count(const zi_channel_comm *k, zi_counter which)
+{
+    return count_of(k, k->base.rank, which);
+}
+
+void zi_channel_advance(zi_channel_comm *k, zi_counter which)
+{
+    atomic_store_explicit(&block_of(k, k->base.rank)->count[which].value,
+                          zi_channel_count(k, which) + 1, memory_order_release);
+}
+
+/* ------------------------------------------------------------------ waiting ------------------ */
+
+/* Mark the comm broken and tell the peers, once, that it was because of `rank`. */
+static void give_up(zi_channel_comm *k, int rank)
+{
+    _Atomic int *gave_up = &block_of(k, k->base.rank)->gave_up;
+    k->base.broken = 1;
+    if (atomic_load_explicit(gave_up, memory_order_relaxed) == 0)
+        atomic_store_explicit(gave_up, 1 + rank, memory_order_release);
+}
+
+void zi_channel_leave(zi_channel_comm *k)
+{
+    if (k->base.broken)
+        give_up(k, k->base.rank);
+    atomic_store_explicit(&block_of(k, k->base.rank)->left, 1, memory_order_release);
+}
+
+zopt_status zi_channel_checked(zi_channel_comm *k, zopt_status status)
+{
+    if (status != ZOPT_OK && k->block != NULL)
+        give_up(k, k->base.rank);
+    return status;
+}
+
+static int count_missing(const zi_channel_comm *k, const zi_awaited *what, int from)
+{
+    while (from < what->n && count_of(k, from, what->which) >= what->target)
+        from++;
+    return from < what->n ? from : k->base.world;
+}
+
+/* The rank that can be waited for no longer: one that gave up, or one that left without what is
+ * awaited of it, which is final once it has left; -1: none. */
+static int find_stopped(const zi_channel_comm *k, const zi_awaited *what)
+{
+    int world = k->base.world;
+    for (int r = 0; r < world; r++) {
+        int gave_up = atomic_load_explicit(&block_of(k, r)->gave_up, memory_order_acquire);
+        if (gave_up > 0)
+            return gave_up - 1;
+    }
+    for (int r = what->missing(k, what, 0); r < world; r = what->missing(k, what, r + 1)) {
+        int left = atomic_load_explicit(&block_of(k, r)->left, memory_order_acquire);
+        if (left && what->missing(k, what, r) == r)
+            return r;
+    }
+    return -1;
+}
+
+static zopt_status hang(zi_channel_comm *k, const zi_awaited *what)
+{
+    char list[128] = "";
+    size_t used = 0;
+    for (int r = what->missing(k, what, 0); r < k->base.world; r = what->missing(k, what, r + 1)) {
+        if (used + 16 > sizeof list) {
+            snprintf(list + used, sizeof list - used, ", ...");
+            break;
+        }
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%d", used ? ", " : "", r);
+    }
+    give_up(k, k->base.rank);
+    return zi_wait_hang(&k->base, what->text, list);
+}
+
+zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
+{
+    zi_wait wait;
+    if (what->missing(k, what, 0) == k->base.world)
+        return ZOPT_OK;
+    zi_wait_begin(&wait, &k->base);
+    wait.n_spins = k->n_spins;
+    for (int expired = 0;; expired = zi_wait_pause(&wait)) {
+        int stopped = find_stopped(k, what);
+        if (what->missing(k, what, 0) == k->base.world)
+            return ZOPT_OK;
+        if (stopped >= 0) {
+            give_up(k, stopped);
+            return ZI_FAIL(ZOPT_ERR_PEER, "rank %d gave up", stopped);
+        }
+        if (expired)
+            return hang(k, what);
+    }
+}
+
+zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t target, int n)
+{
+    const zi_awaited what = {
+        .missing = count_missing, .text = awaited[which], .which = which, .target = target, .n = n};
+    return zi_channel_wait_for(k, &what);
+}
+
+/* ------------------------------------------------------------------ small collectives -------- */
+
+enum { ALL_GATHER, ALL_REDUCE, BROADCAST };
+
+static const char *const operations[] = {
+    [ALL_GATHER] = "all_gather", [ALL_REDUCE] = "all_reduce", [BROADCAST] = "broadcast"};
+
+static zopt_status compare_calls(zi_channel_comm *k, int side)
+{
+    const zi_call *a = &block_of(k, 0)->call[side];
+    for (int r = 1; r < k->base.world; r++) {
+        const zi_call *b = &block_of(k, r)->call[side];
+        if (a->operation == b->operation && a->variant == b->variant && a->bytes == b->bytes)
+            continue;
+        give_up(k, k->base.rank);
+        return ZI_FAIL(ZOPT_ERR_COMM,
+                       "collective %llu: rank 0 calls %s(%d) of %llu bytes, rank %d %s(%d) of %llu",
+                       (unsigned long long)zi_channel_count(k, ZI_CALLED), operations[a->operation],
+                       a->variant, (unsigned long long)a->bytes, r, operations[b->operation],
+                       b->variant, (unsigned long long)b->bytes);
+    }
+    return ZOPT_OK;
+}
+
+/* Show a piece of n bytes of this rank's part of the call, and wait until every rank has shown its
+ * own: they are at their data[*side] until the next exchange. */
+static zopt_status exchange(zi_channel_comm *k, const zi_call *call, const void *piece, size_t n,
+                            int *side)
+{
+    zi_channel_rank *own = block_of(k, k->base.rank);
+    uint64_t sequence = zi_channel_count(k, ZI_CALLED) + 1;
+    *side = (int)(sequence % 2);
+    own->call[*side] = *call;
+    if (n > 0)
+        memcpy(own->data[*side], piece, n);
+    zi_channel_advance(k, ZI_CALLED);
+    ZI_TRY(zi_channel_wait(k, ZI_CALLED, sequence, k->base.world));
+    return compare_calls(k, *side);
+}
+
+static size_t piece_at(size_t offset, size_t bytes)
+{
+    return bytes - offset < ZI_PIECE_BYTES ? bytes - offset : ZI_PIECE_BYTES;
+}
+
+zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    const zi_call call = {ALL_GATHER, 0, bytes};
+    size_t offset = 0;
+    int side;
+    ZI_TRY(zi_check_connected(comm, operations[ALL_GATHER]));
+    do {
+        size_t n = piece_at(offset, bytes);
+        ZI_TRY(exchange(k, &call, (const char *)send + offset, n, &side));
+        for (int r = 0; r < comm->world && n > 0; r++)
+            memcpy((char *)recv + (size_t)r * bytes + offset, block_of(k, r)->data[side], n);
+        offset += n;
+    } while (offset < bytes);
+    return ZOPT_OK;
+}
+
+static int64_t reduce_one(zi_reduce_op op, int64_t a, int64_t b)
+{
+    switch (op) {
+    case ZI_SUM:
+        return (int64_t)((uint64_t)a + (uint64_t)b);
+    case ZI_MIN:
+        return a < b ? a : b;
+    case ZI_MAX:
+        return a > b ? a : b;
+    }
+    return 0;
+}
+
+zopt_status zi_channel_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    const zi_call call = {ALL_REDUCE, (int)op, n * sizeof *values};
+    size_t done = 0;
+    int side;
+    ZI_TRY(zi_check_connected(comm, operations[ALL_REDUCE]));
+    do {
+        size_t m = piece_at(done * sizeof *values, call.bytes) / sizeof *values;
+        ZI_TRY(exchange(k, &call, values + done, m * sizeof *values, &side));
+        for (int r = 0; r < comm->world; r++) {
+            const int64_t *theirs = (const int64_t *)(const void *)block_of(k, r)->data[side];
+            for (size_t i = 0; i < m; i++)
+                values[done + i] = r == 0 ? theirs[i] : reduce_one(op, values[done + i], theirs[i]);
+        }
+        done += m;
+    } while (done < n);
+    return ZOPT_OK;
+}
+
+zopt_status zi_channel_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    const zi_call call = {BROADCAST, root, bytes};
+    size_t offset = 0;
+    int side;
+    ZI_TRY(zi_check_connected(comm, operations[BROADCAST]));
+    do {
+        size_t n = piece_at(offset, bytes);
+        char *piece = (char *)buffer + offset;
+        ZI_TRY(exchange(k, &call, piece, comm->rank == root ? n : 0, &side));
+        if (comm->rank != root && n > 0)
+            memcpy(piece, block_of(k, root)->data[side], n);
+        offset += n;
+    } while (offset < bytes);
+    return ZOPT_OK;
+}

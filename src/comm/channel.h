@@ -1,0 +1,110 @@
+/* What ranks that address each other's memory share: a channel counts what each rank has done, and
+ * a rank waits until its peers have done as much. Each rank writes its own block alone, which its
+ * peers read; a transport lays the blocks where all see them. channel_transfer.c makes transfers of
+ * the counts; threads.c and shm.c are the transports. */
+#ifndef ZI_COMM_CHANNEL_H
+#define ZI_COMM_CHANNEL_H
+
+#include <stdatomic.h>
+
+#include "comm/common.h"
+
+/* What a rank has done so often; every wait is for peers' counts. */
+typedef enum zi_counter {
+    ZI_EXPOSED,
+    ZI_CONSUMED,
+    ZI_OPENED,
+    ZI_PUBLISHED,
+    ZI_CALLED, /* pieces of small collectives */
+    ZI_N_COUNTERS
+} zi_counter;
+
+enum { ZI_CACHE_LINE = 64, ZI_PIECE_BYTES = 32 << 10 };
+
+/* A small collective, as its rank calls it. */
+typedef struct zi_call {
+    int operation, variant; /* variant: root or reduction */
+    uint64_t bytes;
+} zi_call;
+
+/* One rank's block. A multiple of a cache line; all zero to begin with. */
+typedef struct zi_channel_rank {
+    struct {
+        _Alignas(ZI_CACHE_LINE) _Atomic uint64_t value;
+    } count[ZI_N_COUNTERS];
+    _Alignas(ZI_CACHE_LINE) _Atomic int left;
+    _Atomic int gave_up; /* 0, or 1 + the rank whose failure this one met first */
+    /* The collectives of odd and of even number: a rank that fills one side has seen all peers
+     * past the call that used it before. */
+    zi_call call[2];
+    _Alignas(ZI_CACHE_LINE) char data[2][ZI_PIECE_BYTES];
+} zi_channel_rank;
+
+/* The begin of the object of such a transport. */
+typedef struct zi_channel_comm {
+    zi_comm base;
+    void **block;     /* [world] every rank's zi_channel_rank; NULL: a plan */
+    unsigned n_spins; /* tests of a condition before a wait gives its core away */
+} zi_channel_comm;
+
+/* Join a channel of base.world blocks as base.rank. */
+void zi_channel_join(zi_channel_comm *k, void **block);
+
+/* Tell the peers that this rank is gone, and whether it gave up. */
+void zi_channel_leave(zi_channel_comm *k);
+
+/* This rank's own count. */
+uint64_t zi_channel_count(const zi_channel_comm *k, zi_counter which);
+
+/* Count one up for this rank: what it stored before is visible to whoever sees the count. */
+void zi_channel_advance(zi_channel_comm *k, zi_counter which);
+
+/* What a wait is for: that ranks 0..n-1 have counted to the target, or what a message needs. */
+typedef struct zi_awaited {
+    /* The first rank >= from that has not done it; world: none. */
+    int (*missing)(const zi_channel_comm *k, const struct zi_awaited *what, int from);
+    const char *text; /* a plural */
+    zi_counter which;
+    uint64_t target;
+    int n;
+    const zi_message *message;
+} zi_awaited;
+
+/* Wait until no rank is missing; a failure of any rank ends it with ERR_PEER. */
+zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what);
+
+/* Wait until each of ranks 0..n-1 has counted to the target. A failure of any rank ends the wait
+ * with ERR_PEER. */
+zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t target, int n);
+
+/* Pass on a status; tell the peers if it is an error. */
+zopt_status zi_channel_checked(zi_channel_comm *k, zopt_status status);
+
+/* The small collectives of zi_comm_ops. */
+zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);
+zopt_status zi_channel_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
+zopt_status zi_channel_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);
+
+/* And its transfers (channel_transfer.c), on symmetric memory with peers. */
+zopt_status zi_channel_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
+zopt_status zi_channel_expose(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
+zopt_status zi_channel_consumed(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_channel_open(zi_comm *comm);
+zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,
+                                 int *n_dests);
+zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_channel_progress(zi_comm *comm);
+
+/* The rows of a zi_comm_ops that every such transport has alike; not exchange. */
+#define ZI_CHANNEL_OPS                                                                             \
+    .peer_memory = 1, .reserve = zi_channel_reserve, .all_gather = zi_channel_all_gather,          \
+    .all_reduce = zi_channel_all_reduce, .broadcast = zi_channel_broadcast,                        \
+    .expose = zi_channel_expose, .expose_wait = zi_channel_expose_wait,                            \
+    .consumed = zi_channel_consumed, .reuse_wait = zi_channel_reuse_wait, .open = zi_channel_open, \
+    .dest_wait = zi_channel_dest_wait, .publish = zi_channel_publish,                              \
+    .publish_wait = zi_channel_publish_wait, .progress = zi_channel_progress
+
+#endif

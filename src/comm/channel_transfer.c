@@ -1,0 +1,104 @@
+/* Transfers between ranks that address each other's memory move no byte: the tables point into it,
+ * ranks count what they have done, and wait for each other's counts (channel.c). */
+#include "comm/channel.h"
+
+zopt_status zi_channel_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
+{
+    (void)comm, (void)n_transfers, (void)max_slice_bytes;
+    return ZOPT_OK;
+}
+
+/* Slice `rank` of the bucket in the memory of rank `of`. */
+static char *slice_of(const zi_comm *comm, const zi_transfer *transfer, int of)
+{
+    return (char *)transfer->memory->peer[of] + transfer->offset_bytes +
+           (size_t)comm->rank * transfer->slice_bytes;
+}
+
+/* Transfers are begun in order: count this one, if it is the next. */
+static zopt_status count_next(zi_comm *comm, const char *call, zi_counter which, uint64_t ordinal)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    ZI_TRY(zi_check_connected(comm, call));
+    ZI_TRY(zi_channel_checked(k, zi_check_next(comm, call, zi_channel_count(k, which), ordinal)));
+    zi_channel_advance(k, which);
+    return ZOPT_OK;
+}
+
+/* Wait until ranks 0..n-1 have counted transfer `ordinal`, which this one has begun. */
+static zopt_status wait_begun(zi_comm *comm, const char *call, zi_counter begun, zi_counter which,
+                              uint64_t ordinal, int n)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    ZI_TRY(zi_check_connected(comm, call));
+    ZI_TRY(zi_channel_checked(k, zi_check_begun(comm, call, zi_channel_count(k, begun), ordinal)));
+    return zi_channel_wait(k, which, ordinal + 1, n);
+}
+
+/* Bytes count as sent by the rank whose memory the others read. */
+zopt_status zi_channel_expose(zi_comm *comm, const zi_transfer *transfer)
+{
+    ZI_TRY(count_next(comm, "expose", ZI_EXPOSED, transfer->ordinal));
+    if (comm->rank < transfer->n_contributors)
+        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
+    return ZOPT_OK;
+}
+
+zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
+{
+    ZI_TRY(wait_begun(comm, "expose_wait", ZI_EXPOSED, ZI_EXPOSED, transfer->ordinal,
+                      transfer->n_contributors));
+    for (int i = 0; i < transfer->n_contributors; i++)
+        source[i] = slice_of(comm, transfer, i);
+    return ZOPT_OK;
+}
+
+zopt_status zi_channel_consumed(zi_comm *comm, const zi_transfer *transfer)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    ZI_TRY(zi_check_connected(comm, "consumed"));
+    ZI_TRY(zi_channel_checked(
+        k, zi_check_begun(comm, "consumed", zi_channel_count(k, ZI_EXPOSED), transfer->ordinal)));
+    return count_next(comm, "consumed", ZI_CONSUMED, transfer->ordinal);
+}
+
+zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal)
+{
+    return wait_begun(comm, "reuse_wait", ZI_CONSUMED, ZI_CONSUMED, ordinal, comm->world);
+}
+
+zopt_status zi_channel_open(zi_comm *comm)
+{
+    ZI_TRY(zi_check_connected(comm, "open"));
+    zi_channel_advance((zi_channel_comm *)comm, ZI_OPENED);
+    return ZOPT_OK;
+}
+
+zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,
+                                 int *n_dests)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    ZI_TRY(zi_check_connected(comm, "dest_wait"));
+    ZI_TRY(zi_channel_wait(k, ZI_OPENED, zi_channel_count(k, ZI_OPENED), comm->world));
+    for (int i = 0; i < comm->world; i++)
+        dest[i] = slice_of(comm, transfer, i);
+    *n_dests = comm->world;
+    return ZOPT_OK;
+}
+
+zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer)
+{
+    ZI_TRY(count_next(comm, "publish", ZI_PUBLISHED, transfer->ordinal));
+    comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
+    return ZOPT_OK;
+}
+
+zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal)
+{
+    return wait_begun(comm, "publish_wait", ZI_PUBLISHED, ZI_PUBLISHED, ordinal, comm->world);
+}
+
+zopt_status zi_channel_progress(zi_comm *comm)
+{
+    return zi_check_connected(comm, "progress");
+}
