@@ -22,11 +22,9 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
         .on_hang_arg = o->on_hang_arg,
         .plan_world = o->plan_world,
         .plan_rank = o->plan_rank,
+        .ranks_per_node = o->ranks_per_node,
     };
-    const zi_comm_ops *ops;
-    *out = NULL;
-    ZI_TRY(zi_comm_find(o->transport ? o->transport : "auto", &config, &ops));
-    return ops->create(&config, mem, out);
+    return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }
 
 static void local_destroy(zopt *z)

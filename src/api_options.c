@@ -37,6 +37,7 @@ static zopt_status check_numbers(const zopt_options *o)
     ZI_TRY(check_range("check_overflow", o->check_overflow, -1, 1));
     ZI_TRY(check_range("max_consecutive_skips", o->max_consecutive_skips, 1, 1e9));
     ZI_TRY(check_range("deadline_ms", o->deadline_ms, 1, 1e9));
+    ZI_TRY(check_range("ranks_per_node", o->ranks_per_node, 0, 1 << 24));
     ZI_TRY(check_range("plan_world", o->plan_world, 0, 1 << 24));
     if (o->plan_world > 0)
         ZI_TRY(check_range("plan_rank", o->plan_rank, 0, o->plan_world - 1));

@@ -159,9 +159,9 @@ test_train_errors() {
     expect_error 64 "want key=value" "$zopt" train run.json --set seed
     expect 0 "zero_optimization.reduce_bucket_size" "$zopt" train --help-config
     expect_full "$zopt" train --help-config
-    expect_error 78 "comm.transport = \"threads\" is not one of: auto, mpi, self" \
+    expect_error 78 "comm.transport = \"threads\" is not one of: auto, shm, mpi, self" \
         "$zopt" train run.json --set comm.transport=threads
-    expect_error 78 "comm.transport = \"pigeon\" is not one of: auto, mpi, self" \
+    expect_error 78 "comm.transport = \"pigeon\" is not one of: auto, shm, mpi, self" \
         "$zopt" train run.json --set comm.transport=pigeon
     expect_error 74 "nothing.json: No such file or directory" "$zopt" train nothing.json
     expect_error 74 "Is a directory" "$zopt" train .
@@ -210,23 +210,38 @@ test_disagreement() {
         mpirun -n 1 "${train[@]}" : -n 1 "${train[@]}" --set data.path=other.txt
 }
 
-# A rank that is waited for in vain ends the job; the one that waited is named once.
-test_stopped_rank() {
-    local job pid pids code=0
+# A signal to rank 1 of a run on transport $2 that would go on for long; the job's exit code in $code.
+signal_rank() { # SIGNAL TRANSPORT
+    local job pid pids
+    code=0
+    rm -rf stop
     mpirun -n 2 "$zopt" train run.json --out stop --set train_steps=1000000 \
-        --set comm.deadline_s=2 >out.txt 2>err.txt &
+        --set comm.deadline_s=2 --set "comm.transport=$2" >out.txt 2>err.txt &
     job=$!
     until [ -s stop/metrics.jsonl ]; do
-        kill -0 "$job" 2>/dev/null || { fail "stopped rank: $(cat err.txt)"; return; }
+        kill -0 "$job" 2>/dev/null || { fail "signal $1, $2: $(cat err.txt)"; return; }
         sleep 0.1
     done
     read -ra pids < <(cat /proc/"$job"/task/*/children)
     for pid in "${pids[@]}"; do
-        grep -q "\"pid\": $pid$" stop/env.json || kill -STOP "$pid"
+        grep -q "\"pid\": $pid$" stop/env.json || kill "-$1" "$pid"
     done
     wait "$job" || code=$?
-    [ "$code" = 75 ] || fail "a stopped rank: exit code $code: $(cat err.txt)"
-    grep -q "^zopt train: rank 0 waited" err.txt || fail "a stopped rank: $(cat err.txt)"
+}
+
+# A rank that is waited for in vain ends the job; the one that waited is named once. One that is
+# killed ends it too, and leaves no shared memory behind that has a name.
+test_lost_rank() {
+    local code transport before
+    for transport in shm mpi; do
+        signal_rank STOP "$transport"
+        [ "$code" = 75 ] || fail "a stopped rank, $transport: exit code $code: $(cat err.txt)"
+        grep -q "^zopt train: rank 0 waited" err.txt || fail "a stopped rank: $(cat err.txt)"
+    done
+    before=$(find /dev/shm -name '*zopt*' | wc -l)
+    signal_rank KILL shm
+    [ "$code" = 137 ] || [ "$code" = 75 ] || fail "a killed rank: exit code $code: $(cat err.txt)"
+    [ "$(find /dev/shm -name '*zopt*' | wc -l)" = "$before" ] || fail "a killed rank left memory"
 }
 
 test_launches() {
@@ -239,7 +254,11 @@ test_launches() {
     [ "$(grep -c "^zopt .* has:" out.txt)" = 1 ] || fail "the inventory of 3 ranks: $(cat out.txt)"
     [ "$(grep -c "^This machine and launch, rank [012]:" out.txt)" = 3 ] ||
         fail "the checks of 3 ranks: $(cat out.txt)"
-    test_stopped_rank
+    test_lost_rank
+    expect 78 "needs all ranks on one node: rank 0 is on '$(hostname)', rank 1 on" \
+        mpirun -n 2 "$zopt" train run.json --out o --set comm.transport=shm \
+        --set comm.ranks_per_node=1
+    expect 0 "2 ranks over mpi" mpirun -n 2 "$zopt" train run.json --out o --set comm.ranks_per_node=1
     expect 74 "nothing.txt" mpirun -n 1 "$zopt" train run.json --out o : \
         -n 1 "$zopt" train run.json --out o --set data.path=nothing.txt
 }

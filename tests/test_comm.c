@@ -228,6 +228,9 @@ START_TEST(auto_follows_what_is_given)
     ck_assert_ptr_eq(ops, row("self"));
     config.plan_world = 3;
     ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
+    ck_assert_ptr_eq(ops, row(have_mpi() ? "shm" : "threads"));
+    config.ranks_per_node = 2;
+    ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
     ck_assert_ptr_eq(ops, row(have_mpi() ? "mpi" : "threads"));
 }
 END_TEST
@@ -267,7 +270,8 @@ START_TEST(launcher_means_mpi_unless_it_started_one_process)
     }
     setenv("OMPI_COMM_WORLD_SIZE", "2", 1);
     ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
-    ck_assert_ptr_eq(ops, row("mpi"));
+    ck_assert_ptr_eq(ops, row("shm")); /* which leaves several nodes to mpi */
+    ck_assert_ptr_eq(ops->otherwise, row("mpi"));
     setenv("OMPI_COMM_WORLD_SIZE", "1", 1);
     setenv("PMIX_RANK", "0", 1);
     ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);

@@ -1,7 +1,8 @@
-/* Transport mpi, under mpirun with 1 to 5 processes, of which smaller worlds are made too. Without
- * fork, which is not safe under MPI. A failure of one rank is every rank's, so that none waits for
- * another that has given up. */
+/* Transports mpi and shm, under mpirun with 1 to 5 processes, of which smaller worlds are made too.
+ * Without fork, which is not safe under MPI. A failure of one rank is every rank's, so that none
+ * waits for another that has given up. */
 #include <check.h>
+#include <dirent.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,10 +12,17 @@
 
 enum { DEADLINE_MS = 60000 };
 
-static const zi_comm_ops *mpi;
+static const zi_comm_ops *mpi, *shm;
 
 typedef void rank_function(const zi_comm_ops *ops, const zi_comm_config *config,
                            suite_failure *failure);
+
+static int world_size(void)
+{
+    int size;
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    return size;
+}
 
 static void assert_all_passed(const suite_failure *failure)
 {
@@ -27,7 +35,7 @@ static void assert_all_passed(const suite_failure *failure)
 }
 
 /* Ranks below `world` are one world, the others another. */
-static void run_split(int world, rank_function *function)
+static void run_split(const zi_comm_ops *ops, int world, rank_function *function)
 {
     int rank;
     MPI_Comm part;
@@ -36,41 +44,152 @@ static void run_split(int world, rank_function *function)
     MPI_Comm_split(MPI_COMM_WORLD, rank < world, rank, &part);
     zi_comm_config config = {
         .has_comm = 1, .comm_f = (int)MPI_Comm_c2f(part), .deadline_ms = DEADLINE_MS};
-    function(mpi, &config, &failure);
+    function(ops, &config, &failure);
     assert_all_passed(&failure);
     MPI_Comm_free(&part);
 }
 
-static int world_size(void)
+/* _i: the transport, of these two. */
+static const zi_comm_ops *row(int i)
 {
-    int size;
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    return size;
+    return i == 0 ? mpi : shm;
 }
 
 START_TEST(whole_world_does_what_a_transport_must)
 {
     suite_failure failure = {""};
     zi_comm_config config = {.deadline_ms = DEADLINE_MS};
-    const zi_comm_ops *ops;
-    ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
-    ck_assert_ptr_eq(ops, mpi); /* for MPI runs already */
-    comm_suite_run(mpi, &config, &failure);
+    comm_suite_run(row(_i), &config, &failure);
     assert_all_passed(&failure);
 }
 END_TEST
 
+/* _i / 2: ranks in the first part. */
 START_TEST(part_of_the_world_does_what_a_transport_must)
 {
-    run_split(_i, comm_suite_run);
+    run_split(row(_i % 2), _i / 2, comm_suite_run);
 }
 END_TEST
 
 START_TEST(transfers_out_of_order_are_refused)
 {
-    run_split(1, comm_suite_order);
+    run_split(row(_i), 1, comm_suite_order);
 }
 END_TEST
+
+/* ------------------------------------------------------------------ nodes -------------------- */
+
+static void connect_auto(int ranks_per_node, const zi_comm_ops *want, suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = ranks_per_node};
+    SUITE_OK(failure, zi_comm_connect("auto", &config, &mem, &comm));
+    SUITE_EXPECT(failure, comm->ops == want, "%d a node: transport %s", ranks_per_node,
+                 comm->ops->name);
+    int64_t ranks = 1;
+    SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_SUM, &ranks, 1));
+    SUITE_EXPECT(failure, ranks == comm->world, "%d ranks met", (int)ranks);
+    comm->ops->destroy(comm);
+    SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
+}
+
+START_TEST(auto_is_shm_where_all_ranks_share_a_node)
+{
+    suite_failure failure = {""};
+    connect_auto(0, shm, &failure);
+    connect_auto(world_size(), shm, &failure);
+    for (int n = 1; n < world_size(); n++)
+        connect_auto(n, mpi, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+static void ask_for_the_impossible(suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    char want[64];
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = world_size() - 1};
+    zopt_status status = zi_comm_connect("shm", &config, &mem, &comm);
+    SUITE_EXPECT(failure, status == ZOPT_ERR_UNSUPPORTED && comm == NULL, "status %d", (int)status);
+    snprintf(want, sizeof want, "rank %d on '", world_size() - 1);
+    SUITE_EXPECT(failure, strstr(zopt_last_error(), want) != NULL, "text: %s", zopt_last_error());
+    config = (zi_comm_config){.plan_world = 4, .ranks_per_node = 2};
+    status = zi_comm_connect("shm", &config, &mem, &comm);
+    SUITE_EXPECT(failure, status == ZOPT_ERR_UNSUPPORTED, "a plan: status %d", (int)status);
+    SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
+}
+
+START_TEST(shm_on_two_nodes_is_refused_with_the_host)
+{
+    suite_failure failure = {""};
+    if (world_size() == 1)
+        return;
+    ask_for_the_impossible(&failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+static void come_differently(suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    int last, rank;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    last = rank == world_size() - 1;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    zopt_status status = zi_comm_connect(last ? "mpi" : "auto", &config, &mem, &comm);
+    SUITE_EXPECT(failure, status == ZOPT_ERR_DISAGREE, "transports: status %d", (int)status);
+    SUITE_EXPECT(failure, strstr(zopt_last_error(), last ? "transport mpi" : "transport shm"), "%s",
+                 zopt_last_error());
+    config.ranks_per_node = last;
+    status = zi_comm_connect("auto", &config, &mem, &comm);
+    SUITE_EXPECT(failure, status == ZOPT_ERR_DISAGREE, "nodes: status %d", (int)status);
+}
+
+START_TEST(ranks_that_come_with_other_transports_are_refused)
+{
+    suite_failure failure = {""};
+    if (world_size() == 1)
+        return;
+    come_differently(&failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+static int count_files(void)
+{
+    int n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    ck_assert_ptr_nonnull(dir);
+    while (readdir(dir) != NULL)
+        n++;
+    closedir(dir);
+    return n;
+}
+
+static void hold_memory(const zi_comm_ops *ops, const zi_comm_config *config,
+                        suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_symmetric memory;
+    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    int before = count_files();
+    for (int i = 0; i < 20; i++)
+        SUITE_OK(failure, ops->alloc_symmetric(comm, ZI_MEM_GRADS, 5000, &memory));
+    SUITE_EXPECT(failure, count_files() == before, "%d files, %d before", count_files(), before);
+    ops->destroy(comm);
+}
+
+START_TEST(shared_memory_holds_no_files_open)
+{
+    run_split(shm, world_size(), hold_memory);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ launches ----------------- */
 
 START_TEST(lonely_launch_is_refused)
 {
@@ -80,7 +199,7 @@ START_TEST(lonely_launch_is_refused)
     if (world_size() > 1)
         return; /* nobody is alone here */
     setenv("WORLD_SIZE", "4", 1);
-    ck_assert_int_eq(mpi->create(&config, &mem, &comm), ZOPT_ERR_LAUNCH);
+    ck_assert_int_eq(row(_i)->create(&config, &mem, &comm), ZOPT_ERR_LAUNCH);
     ck_assert_ptr_nonnull(strstr(zopt_last_error(), "WORLD_SIZE=4"));
     unsetenv("WORLD_SIZE");
     ck_assert_ptr_null(comm);
@@ -125,7 +244,7 @@ static void queue_too_many(const zi_comm_ops *ops, const zi_comm_config *config,
 START_TEST(more_transfers_than_reserved_are_refused)
 {
     if (world_size() > 1)
-        run_split(2, queue_too_many);
+        run_split(mpi, 2, queue_too_many);
 }
 END_TEST
 
@@ -143,7 +262,7 @@ static void hang_in_pairs(const zi_comm_ops *ops, const zi_comm_config *config,
 
 START_TEST(rank_that_never_arrives_is_named)
 {
-    run_split(2, hang_in_pairs);
+    run_split(row(_i), 2, hang_in_pairs);
 }
 END_TEST
 
@@ -155,26 +274,34 @@ static void hang_in_collective(const zi_comm_ops *ops, const zi_comm_config *con
     int64_t value = 1;
     SUITE_OK(failure, ops->create(config, &mem, &comm));
     if (comm->rank == 0 && comm->world > 1) {
-        comm->deadline_ms = 200;
+        /* Others leave at once, which peers in shared memory see. */
+        comm->deadline_ms = ops->peer_memory ? DEADLINE_MS : 200;
         zopt_status status = ops->all_reduce(comm, ZI_SUM, &value, 1);
-        SUITE_EXPECT(failure, status == ZOPT_ERR_TIMEOUT, "status %d", (int)status);
-        SUITE_EXPECT(failure,
-                     strcmp(zopt_last_error(),
-                            "rank 0 waited 0.2 s: values for all_reduce have not arrived") == 0,
-                     "%s", zopt_last_error());
+        zopt_status want = ops->peer_memory ? ZOPT_ERR_PEER : ZOPT_ERR_TIMEOUT;
+        SUITE_EXPECT(failure, status == want, "status %d", (int)status);
+        const char *text = ops->peer_memory
+                               ? " gave up"
+                               : "rank 0 waited 0.2 s: values for all_reduce have not arrived";
+        SUITE_EXPECT(failure, strstr(zopt_last_error(), text) != NULL, "%s", zopt_last_error());
         SUITE_EXPECT(failure, value == 1, "values were touched");
     }
     ops->destroy(comm);
 }
 
-START_TEST(collective_that_others_skip_times_out)
+START_TEST(collective_that_others_skip_fails)
 {
-    run_split(world_size(), hang_in_collective);
+    run_split(row(_i), world_size(), hang_in_collective);
 }
 END_TEST
 
-/* Only where collectives are compared first (ZOPT_VERIFY_COMM): else MPI corrupts memory. */
+/* Over MPI only where collectives are compared first (ZOPT_VERIFY_COMM): else it corrupts memory.
+ */
 #ifdef ZI_VERIFY_COMM
+enum { FIRST_VERIFIED = 0 };
+#else
+enum { FIRST_VERIFIED = 1 };
+#endif
+
 static void call_differently(const zi_comm_ops *ops, const zi_comm_config *config,
                              suite_failure *failure)
 {
@@ -195,10 +322,9 @@ static void call_differently(const zi_comm_ops *ops, const zi_comm_config *confi
 
 START_TEST(mismatched_collectives_name_the_operation)
 {
-    run_split(world_size(), call_differently);
+    run_split(row(_i), world_size(), call_differently);
 }
 END_TEST
-#endif
 
 /* The first comm is made before anybody calls MPI_Init. */
 static int start_by_zopt(void)
@@ -222,9 +348,13 @@ static int run_tests(void)
     Suite *suite = suite_create("comm_mpi");
     TCase *tests = tcase_create("comm_mpi");
     suite_add_tcase(suite, tests);
-    tcase_add_test(tests, whole_world_does_what_a_transport_must);
-    tcase_add_loop_test(tests, part_of_the_world_does_what_a_transport_must, 1, world_size());
-    tcase_add_test(tests, lonely_launch_is_refused);
+    tcase_add_loop_test(tests, whole_world_does_what_a_transport_must, 0, 2);
+    tcase_add_loop_test(tests, part_of_the_world_does_what_a_transport_must, 2, 2 * world_size());
+    tcase_add_test(tests, auto_is_shm_where_all_ranks_share_a_node);
+    tcase_add_test(tests, shm_on_two_nodes_is_refused_with_the_host);
+    tcase_add_test(tests, ranks_that_come_with_other_transports_are_refused);
+    tcase_add_test(tests, shared_memory_holds_no_files_open);
+    tcase_add_loop_test(tests, lonely_launch_is_refused, 0, 2);
     tcase_add_test(tests, what_is_no_communicator_is_refused);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
@@ -240,13 +370,11 @@ static int run_breaking_tests(void)
     Suite *suite = suite_create("comm_mpi, broken");
     TCase *tests = tcase_create("broken");
     suite_add_tcase(suite, tests);
-    tcase_add_test(tests, transfers_out_of_order_are_refused);
+    tcase_add_loop_test(tests, transfers_out_of_order_are_refused, 0, 2);
     tcase_add_test(tests, more_transfers_than_reserved_are_refused);
-    tcase_add_test(tests, rank_that_never_arrives_is_named);
-    tcase_add_test(tests, collective_that_others_skip_times_out);
-#ifdef ZI_VERIFY_COMM
-    tcase_add_test(tests, mismatched_collectives_name_the_operation);
-#endif
+    tcase_add_loop_test(tests, rank_that_never_arrives_is_named, 0, 2);
+    tcase_add_loop_test(tests, collective_that_others_skip_fails, 0, 2);
+    tcase_add_loop_test(tests, mismatched_collectives_name_the_operation, FIRST_VERIFIED, 2);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, CK_NORMAL);
@@ -287,7 +415,9 @@ static int breaking_tests(int *argc, char ***argv)
 /* "broken" as argument: the tests that break transports. */
 int main(int argc, char **argv)
 {
-    for (size_t i = 0; i < zi_n_comms; i++)
+    for (size_t i = 0; i < zi_n_comms; i++) {
         mpi = strcmp(zi_comms[i]->name, "mpi") == 0 ? zi_comms[i] : mpi;
+        shm = strcmp(zi_comms[i]->name, "shm") == 0 ? zi_comms[i] : shm;
+    }
     return argc > 1 && strcmp(argv[1], "broken") == 0 ? breaking_tests(&argc, &argv) : main_tests();
 }

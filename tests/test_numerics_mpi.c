@@ -1,5 +1,6 @@
-/* Transport mpi gives the bits of one rank alone, for worlds of 1 to 5 ranks cut out of this job:
- * dtypes, slots, bucket sizes, overflow, absent gradients, exported files. Run with mpirun -n 5. */
+/* Transports mpi and shm give the bits of one rank alone, for worlds of 1 to 5 ranks cut out of
+ * this job: dtypes, slots, bucket sizes, overflow, absent gradients, exported files. Run with
+ * mpirun -n 5. */
 #include <math.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -11,45 +12,49 @@
 #include "harness.h"
 
 static int job_rank, job_size;
+static const char *const transports[] = {"mpi", "shm"};
+enum { N_TRANSPORTS = sizeof transports / sizeof transports[0] };
 
 /* Run the problem on the first `world` ranks of the job, and compare with one rank alone. */
-static void check_world(const h_problem *problem, int world, const h_result *want, const char *what)
+static void check_world(const h_problem *problem, int world, const h_result *want, const char *name)
 {
     MPI_Comm part;
+    char what[128];
     MPI_Comm_split(MPI_COMM_WORLD, job_rank < world ? 0 : MPI_UNDEFINED, job_rank, &part);
     if (job_rank >= world)
         return;
     h_result got;
     zopt_options options = problem->options;
     zopt_options_set_comm(&options, part);
-    options.transport = "mpi";
-    h_run_one(problem, &options, &got);
+    for (int i = 0; i < N_TRANSPORTS; i++) {
+        options.transport = transports[i];
+        h_run_one(problem, &options, &got);
+        snprintf(what, sizeof what, "%s, %s, rank %d of %d, buckets of %zu", name, transports[i],
+                 job_rank, world, options.bucket_elems);
+        h_compare(want, &got, what);
+        h_free(&got);
+    }
     MPI_Comm_free(&part);
-    h_compare(want, &got, what);
-    h_free(&got);
 }
 
 static void check_worlds(h_problem *problem, const char *name)
 {
     static const size_t bucket_elems[] = {700, 4 << 20};
     h_result want;
-    char what[128];
     zopt_options alone = problem->options;
     alone.transport = "self";
     h_run_one(problem, &alone, &want);
     for (int world = 1; world <= job_size; world++)
         for (int b = 0; b < 2; b++) {
             problem->options.bucket_elems = bucket_elems[b];
-            snprintf(what, sizeof what, "%s, rank %d of %d, buckets of %zu", name, job_rank, world,
-                     bucket_elems[b]);
-            check_world(problem, world, &want, what);
+            check_world(problem, world, &want, name);
             MPI_Barrier(MPI_COMM_WORLD);
         }
     h_free(&want);
 }
 
 /* _i / 3: dtypes or mixed; _i % 3: slots. */
-START_TEST(mpi_gives_the_bits_of_one_rank)
+START_TEST(both_give_the_bits_of_one_rank)
 {
     static const int slots[] = {1, 4, 7};
     h_problem problem;
@@ -104,13 +109,15 @@ START_TEST(large_tensors_travel_in_pieces)
 }
 END_TEST
 
+/* _i % 2: with one dtype or several; _i / 2: the transport. */
 START_TEST(memory_planned_is_memory_counted_under_mpi)
 {
     h_problem problem;
     zopt *z;
     zopt_memory_usage planned, counted;
-    h_uneven(&problem, ZOPT_FP16, _i);
+    h_uneven(&problem, ZOPT_FP16, _i % 2);
     problem.options.bucket_elems = 3000;
+    problem.options.transport = transports[_i / 2];
     zopt_options options = problem.options;
     zopt_options_set_comm(&options, MPI_COMM_WORLD);
     h_result result;
@@ -118,7 +125,6 @@ START_TEST(memory_planned_is_memory_counted_under_mpi)
     h_run_one(&problem, &options, &result);
     counted = result.memory;
     options = problem.options;
-    options.transport = "mpi";
     options.plan_world = job_size;
     options.plan_rank = job_rank;
     ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
@@ -178,10 +184,10 @@ int main(int argc, char **argv)
     Suite *suite = suite_create("numerics over mpi");
     TCase *tests = tcase_create("mpi");
     tcase_set_timeout(tests, 300);
-    tcase_add_loop_test(tests, mpi_gives_the_bits_of_one_rank, 0, 12);
+    tcase_add_loop_test(tests, both_give_the_bits_of_one_rank, 0, 12);
     tcase_add_test(tests, overflow_and_absent_gradients_too);
     tcase_add_test(tests, large_tensors_travel_in_pieces);
-    tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2);
+    tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2 * N_TRANSPORTS);
     tcase_add_test(tests, ranks_that_disagree_are_refused);
     tcase_add_test(tests, ranks_that_read_different_tensors_are_refused);
     suite_add_tcase(suite, tests);

@@ -1,5 +1,5 @@
-/* Every optimizer and variant over transport mpi gives the bits of one rank alone, on worlds of 1,
- * 2, 3 and 5 ranks cut out of this job. Run with mpirun -n 5. */
+/* Every optimizer and variant over transports mpi and shm gives the bits of one rank alone, on
+ * worlds of 1, 2, 3 and 5 ranks cut out of this job. Run with mpirun -n 5. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 #include "optimizer_cases.h"
 
 static int job_rank;
+static const char *const transports[] = {"mpi", "shm"};
 static const int worlds[] = {1, 2, 3, 5};
 enum { N_WORLDS = sizeof worlds / sizeof worlds[0] };
 static MPI_Comm part[N_WORLDS]; /* of the first ranks of the job; null on the others */
@@ -22,14 +23,14 @@ static void check_worlds(h_problem *problem, const char *name)
     options.transport = "self";
     h_run_one(problem, &options, &want);
     for (int w = 0; w < N_WORLDS; w++)
-        for (int b = 0; b < 2 && part[w] != MPI_COMM_NULL; b++) {
+        for (int i = 0; i < 4 && part[w] != MPI_COMM_NULL; i++) {
             options = problem->options;
             zopt_options_set_comm(&options, part[w]);
-            options.transport = "mpi";
-            options.bucket_elems = bucket_elems[b];
+            options.transport = transports[i % 2];
+            options.bucket_elems = bucket_elems[i / 2];
             h_run_one(problem, &options, &got);
-            snprintf(what, sizeof what, "%s, rank %d of %d, buckets of %zu", name, job_rank,
-                     worlds[w], bucket_elems[b]);
+            snprintf(what, sizeof what, "%s, %s, rank %d of %d, buckets of %zu", name,
+                     options.transport, job_rank, worlds[w], options.bucket_elems);
             h_compare(&want, &got, what);
             h_free(&got);
         }
@@ -38,7 +39,7 @@ static void check_worlds(h_problem *problem, const char *name)
 }
 
 /* _i / 3: the case; _i % 3: the dtype. */
-START_TEST(mpi_gives_the_bits_of_one_rank)
+START_TEST(both_give_the_bits_of_one_rank)
 {
     const optimizer_case *c = &optimizer_cases[_i / 3];
     h_problem problem;
@@ -63,7 +64,7 @@ int main(int argc, char **argv)
     Suite *suite = suite_create("optimizers over mpi");
     TCase *tests = tcase_create("mpi");
     tcase_set_timeout(tests, 300);
-    tcase_add_loop_test(tests, mpi_gives_the_bits_of_one_rank, 0, 3 * N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tests, both_give_the_bits_of_one_rank, 0, 3 * N_OPTIMIZER_CASES);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);

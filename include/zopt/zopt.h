@@ -95,10 +95,11 @@ typedef struct zopt_setting {
 typedef struct zopt_options {
     size_t struct_size;
 
-    /* Transport: "auto" (default), "self", "threads" or "mpi". "auto" is "threads" where `threads`
-     * is set, "mpi" where a communicator is given, MPI runs already or a launcher started this
-     * process with others, else "self". "mpi" starts MPI if nobody has, and duplicates the
-     * communicator it is given. */
+    /* Transport: "auto" (default), "self", "threads", "shm" or "mpi". "auto" is "threads" where
+     * `threads` is set, "self" where this process is alone, and else, where a communicator is
+     * given, MPI runs already or a launcher started this process with others, "shm" if all ranks
+     * share a node and "mpi" if not. Both start MPI if nobody has, and duplicate the communicator
+     * they are given. */
     const char *transport;
     int has_comm;          /* 1: comm_f is the communicator to use; else MPI_COMM_WORLD */
     int comm_f;            /* Fortran handle, see zopt_mpi.h */
@@ -160,6 +161,11 @@ typedef struct zopt_options {
      * that an older one stands in for, say. NULL: printed on stderr. */
     void (*on_warning)(void *arg, const char *text);
     void *on_warning_arg;
+
+    /* > 0: ranks [k*n, (k+1)*n) are node k, e.g. to try several nodes on one machine; none may span
+     * machines. 0 (default): nodes are what the machine says; a planning handle's ranks are one.
+     * Never part of the result. */
+    int ranks_per_node;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs

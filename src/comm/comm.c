@@ -10,7 +10,7 @@
 #include "comm/common.h"
 
 /* In the order in which "auto" asks them. */
-const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_mpi, &zi_comm_self};
+const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_shm, &zi_comm_mpi, &zi_comm_self};
 const size_t zi_n_comms = sizeof zi_comms / sizeof zi_comms[0];
 
 #ifndef ZI_HAVE_MPI
@@ -28,6 +28,13 @@ static int never_wanted(const zi_comm_config *config)
 const zi_comm_ops zi_comm_mpi = {
     .name = "mpi",
     .help = "any MPI world",
+    .missing = built_without,
+    .wanted = never_wanted,
+};
+
+const zi_comm_ops zi_comm_shm = {
+    .name = "shm",
+    .help = "an MPI world on one node",
     .missing = built_without,
     .wanted = never_wanted,
 };
@@ -112,6 +119,18 @@ zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const z
                    nearest ? "\"?" : "");
 }
 
+zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_mem *mem,
+                            zi_comm **out)
+{
+    const zi_comm_ops *ops;
+    *out = NULL;
+    ZI_TRY(zi_comm_find(name, config, &ops));
+    zopt_status status = ops->create(config, mem, out);
+    if (status == ZOPT_ERR_UNSUPPORTED && ops->otherwise != NULL && strcmp(name, "auto") == 0)
+        status = ops->otherwise->create(config, mem, out);
+    return status;
+}
+
 void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem)
 {
     comm->ops = ops;
@@ -178,46 +197,62 @@ typedef struct zi_symmetric_node {
 } zi_symmetric_node;
 
 static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
-                                 zi_symmetric *out)
+                                 zi_symmetric_node **out)
 {
     size_t node_bytes = sizeof(zi_symmetric_node) + (size_t)n_peers * sizeof(void *);
-    void *memory, *base;
-    ZI_TRY(zi_mem_table(comm->mem, node_bytes, &memory));
-    zopt_status status = zi_mem_array(comm->mem, category, bytes, &base);
+    zi_symmetric_node *node;
+    void *base = NULL;
+    *out = NULL;
+    ZI_TRY(zi_mem_table(comm->mem, node_bytes, &node));
+    zopt_status status = ZOPT_OK;
+    if (comm->source != NULL)
+        zi_mem_count(comm->mem, category, bytes);
+    else
+        status = zi_mem_array(comm->mem, category, bytes, &base);
     if (status != ZOPT_OK) {
-        zi_mem_free_table(comm->mem, memory, node_bytes);
+        zi_mem_free_table(comm->mem, node, node_bytes);
         return status;
     }
-    zi_symmetric_node *node = memory;
-    *out = (zi_symmetric){.base = base, .bytes = bytes, .peer = n_peers ? node->peer : NULL};
     node->next = comm->symmetric;
     node->node_bytes = node_bytes;
     node->category = category;
-    node->memory = *out;
+    node->memory =
+        (zi_symmetric){.base = base, .bytes = bytes, .peer = n_peers ? node->peer : NULL};
     comm->symmetric = node;
+    *out = node;
     return ZOPT_OK;
-}
-
-zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
-                               zi_symmetric *out)
-{
-    *out = (zi_symmetric){0};
-    zopt_status mine = symmetric_add(comm, category, bytes, n_peers, out);
-    zopt_status status = zi_comm_agree(comm, mine);
-    if (status != ZOPT_OK && mine == ZOPT_OK)
-        zi_symmetric_free(comm, category, out, 0);
-    return status;
 }
 
 static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
 {
     zi_symmetric_node *node = *link;
+    zi_symmetric *memory = &node->memory;
     *link = node->next;
-    if (keep)
-        zi_mem_uncount(comm->mem, node->category, node->memory.bytes);
+    if (comm->source != NULL && memory->base != NULL)
+        comm->source->unmap(comm, memory->bytes, memory->peer);
+    if (comm->source != NULL || keep)
+        zi_mem_uncount(comm->mem, node->category, memory->bytes);
     else
-        zi_mem_free_array(comm->mem, node->category, node->memory.base, node->memory.bytes);
+        zi_mem_free_array(comm->mem, node->category, memory->base, memory->bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
+}
+
+zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
+                               zi_symmetric *out)
+{
+    zi_symmetric_node *node;
+    *out = (zi_symmetric){0};
+    zopt_status mine = symmetric_add(comm, category, bytes, n_peers, &node);
+    zopt_status status = zi_comm_agree(comm, mine);
+    if (status == ZOPT_OK && comm->source != NULL && !comm->planned && bytes > 0) {
+        status = comm->source->map(comm, bytes, node->peer);
+        node->memory.base = status == ZOPT_OK ? node->peer[comm->rank] : NULL;
+    }
+    if (status == ZOPT_OK)
+        *out = node->memory;
+    else if (mine == ZOPT_OK)
+        symmetric_remove(comm, &comm->symmetric, 0);
+    return status;
 }
 
 void zi_symmetric_free(zi_comm *comm, zi_category category, zi_symmetric *memory, int keep)

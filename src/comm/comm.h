@@ -28,6 +28,7 @@ typedef struct zi_comm_config {
     void (*on_hang)(void *arg, const char *text);
     void *on_hang_arg;
     int plan_world, plan_rank; /* plan_world > 0: connect to nobody */
+    int ranks_per_node;        /* as in zopt_options */
 } zi_comm_config;
 
 /* A buffer that every rank has, of equal size. */
@@ -64,6 +65,8 @@ typedef struct zi_comm_ops {
     int peer_memory;              /* 1: tables point into peers' memory */
     const char *(*missing)(void); /* NULL where usable in this process, else why not */
     int (*wanted)(const zi_comm_config *config); /* 1: "auto" takes this row if none before it */
+    /* What "auto" takes where create says ERR_UNSUPPORTED, on all ranks alike; NULL: nothing. */
+    const struct zi_comm_ops *otherwise;
 
     /* Collective. On a planning config: rank and world, and the memory of a real one counted, but
      * connected to nobody; only alloc_symmetric, reserve and what frees may be called. */
@@ -134,8 +137,9 @@ struct zi_comm {
     /* What the caller is doing, for the text of a hang. */
     uint64_t step;
     const char *phase;
-    int bucket;                          /* -1: none */
-    struct zi_symmetric_node *symmetric; /* what alloc_symmetric has handed out */
+    int bucket;                               /* -1: none */
+    struct zi_symmetric_node *symmetric;      /* what alloc_symmetric has handed out */
+    const struct zi_symmetric_source *source; /* where it comes from; NULL: the heap */
 };
 
 extern const zi_comm_ops *const zi_comms[];
@@ -145,6 +149,10 @@ extern const size_t zi_n_comms;
  * "auto" launch in which every process would run alone. Errors: ERR_CONFIG with the nearest name,
  * ERR_UNSUPPORTED, ERR_LAUNCH. */
 zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const zi_comm_ops **out);
+
+/* Find the row and create its comm; for "auto" go on to `otherwise`. Errors: of both. */
+zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_mem *mem,
+                            zi_comm **out);
 
 /* For a world of one: refuse it where RANK, WORLD_SIZE, SLURM_* or the like say that the launcher
  * meant more. Errors: ERR_LAUNCH with a hint. */

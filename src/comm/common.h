@@ -6,7 +6,7 @@
 #include "base/status.h"
 #include "comm/comm.h"
 
-extern const zi_comm_ops zi_comm_self, zi_comm_threads, zi_comm_mpi;
+extern const zi_comm_ops zi_comm_self, zi_comm_threads, zi_comm_shm, zi_comm_mpi;
 
 /* ERR_COMM on a broken or a planning comm. */
 zopt_status zi_check_connected(const zi_comm *comm, const char *call);
@@ -21,8 +21,16 @@ zopt_status zi_check_begun(zi_comm *comm, const char *call, uint64_t n_begun, ui
 /* The rules of zi_message. Breaks the comm otherwise. */
 zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t n);
 
+/* Symmetric memory that is not the heap's. */
+typedef struct zi_symmetric_source {
+    /* Collective. peer[world]: where every rank's `bytes` zeroed bytes lie. All ranks get it or
+     * none. */
+    zopt_status (*map)(zi_comm *comm, size_t bytes, void **peer);
+    void (*unmap)(const zi_comm *comm, size_t bytes, void **peer);
+} zi_symmetric_source;
+
 /* Allocate and agree that all ranks could; on failure nothing is left. peer[] holds n_peers
- * entries, for the transport to fill in; 0: peer is NULL. */
+ * entries, for the transport or its source to fill in; 0: peer is NULL. */
 zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
                                zi_symmetric *out);
 

@@ -1,17 +1,11 @@
-/* Transport mpi: any MPI world, host memory. This file has the life of the object and the small
- * collectives, nonblocking ones polled up to the deadline; slices move in mpi_transfer.c. Errors
- * of MPI are returned on the communicator's duplicate, never fatal. */
+/* Transport mpi: any MPI world, host memory. This file has the life of the object; small
+ * collectives are in mpi_collective.c, slices move in mpi_transfer.c. Errors of MPI are returned on
+ * the communicator's duplicate, never fatal. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "comm/mpi_internal.h"
-
-#ifdef ZI_VERIFY_COMM
-enum { VERIFY = 1 };
-#else
-enum { VERIFY = 0 };
-#endif
 
 /* MPI is one for the process, and so is who started it. */
 static enum { NOT_OURS, OURS, ABANDONED } mpi_state;
@@ -29,8 +23,7 @@ zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc)
     return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s: %s", m->base.rank, call, text);
 }
 
-/* Poll one request up to the deadline while transfers go on. */
-static zopt_status finish(zi_mpi *m, MPI_Request *request, const char *what, const char *peer)
+zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, const char *peer)
 {
     zi_wait wait;
     zi_wait_begin(&wait, &m->base);
@@ -47,7 +40,7 @@ static zopt_status finish(zi_mpi *m, MPI_Request *request, const char *what, con
 
 /* ------------------------------------------------------------------ life --------------------- */
 
-static const char *missing(void)
+const char *zi_mpi_missing(void)
 {
     int finalized = 0;
     MPI_Finalized(&finalized);
@@ -66,7 +59,7 @@ static int launched(void)
     return getenv("PMI_RANK") != NULL || getenv("PMIX_RANK") != NULL;
 }
 
-static int wanted(const zi_comm_config *config)
+int zi_mpi_wanted(const zi_comm_config *config)
 {
     int running = 0;
     if (config->plan_world > 0)
@@ -78,9 +71,9 @@ static int wanted(const zi_comm_config *config)
 static zopt_status start_mpi(void)
 {
     int running = 0, provided;
-    const char *why = missing();
+    const char *why = zi_mpi_missing();
     if (why != NULL)
-        return ZI_FAIL(ZOPT_ERR_ORDER, "transport mpi: %s", why);
+        return ZI_FAIL(ZOPT_ERR_ORDER, "transport over MPI: %s", why);
     MPI_Initialized(&running);
     if (running)
         return ZOPT_OK;
@@ -138,7 +131,7 @@ static zopt_status duplicate(zi_mpi *m, MPI_Comm parent)
     zopt_status status =
         zi_mpi_check(m, "MPI_Comm_idup", MPI_Comm_idup(parent, &m->comm, &request));
     if (status == ZOPT_OK)
-        status = finish(m, &request, "calls of zopt_create", "");
+        status = zi_mpi_finish(m, &request, "calls of zopt_create", "");
     unhush(parent, handler);
     ZI_TRY(status);
     ZI_MPI_TRY(m, MPI_Comm_set_errhandler, m->comm, MPI_ERRORS_RETURN);
@@ -172,7 +165,7 @@ static void destroy(zi_comm *comm)
     zi_mpi *m = (zi_mpi *)comm;
     if (m == NULL)
         return;
-    int running = !comm->planned && missing() == NULL;
+    int running = !comm->planned && zi_mpi_missing() == NULL;
     if (running && !comm->broken && zi_engine_drain(m) == ZOPT_OK && m->comm != MPI_COMM_NULL)
         MPI_Comm_free(&m->comm);
     zi_mem_free_table(comm->mem, m->engine.ring, m->engine.capacity * sizeof(zi_mpi_job));
@@ -186,36 +179,71 @@ static void destroy(zi_comm *comm)
     zi_mem_free_table(comm->mem, m, sizeof(zi_mpi));
 }
 
-static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
+/* Ranks that come with different transports, or with different ideas of what a node is, would go on
+ * to wait for different things: the first collective of every transport over MPI compares them. The
+ * greatest of x and of -x are those of one number only if all are equal. */
+static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
 {
-    void *memory, *bounce;
+    int64_t row = 0;
+    while (zi_comms[row] != ops)
+        row++;
+    int64_t most[] = {row, -row, config->ranks_per_node, -(int64_t)config->ranks_per_node};
+    ZI_TRY(zi_mpi_all_reduce(&m->base, ZI_MAX, most, sizeof most / sizeof most[0]));
+    if (most[0] == -most[1] && most[2] == -most[3])
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                   "rank %d comes with transport %s, %d ranks a node, and others differ: set "
+                   "transport and ranks_per_node alike on all ranks",
+                   m->base.rank, ops->name, config->ranks_per_node);
+}
+
+static zopt_status meet(zi_mpi *m, MPI_Comm parent, const zi_comm_ops *ops,
+                        const zi_comm_config *config)
+{
+    void *bounce;
+    if (parent != MPI_COMM_NULL) {
+        ZI_MPI_TRY(m, MPI_Comm_rank, parent, &m->base.rank);
+        ZI_MPI_TRY(m, MPI_Comm_size, parent, &m->base.world);
+    }
+    zi_engine_init(m);
+    size_t bounce_bytes = bounce_size(m->base.world);
+    ZI_TRY(zi_mem_array(m->base.mem, ZI_MEM_STAGING, bounce_bytes, &bounce));
+    m->bounce = bounce;
+    m->bounce_bytes = bounce_bytes;
+    if (parent == MPI_COMM_NULL)
+        return ZOPT_OK;
+    ZI_TRY(duplicate(m, parent));
+    return compare_rows(m, ops, config);
+}
+
+zopt_status zi_mpi_connect(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
+                           zi_mpi **out)
+{
+    zi_mpi *m;
     MPI_Comm parent = MPI_COMM_NULL;
-    zopt_status status;
     *out = NULL;
     if (config->plan_world == 0) {
         ZI_TRY(start_mpi());
         ZI_TRY(parent_of(config, &parent));
     }
-    ZI_TRY(zi_mem_table(mem, sizeof(zi_mpi), &memory));
-    zi_mpi *m = memory;
+    ZI_TRY(zi_mem_table(mem, sizeof *m, &m));
     zi_comm_init(&m->base, &zi_comm_mpi, config, mem);
     m->comm = MPI_COMM_NULL;
-    if (parent != MPI_COMM_NULL) {
-        ZI_TRY_GOTO(zi_mpi_check(m, "MPI_Comm_rank", MPI_Comm_rank(parent, &m->base.rank)), fail);
-        ZI_TRY_GOTO(zi_mpi_check(m, "MPI_Comm_size", MPI_Comm_size(parent, &m->base.world)), fail);
-    }
-    zi_engine_init(m);
-    size_t bounce_bytes = bounce_size(m->base.world);
-    ZI_TRY_GOTO(zi_mem_array(mem, ZI_MEM_STAGING, bounce_bytes, &bounce), fail);
-    m->bounce = bounce;
-    m->bounce_bytes = bounce_bytes;
-    if (parent != MPI_COMM_NULL)
-        ZI_TRY_GOTO(duplicate(m, parent), fail);
+    zopt_status status = meet(m, parent, ops, config);
+    if (status == ZOPT_OK)
+        *out = m;
+    else
+        destroy(&m->base);
+    return status;
+}
+
+static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
+{
+    zi_mpi *m;
+    *out = NULL;
+    ZI_TRY(zi_mpi_connect(&zi_comm_mpi, config, mem, &m));
     *out = &m->base;
     return ZOPT_OK;
-fail:
-    destroy(&m->base);
-    return status;
 }
 
 static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,
@@ -227,171 +255,25 @@ static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t b
 /* Queued transfers may still touch it. A drain that fails has broken the comm: leak. */
 static void free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
 {
-    if (!comm->planned && !comm->broken && missing() == NULL)
+    if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
         (void)zi_engine_drain((zi_mpi *)comm);
     zi_symmetric_free(comm, category, memory, comm->broken);
-}
-
-/* ------------------------------------------------------------------ small collectives -------- */
-
-typedef enum operation { ALL_GATHER, ALL_REDUCE, BROADCAST } operation;
-
-static const struct {
-    const char *name, *awaited;
-} operations[] = {
-    [ALL_GATHER] = {"all_gather", "values for all_gather"},
-    [ALL_REDUCE] = {"all_reduce", "values for all_reduce"},
-    [BROADCAST] = {"broadcast", "values for broadcast"},
-};
-
-/* Compare what all ranks are about to do: MPI itself takes different sizes for memory to corrupt.
- * The greatest of x and of -x are those of one number only if all are equal. */
-static zopt_status begin(zi_mpi *m, operation op, int variant, size_t bytes)
-{
-    enum { N = 4 };
-    int64_t mine[(size_t)2 * N];
-    MPI_Request request;
-    ZI_TRY(zi_check_connected(&m->base, operations[op].name));
-    m->sequence++;
-    if (!VERIFY)
-        return ZOPT_OK;
-    const int64_t values[N] = {(int64_t)m->sequence, op, variant, (int64_t)bytes};
-    for (size_t i = 0; i < N; i++) {
-        mine[2 * i] = values[i];
-        mine[2 * i + 1] = -values[i];
-    }
-    int64_t *all = (int64_t *)(void *)m->bounce;
-    memcpy(all, mine, sizeof mine);
-    ZI_MPI_TRY(m, MPI_Iallreduce, MPI_IN_PLACE, all, 2 * N, MPI_INT64_T, MPI_MAX, m->comm,
-               &request);
-    ZI_TRY(finish(m, &request, operations[op].awaited, ""));
-    for (size_t i = 0; i < N; i++) {
-        if (all[2 * i] == -all[2 * i + 1])
-            continue;
-        m->base.broken = 1;
-        return ZI_FAIL(
-            ZOPT_ERR_COMM, "collective %llu: rank %d calls %s(%d) of %zu bytes, and others differ",
-            (unsigned long long)m->sequence, m->base.rank, operations[op].name, variant, bytes);
-    }
-    return ZOPT_OK;
-}
-
-/* bounce: this rank's part, then every rank's. */
-static zopt_status all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv)
-{
-    zi_mpi *m = (zi_mpi *)comm;
-    size_t world = (size_t)comm->world, most = m->bounce_bytes / (world + 1);
-    ZI_TRY(begin(m, ALL_GATHER, 0, bytes));
-    for (size_t offset = 0, n = 0; offset < bytes; offset += n) {
-        MPI_Request request;
-        n = bytes - offset < most ? bytes - offset : most;
-        memcpy(m->bounce, (const char *)send + offset, n);
-        ZI_MPI_TRY(m, MPI_Iallgather, m->bounce, (int)n, MPI_BYTE, m->bounce + n, (int)n, MPI_BYTE,
-                   m->comm, &request);
-        ZI_TRY(finish(m, &request, operations[ALL_GATHER].awaited, ""));
-        for (size_t r = 0; r < world; r++)
-            memcpy((char *)recv + r * bytes + offset, m->bounce + (r + 1) * n, n);
-    }
-    return ZOPT_OK;
-}
-
-static zopt_status all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n)
-{
-    const MPI_Op ops[] = {[ZI_SUM] = MPI_SUM, [ZI_MIN] = MPI_MIN, [ZI_MAX] = MPI_MAX};
-    zi_mpi *m = (zi_mpi *)comm;
-    size_t most = m->bounce_bytes / sizeof *values;
-    ZI_TRY(begin(m, ALL_REDUCE, (int)op, n * sizeof *values));
-    for (size_t done = 0, n_now = 0; done < n; done += n_now) {
-        MPI_Request request;
-        n_now = n - done < most ? n - done : most;
-        memcpy(m->bounce, values + done, n_now * sizeof *values);
-        ZI_MPI_TRY(m, MPI_Iallreduce, MPI_IN_PLACE, m->bounce, (int)n_now, MPI_INT64_T, ops[op],
-                   m->comm, &request);
-        ZI_TRY(finish(m, &request, operations[ALL_REDUCE].awaited, ""));
-        memcpy(values + done, m->bounce, n_now * sizeof *values);
-    }
-    return ZOPT_OK;
-}
-
-/* What a broadcast's message begins with: a rank that is out of step must not take it for another.
- */
-typedef struct broadcast_head {
-    uint64_t sequence, offset, bytes;
-} broadcast_head;
-
-static zopt_status check_head(zi_mpi *m, const broadcast_head *want, int from)
-{
-    if (memcmp(m->bounce, want, sizeof *want) == 0)
-        return ZOPT_OK;
-    m->base.broken = 1;
-    return ZI_FAIL(
-        ZOPT_ERR_COMM,
-        "collective %llu: rank %d awaits a broadcast of %llu bytes, rank %d is in another",
-        (unsigned long long)m->sequence, m->base.rank, (unsigned long long)want->bytes, from);
-}
-
-/* Down a binomial tree rooted at `root`: rank v (counted from the root) hears from v without its
- * lowest bit, and tells v + 2^i for all 2^i below that bit, the farthest first. bounce: a head and
- * its piece, n bytes in all. */
-static zopt_status broadcast_piece(zi_mpi *m, int root, const broadcast_head *head, int n)
-{
-    int world = m->base.world, v = (m->base.rank - root + world) % world, bit = 1;
-    MPI_Request request;
-    char peer[16];
-    while (bit < world && (v & bit) == 0)
-        bit <<= 1;
-    if (v != 0) {
-        int from = (v - bit + root) % world;
-        snprintf(peer, sizeof peer, "%d", from);
-        ZI_MPI_TRY(m, MPI_Irecv, m->bounce, n, MPI_BYTE, from, ZI_TAG_BROADCAST, m->comm, &request);
-        ZI_TRY(finish(m, &request, operations[BROADCAST].awaited, peer));
-        ZI_TRY(check_head(m, head, from));
-    }
-    for (bit >>= 1; bit > 0; bit >>= 1) {
-        if (v + bit >= world)
-            continue;
-        int to = (v + bit + root) % world;
-        snprintf(peer, sizeof peer, "%d", to);
-        ZI_MPI_TRY(m, MPI_Isend, m->bounce, n, MPI_BYTE, to, ZI_TAG_BROADCAST, m->comm, &request);
-        ZI_TRY(finish(m, &request, "receipts of a broadcast", peer));
-    }
-    return ZOPT_OK;
-}
-
-static zopt_status broadcast(zi_comm *comm, int root, void *buffer, size_t bytes)
-{
-    zi_mpi *m = (zi_mpi *)comm;
-    broadcast_head head;
-    size_t most = m->bounce_bytes - sizeof head;
-    char *piece = m->bounce + sizeof head;
-    ZI_TRY(begin(m, BROADCAST, root, bytes));
-    for (size_t offset = 0, n = 0; offset < bytes; offset += n) {
-        n = bytes - offset < most ? bytes - offset : most;
-        head = (broadcast_head){.sequence = m->sequence, .offset = offset, .bytes = bytes};
-        if (comm->rank == root) {
-            memcpy(m->bounce, &head, sizeof head);
-            memcpy(piece, (char *)buffer + offset, n);
-        }
-        ZI_TRY(broadcast_piece(m, root, &head, (int)(sizeof head + n)));
-        memcpy((char *)buffer + offset, piece, n);
-    }
-    return ZOPT_OK;
 }
 
 const zi_comm_ops zi_comm_mpi = {
     .name = "mpi",
     .help = "any MPI world, by messages from host memory",
     .peer_memory = 0,
-    .missing = missing,
-    .wanted = wanted,
+    .missing = zi_mpi_missing,
+    .wanted = zi_mpi_wanted,
     .create = create,
     .destroy = destroy,
     .reserve = zi_mpi_reserve,
     .alloc_symmetric = alloc_symmetric,
     .free_symmetric = free_symmetric,
-    .all_gather = all_gather,
-    .all_reduce = all_reduce,
-    .broadcast = broadcast,
+    .all_gather = zi_mpi_all_gather,
+    .all_reduce = zi_mpi_all_reduce,
+    .broadcast = zi_mpi_broadcast,
     .exchange = zi_mpi_exchange,
     .expose = zi_mpi_expose,
     .expose_wait = zi_mpi_expose_wait,

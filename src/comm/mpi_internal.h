@@ -1,5 +1,6 @@
-/* The object of transport mpi: mpi.c makes it and has the small collectives, mpi_transfer.c moves
- * slices, mpi_message.c messages. The only header of the library that includes mpi.h. */
+/* The object of transport mpi: mpi.c makes it, mpi_collective.c has the small collectives,
+ * mpi_transfer.c moves slices, mpi_message.c messages. The only header of the library that includes
+ * mpi.h. */
 #ifndef ZI_COMM_MPI_INTERNAL_H
 #define ZI_COMM_MPI_INTERNAL_H
 
@@ -65,12 +66,29 @@ typedef struct zi_mpi {
     zi_mpi_engine engine;
 } zi_mpi;
 
+/* mpi.c, also for transports that only meet over MPI. The object of row `ops`'s ranks: started,
+ * duplicated, and all with the same row and ranks_per_node; of a plan: counted. Freed by the
+ * destroy of zi_comm_mpi. Collective. Errors: ERR_DISAGREE, ERR_LAUNCH, ERR_ARGUMENT. */
+zopt_status zi_mpi_connect(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
+                           zi_mpi **out);
+const char *zi_mpi_missing(void);
+int zi_mpi_wanted(const zi_comm_config *config);
+
 enum { ZI_TAG_BROADCAST, ZI_TAG_MESSAGE, ZI_TAG_TRANSFER };
 
 /* ERR_COMM with MPI's text where rc is not MPI_SUCCESS; breaks the comm. */
 zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc);
 
 #define ZI_MPI_TRY(m, function, ...) ZI_TRY(zi_mpi_check((m), #function, function(__VA_ARGS__)))
+
+/* Poll one request up to the deadline while transfers go on; `what` and `peer` as zi_wait_hang has
+ * them. */
+zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, const char *peer);
+
+/* mpi_collective.c: those of zi_comm_ops. */
+zopt_status zi_mpi_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);
+zopt_status zi_mpi_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
+zopt_status zi_mpi_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);
 
 /* mpi_transfer.c */
 void zi_engine_init(zi_mpi *m);
