@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The reference run is one run, however it is spread: for 1 to 5 ranks, two bucket sizes and three
-# dtypes the model files are equal byte for byte and the metrics number for number, and what
+# The reference run is one run, however it is spread: for 1 to 5 ranks, two bucket sizes, transports
+# shm (self for one rank) and mpi, and three dtypes the model files are equal byte for byte and the metrics number for number, and what
 # `zopt plan` says is what every rank counted. The run files of the other optimizers on two worlds.
 #
 # usage: tests/test_train.sh BUILD_DIR [STEPS]
@@ -71,11 +71,13 @@ for dtype in fp16 bf16 fp32; do
     esac
     first=
     for bucket in 4194304 10000; do
+        transport=comm.transport=auto
+        [ "$bucket" = 10000 ] && transport=comm.transport=mpi
         for ranks in 1 2 3 4 5; do
             out=$work/$dtype-$bucket-$ranks
-            train "$ranks" "$bucket" "$out" "${set_dtype[@]}"
+            train "$ranks" "$bucket" "$out" "${set_dtype[@]}" "$transport"
             columns "$out/metrics.jsonl" >"$out/columns"
-            compare_memory "$ranks" "$bucket" "$out" "${set_dtype[@]}"
+            compare_memory "$ranks" "$bucket" "$out" "${set_dtype[@]}" "$transport"
             [ "$(wc -l <"$out/columns")" = "$steps" ]
             if [ -z "$first" ]; then
                 first=$out

@@ -124,8 +124,10 @@ zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_m
 {
     const zi_comm_ops *ops;
     *out = NULL;
-    ZI_TRY(zi_comm_find(name, config, &ops));
-    zopt_status status = ops->create(config, mem, out);
+    zopt_status status = zi_comm_find(name, config, &ops);
+    if (ops == NULL)
+        return status;
+    status = ops->create(config, mem, out);
     if (status == ZOPT_ERR_UNSUPPORTED && ops->otherwise != NULL && strcmp(name, "auto") == 0)
         status = ops->otherwise->create(config, mem, out);
     return status;
@@ -242,15 +244,16 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
 {
     zi_symmetric_node *node;
     *out = (zi_symmetric){0};
-    zopt_status mine = symmetric_add(comm, category, bytes, n_peers, &node);
-    zopt_status status = zi_comm_agree(comm, mine);
+    zopt_status status = zi_comm_agree(comm, symmetric_add(comm, category, bytes, n_peers, &node));
+    if (node == NULL)
+        return status;
     if (status == ZOPT_OK && comm->source != NULL && !comm->planned && bytes > 0) {
         status = comm->source->map(comm, bytes, node->peer);
         node->memory.base = status == ZOPT_OK ? node->peer[comm->rank] : NULL;
     }
     if (status == ZOPT_OK)
         *out = node->memory;
-    else if (mine == ZOPT_OK)
+    else
         symmetric_remove(comm, &comm->symmetric, 0);
     return status;
 }
