@@ -23,6 +23,7 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
         .plan_world = o->plan_world,
         .plan_rank = o->plan_rank,
         .ranks_per_node = o->ranks_per_node,
+        .shared_params = o->shared_params != 0,
     };
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }

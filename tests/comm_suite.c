@@ -277,7 +277,8 @@ static void update_all(flow *f, suite_failure *failure)
         check_sources(f, b, failure); /* once for the norm, once for the update */
         check_sources(f, b, failure);
         SUITE_OK(failure, comm->ops->dest_wait(comm, &params, dest, &n_dests));
-        SUITE_EXPECT(failure, n_dests == 1 || n_dests == comm->world, "%d destinations", n_dests);
+        int want = f->params.shared || !comm->ops->peer_memory ? 1 : comm->world;
+        SUITE_EXPECT(failure, n_dests == want, "%d destinations, not %d", n_dests, want);
         for (int i = 0; i < n_dests; i++)
             pattern(dest[i], f->shape.slice_bytes, 0, who(f, PARAM, comm->rank, b));
         SUITE_OK(failure, comm->ops->consumed(comm, &grads));
@@ -318,8 +319,9 @@ static void run_steps(flow *f, suite_failure *failure)
         f->step = step + 1;
     }
     int peers = f->comm->world - 1, contributes = f->comm->rank < f->n_contributors;
-    uint64_t want =
-        (uint64_t)(peers * n_steps * f->shape.n_buckets * (1 + contributes)) * f->shape.slice_bytes;
+    int publishes = !f->params.shared;
+    uint64_t want = (uint64_t)(peers * n_steps * f->shape.n_buckets * (publishes + contributes)) *
+                    f->shape.slice_bytes;
     if (failure->text[0] == '\0')
         check_params(f, failure);
     SUITE_EXPECT(failure, failure->text[0] || f->comm->bytes_sent - f->bytes_before == want,
@@ -355,6 +357,20 @@ static void run_flow(const zi_comm_ops *ops, const zi_comm_config *config, const
 
 /* ------------------------------------------------------------------ memory ------------------ */
 
+/* Rank 0 writes, the others read it, and nobody leaves before. */
+static void check_shared(zi_comm *comm, const zi_symmetric *params, suite_failure *failure)
+{
+    char none = 0, *text = params->base;
+    SUITE_EXPECT(failure, (uintptr_t)text % 64 == 0, "not aligned");
+    for (int r = 0; r < comm->world; r++)
+        SUITE_EXPECT(failure, params->peer[r] == params->base, "peer %d is not the shared", r);
+    if (comm->rank == 0)
+        memcpy(text, "shared", 7);
+    SUITE_OK(failure, comm->ops->all_gather(comm, &none, 0, &none));
+    SUITE_EXPECT(failure, strcmp(text, "shared") == 0, "rank 0's text is not here");
+    SUITE_OK(failure, comm->ops->all_gather(comm, &none, 0, &none));
+}
+
 static void use_memory(zi_comm *comm, suite_failure *failure)
 {
     zi_symmetric grads, params, none;
@@ -362,6 +378,7 @@ static void use_memory(zi_comm *comm, suite_failure *failure)
     SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_PARAMS, 64, &params));
     SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_PARAMS, 0, &none));
     SUITE_OK(failure, comm->ops->reserve(comm, 10, 100));
+    comm->ops->free_symmetric(comm, ZI_MEM_PARAMS, &none);
     SUITE_EXPECT(failure, (grads.peer != NULL) == comm->ops->peer_memory, "peers of %s",
                  comm->ops->name);
     if (comm->planned)
@@ -370,6 +387,9 @@ static void use_memory(zi_comm *comm, suite_failure *failure)
     for (size_t i = 0; i < grads.bytes; i++)
         SUITE_EXPECT(failure, ((char *)grads.base)[i] == 0, "byte %zu is not zero", i);
     SUITE_EXPECT(failure, grads.peer == NULL || grads.peer[comm->rank] == grads.base, "own peer");
+    SUITE_EXPECT(failure, params.shared == comm->shared_params && !grads.shared, "shared");
+    if (params.shared)
+        check_shared(comm, &params, failure);
 }
 
 static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
@@ -380,7 +400,8 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
     zi_comm *comm, *plan;
     SUITE_OK(failure, ops->create(config, &real, &comm));
     use_memory(comm, failure);
-    zi_comm_config planning = {.plan_world = comm->world, .plan_rank = comm->rank};
+    zi_comm_config planning = {
+        .plan_world = comm->world, .plan_rank = comm->rank, .shared_params = config->shared_params};
     SUITE_OK(failure, ops->create(&planning, &dry, &plan));
     use_memory(plan, failure);
     SUITE_EXPECT(failure, plan->world == comm->world && plan->rank == comm->rank, "plan's world");
@@ -389,6 +410,10 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
                      "category %d: %llu bytes planned, %llu real", i,
                      (unsigned long long)dry.row[i].bytes, (unsigned long long)real.row[i].bytes);
     SUITE_EXPECT(failure, real.row[ZI_MEM_TABLES].bytes > 0, "no tables counted");
+    int64_t params = (int64_t)real.row[ZI_MEM_PARAMS].bytes;
+    if (config->shared_params)
+        SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_SUM, &params, 1));
+    SUITE_EXPECT(failure, params == 64, "parameters of %d bytes counted", (int)params);
     ops->destroy(plan);
     ops->destroy(comm);
     SUITE_EXPECT(failure, real.total_bytes == 0 && dry.total_bytes == 0, "bytes still counted");
@@ -411,14 +436,17 @@ void comm_suite_run(const zi_comm_ops *ops, const zi_comm_config *config, suite_
     for (size_t i = 0; i < COUNT(cases); i++)
         cases[i](comm, failure);
     ops->destroy(comm);
+    zi_comm_config shared = *config;
+    shared.shared_params = ops->peer_memory;
     plan_counts_what_a_real_one_allocates(ops, config, failure);
+    plan_counts_what_a_real_one_allocates(ops, &shared, failure);
     for (size_t i = 0; i < COUNT(shapes) && failure->text[0] == '\0'; i++) {
         int cut = shapes[i].slice_bytes > CUT_BYTES;
         if (world > shapes[i].max_world || (cut && ops->peer_memory))
             continue;
         int step = cut ? (world + 1) / 2 : 1; /* for time */
         for (int n = world; n >= 0; n -= step)
-            run_flow(ops, config, &shapes[i], n, failure);
+            run_flow(ops, n % 2 ? config : &shared, &shapes[i], n, failure);
     }
 }
 

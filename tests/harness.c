@@ -225,7 +225,7 @@ void h_collect(const h_problem *problem, zopt *z, h_result *result)
 }
 
 /* What zopt plan says: a slot's gradients go to their owners, updated parameters, which take as
- * many bytes, to every rank. */
+ * many bytes, to every rank unless all read the same. */
 static void check_bytes_sent(const zopt *z, const zopt_options *options,
                              const zopt_memory_usage *memory, const zopt_step_report *report)
 {
@@ -233,7 +233,7 @@ static void check_bytes_sent(const zopt *z, const zopt_options *options,
     uint64_t slots = (uint64_t)options->slots;
     uint64_t n_mine = slots > rank ? (slots - rank - 1) / world + 1 : 0;
     uint64_t share = memory->category[1].bytes / world * (world - 1); /* "grads" */
-    uint64_t want = share * (n_mine + !report->skipped);
+    uint64_t want = share * (n_mine + (!report->skipped && !options->shared_params));
     if (report->bytes_sent != want) {
         fprintf(stderr, "step %d, rank %d of %d: sent %" PRIu64 " bytes, want %" PRIu64 "\n",
                 (int)report->step, (int)rank, (int)world, report->bytes_sent, want);
@@ -329,6 +329,7 @@ void h_check_worlds(h_problem *problem, const char *name)
     for (size_t w = 0; w < sizeof worlds / sizeof worlds[0]; w++)
         for (size_t b = 0; b < sizeof bucket_elems / sizeof bucket_elems[0]; b++) {
             problem->options.bucket_elems = bucket_elems[b];
+            problem->options.shared_params = b == 0;
             h_run_threads(problem, worlds[w], &other);
             snprintf(what, sizeof what, "%s, %d ranks, buckets of %zu", name, worlds[w],
                      bucket_elems[b]);

@@ -60,7 +60,8 @@ void h_collect(const h_problem *problem, zopt *z, h_result *result);
 
 /* Run it all. Every rank checks that its parameters are the rounded master weights. */
 void h_run_threads(const h_problem *problem, int n_ranks, h_result *result);
-/* On 1, 2, 3 and 5 ranks with two bucket sizes, each equal to the run on one rank. */
+/* On 1, 2, 3 and 5 ranks with two bucket sizes, parameters shared with one of them, each equal to
+ * the run on one rank. */
 void h_check_worlds(h_problem *problem, const char *name);
 void h_run_one(const h_problem *problem, const zopt_options *options, h_result *result);
 void h_free(h_result *result);

@@ -158,6 +158,18 @@ START_TEST(ranks_that_come_with_other_transports_are_refused)
 }
 END_TEST
 
+START_TEST(mpi_shares_no_parameters)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .shared_params = 1};
+    ck_assert_int_eq(zi_comm_connect("mpi", &config, &mem, &comm), ZOPT_ERR_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "shared_params"));
+    ck_assert_ptr_null(comm);
+    ck_assert_uint_eq(mem.total_bytes, 0);
+}
+END_TEST
+
 static int count_files(void)
 {
     int n = 0;
@@ -353,6 +365,7 @@ static int run_tests(void)
     tcase_add_test(tests, auto_is_shm_where_all_ranks_share_a_node);
     tcase_add_test(tests, shm_on_two_nodes_is_refused_with_the_host);
     tcase_add_test(tests, ranks_that_come_with_other_transports_are_refused);
+    tcase_add_test(tests, mpi_shares_no_parameters);
     tcase_add_test(tests, shared_memory_holds_no_files_open);
     tcase_add_loop_test(tests, lonely_launch_is_refused, 0, 2);
     tcase_add_test(tests, what_is_no_communicator_is_refused);

@@ -347,6 +347,47 @@ START_TEST(the_callers_rounding_mode_changes_nothing_and_is_restored)
 }
 END_TEST
 
+enum { SHARED_ELEMS = 3000, N_SETS = 30 };
+
+/* Every rank sets all elements to k, reads them and goes on at once. */
+static void set_and_read(int rank, zopt_threads *threads, void *arg)
+{
+    float values[SHARED_ELEMS];
+    const float *param;
+    int group, id, *n_wrong = arg;
+    zopt *z;
+    zopt_options options;
+    const uint64_t shape[] = {SHARED_ELEMS};
+    zopt_options_init(&options);
+    options.threads = threads;
+    options.threads_rank = rank;
+    options.shared_params = 1;
+    options.bucket_elems = 1000;
+    if (zopt_create(&options, &z) != ZOPT_OK || zopt_add_group(z, NULL, 0, &group) != ZOPT_OK ||
+        zopt_add_tensor(z, "w", ZOPT_FP32, 1, shape, group, &id) != ZOPT_OK ||
+        zopt_commit(z) != ZOPT_OK)
+        abort();
+    for (int k = 0; k < N_SETS; k++) {
+        for (int i = 0; i < SHARED_ELEMS; i++)
+            values[i] = (float)k;
+        if (zopt_set_master(z, id, 0, SHARED_ELEMS, values) != ZOPT_OK ||
+            zopt_param_acquire(z, id, (const void **)&param) != ZOPT_OK)
+            abort();
+        for (int i = 0; i < SHARED_ELEMS; i++)
+            n_wrong[rank] += param[i] != (float)k;
+    }
+    zopt_destroy(z);
+}
+
+START_TEST(shared_parameters_are_set_when_all_have_read_them_and_read_when_all_have_set_them)
+{
+    int n_wrong[3] = {0};
+    h_on_threads(3, set_and_read, n_wrong);
+    for (int r = 0; r < 3; r++)
+        ck_assert_int_eq(n_wrong[r], 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("numerics");
@@ -365,6 +406,8 @@ int main(void)
     tcase_add_test(tests, without_clip_and_check_nothing_is_measured);
     tcase_add_test(tests, a_skipped_step_does_not_advance_the_schedule);
     tcase_add_test(tests, the_callers_rounding_mode_changes_nothing_and_is_restored);
+    tcase_add_test(
+        tests, shared_parameters_are_set_when_all_have_read_them_and_read_when_all_have_set_them);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The reference run is one run, however it is spread: for 1 to 5 ranks, two bucket sizes, transports
-# shm (self for one rank) and mpi, and three dtypes the model files are equal byte for byte and the metrics number for number, and what
-# `zopt plan` says is what every rank counted. The run files of the other optimizers on two worlds.
+# shm (self for one rank) and mpi, and three dtypes the model files are equal byte for byte and the
+# metrics number for number, and what `zopt plan` says is what every rank counted. The run files of
+# the other optimizers on two worlds.
 #
 # usage: tests/test_train.sh BUILD_DIR [STEPS]
 set -euo pipefail
@@ -97,6 +98,9 @@ train 1 10000 "$work/groups-1" fp16.enabled=true "$groups"
 train 3 10000 "$work/groups-3" fp16.enabled=true "$groups"
 compare_memory 3 10000 "$work/groups-3" fp16.enabled=true "$groups"
 cmp "$work/groups-1/model.safetensors" "$work/groups-3/model.safetensors"
+train 3 10000 "$work/shared-3" fp16.enabled=true "$groups" zopt.shared_params=true
+compare_memory 3 10000 "$work/shared-3" fp16.enabled=true "$groups" zopt.shared_params=true
+cmp "$work/groups-1/model.safetensors" "$work/shared-3/model.safetensors"
 if cmp -s "$work/groups-1/model.safetensors" "$work/fp16-10000-1/model.safetensors"; then
     echo "param_groups changed nothing" >&2
     exit 1
@@ -105,7 +109,7 @@ rc=0
 "$build/zopt" train "$file" --out "$work/unused" \
     --set 'param_groups=[{"match": "no such tensor"}]' >"$work/log" 2>&1 || rc=$?
 [ "$rc" = 78 ] && grep -q 'param_groups\[0\].match = "no such tensor"' "$work/log"
-echo "param_groups: equal files on 1 and 3 ranks, other weights than without"
+echo "param_groups: equal files on 1 and 3 ranks, which may share parameters; others than without"
 
 # Every other run file too.
 for file in "$root"/configs/gpt-kjv-*.json; do

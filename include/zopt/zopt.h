@@ -166,6 +166,11 @@ typedef struct zopt_options {
      * machines. 0 (default): nodes are what the machine says; a planning handle's ranks are one.
      * Never part of the result. */
     int ranks_per_node;
+
+    /* 1: all ranks read one parameter buffer, of which each counts its share, in place of one each:
+     * owners store once. zopt_set_master is then collective. ERR_UNSUPPORTED over transport "mpi".
+     * Never part of the result. Default 0. */
+    int shared_params;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs
@@ -234,7 +239,7 @@ ZOPT_API zopt_status zopt_commit(zopt *z);
 
 /* Set elements [offset, offset+n) of a tensor's FP32 master weights from `values`, equal on all
  * ranks. Each rank keeps what it owns and rounds into its own parameter memory. Not collective,
- * but no rank may be inside a step. */
+ * but no rank may be inside a step; *collective* with options.shared_params. */
 ZOPT_API zopt_status zopt_set_master(zopt *z, int id, uint64_t offset, uint64_t n,
                                      const float *values);
 

@@ -199,13 +199,14 @@ static uint64_t peak_bytes(const zopt_memory_usage *usage, const char *name)
 }
 
 /* Rank 0 has a slot in every micro-step. It sends each time what the others own of its gradients,
- * and at the end its slices of the parameters, which take as many bytes, to each of them. */
-static uint64_t sent_bytes(const plan_world *world)
+ * and at the end its slices of the parameters, which take as many bytes, to each of them, unless
+ * all read the same. */
+static uint64_t sent_bytes(const plan_world *world, int shared_params)
 {
     uint64_t n = (uint64_t)world->ranks;
     uint64_t n_micro = ((uint64_t)world->slots + n - 1) / n;
     const zopt_memory_usage *usage = &world->per_rank[0];
-    return (n - 1) * (n_micro + 1) * (peak_bytes(usage, "grads") / n);
+    return (n - 1) * (n_micro + !shared_params) * (peak_bytes(usage, "grads") / n);
 }
 
 static int count_worlds(const char *command, const plan_source *source, const int *ranks, plan *p)
@@ -222,7 +223,7 @@ static int count_worlds(const char *command, const plan_source *source, const in
             if (code != 0)
                 return code;
         }
-        world->sent_bytes = sent_bytes(world);
+        world->sent_bytes = sent_bytes(world, p->options.shared_params);
     }
     return 0;
 }

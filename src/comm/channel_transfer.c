@@ -80,16 +80,17 @@ zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, voi
     zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, "dest_wait"));
     ZI_TRY(zi_channel_wait(k, ZI_OPENED, zi_channel_count(k, ZI_OPENED), comm->world));
-    for (int i = 0; i < comm->world; i++)
+    *n_dests = transfer->memory->shared ? 1 : comm->world;
+    for (int i = 0; i < *n_dests; i++)
         dest[i] = slice_of(comm, transfer, i);
-    *n_dests = comm->world;
     return ZOPT_OK;
 }
 
 zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer)
 {
     ZI_TRY(count_next(comm, "publish", ZI_PUBLISHED, transfer->ordinal));
-    comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
+    if (!transfer->memory->shared)
+        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return ZOPT_OK;
 }
 

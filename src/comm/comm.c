@@ -85,15 +85,16 @@ zopt_status zi_comm_check_alone(void)
 static zopt_status find_auto(const zi_comm_config *config, const zi_comm_ops **out)
 {
     /* Where nobody wants it, it is a plan for several ranks in a build without MPI. */
-    *out = &zi_comm_threads;
+    const zi_comm_ops *found = &zi_comm_threads;
     for (size_t i = 0; i < zi_n_comms; i++) {
         if (zi_comms[i]->missing() == NULL && zi_comms[i]->wanted(config)) {
-            *out = zi_comms[i];
+            found = zi_comms[i];
             break;
         }
     }
-    if (*out == &zi_comm_self && config->plan_world == 0)
-        return zi_comm_check_alone();
+    if (found == &zi_comm_self && config->plan_world == 0)
+        ZI_TRY(zi_comm_check_alone());
+    *out = found;
     return ZOPT_OK;
 }
 
@@ -138,6 +139,7 @@ void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *c
     comm->ops = ops;
     comm->mem = mem;
     comm->planned = config->plan_world > 0;
+    comm->shared_params = config->shared_params;
     comm->rank = comm->planned ? config->plan_rank : 0;
     comm->world = comm->planned ? config->plan_world : 1;
     comm->deadline_ms = config->deadline_ms;
@@ -192,34 +194,54 @@ zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t 
 
 typedef struct zi_symmetric_node {
     struct zi_symmetric_node *next;
-    size_t node_bytes;
+    size_t node_bytes, counted_bytes;
     zi_category category;
     zi_symmetric memory;
     void *peer[];
 } zi_symmetric_node;
+
+size_t zi_share(const zi_comm *comm, int rank, size_t n)
+{
+    size_t world = (size_t)comm->world, r = (size_t)rank;
+    return n / world * r + n % world * r / world;
+}
+
+/* From the heap, if that is where this comm's memory is. */
+static zopt_status symmetric_base(const zi_comm *comm, zi_category category, zi_symmetric *memory)
+{
+    int is_mine = comm->source == NULL && (!memory->shared || comm->rank == 0);
+    if (comm->planned || memory->bytes == 0 || !is_mine)
+        return ZOPT_OK;
+    memory->base = zi_aligned_zalloc(memory->bytes);
+    if (memory->base == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu bytes", zi_category_name(category),
+                       memory->bytes);
+    return ZOPT_OK;
+}
 
 static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
                                  zi_symmetric_node **out)
 {
     size_t node_bytes = sizeof(zi_symmetric_node) + (size_t)n_peers * sizeof(void *);
     zi_symmetric_node *node;
-    void *base = NULL;
     *out = NULL;
     ZI_TRY(zi_mem_table(comm->mem, node_bytes, &node));
-    zopt_status status = ZOPT_OK;
-    if (comm->source != NULL)
-        zi_mem_count(comm->mem, category, bytes);
-    else
-        status = zi_mem_array(comm->mem, category, bytes, &base);
+    node->memory = (zi_symmetric){.bytes = bytes,
+                                  .peer = n_peers ? node->peer : NULL,
+                                  .shared = comm->shared_params && category == ZI_MEM_PARAMS};
+    zopt_status status = symmetric_base(comm, category, &node->memory);
     if (status != ZOPT_OK) {
         zi_mem_free_table(comm->mem, node, node_bytes);
         return status;
     }
-    node->next = comm->symmetric;
     node->node_bytes = node_bytes;
+    node->counted_bytes = bytes;
+    if (node->memory.shared)
+        node->counted_bytes =
+            zi_share(comm, comm->rank + 1, bytes) - zi_share(comm, comm->rank, bytes);
+    zi_mem_count(comm->mem, category, node->counted_bytes);
     node->category = category;
-    node->memory =
-        (zi_symmetric){.base = base, .bytes = bytes, .peer = n_peers ? node->peer : NULL};
+    node->next = comm->symmetric;
     comm->symmetric = node;
     *out = node;
     return ZOPT_OK;
@@ -232,10 +254,9 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
     *link = node->next;
     if (comm->source != NULL && memory->base != NULL)
         comm->source->unmap(comm, memory->bytes, memory->peer);
-    if (comm->source != NULL || keep)
-        zi_mem_uncount(comm->mem, node->category, memory->bytes);
-    else
-        zi_mem_free_array(comm->mem, node->category, memory->base, memory->bytes);
+    else if (!keep)
+        free(memory->base);
+    zi_mem_uncount(comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
 }
 
@@ -248,7 +269,7 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
     if (node == NULL)
         return status;
     if (status == ZOPT_OK && comm->source != NULL && !comm->planned && bytes > 0) {
-        status = comm->source->map(comm, bytes, node->peer);
+        status = comm->source->map(comm, bytes, node->memory.shared, node->peer);
         node->memory.base = status == ZOPT_OK ? node->peer[comm->rank] : NULL;
     }
     if (status == ZOPT_OK)
@@ -258,12 +279,17 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
     return status;
 }
 
+/* By the table of peers, where there is one: a base may have been filled in. */
+static int same_memory(const zi_symmetric *a, const zi_symmetric *b)
+{
+    return a->peer == b->peer && a->bytes == b->bytes && (a->peer != NULL || a->base == b->base);
+}
+
 void zi_symmetric_free(zi_comm *comm, zi_category category, zi_symmetric *memory, int keep)
 {
     zi_symmetric_node **link = &comm->symmetric;
     while (*link != NULL &&
-           ((*link)->category != category || (*link)->memory.base != memory->base ||
-            (*link)->memory.bytes != memory->bytes))
+           ((*link)->category != category || !same_memory(&(*link)->memory, memory)))
         link = &(*link)->next;
     if (*link != NULL)
         symmetric_remove(comm, link, keep);

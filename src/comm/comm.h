@@ -27,8 +27,8 @@ typedef struct zi_comm_config {
     int deadline_ms;
     void (*on_hang)(void *arg, const char *text);
     void *on_hang_arg;
-    int plan_world, plan_rank; /* plan_world > 0: connect to nobody */
-    int ranks_per_node;        /* as in zopt_options */
+    int plan_world, plan_rank;         /* plan_world > 0: connect to nobody */
+    int ranks_per_node, shared_params; /* as in zopt_options */
 } zi_comm_config;
 
 /* A buffer that every rank has, of equal size. */
@@ -36,6 +36,7 @@ typedef struct zi_symmetric {
     void *base; /* this rank's */
     size_t bytes;
     void **peer; /* [world] every rank's, where peers' memory is addressable; else NULL */
+    int shared;  /* 1: they are one buffer; each rank counts its share of it */
 } zi_symmetric;
 
 /* One bucket of one exchange of gradients or of parameters. */
@@ -80,7 +81,8 @@ typedef struct zi_comm_ops {
      * them and what bytes in transit need, counted, on a planning comm too. */
     zopt_status (*reserve)(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 
-    /* Zeroed, 64-byte aligned, counted in the comm's mem. Collective: all ranks get it or none.
+    /* Zeroed, 64-byte aligned, counted in the comm's mem; parameters are shared where the config
+     * says so. Collective: all ranks get it or none.
      * Freed by destroy at the latest. free_symmetric is no collective; it waits for this rank's own
      * transfers, and memory that peers may still touch outlives it. */
     zopt_status (*alloc_symmetric)(zi_comm *comm, zi_category category, size_t bytes,
@@ -112,7 +114,7 @@ typedef struct zi_comm_ops {
     /* This rank's parameters may be overwritten from now on. Once a step. */
     zopt_status (*open)(zi_comm *comm);
     /* Wait until every rank has opened as often as this one; dest[i] is where slice `rank` of the
-     * bucket goes, *n_dests of them: every rank's memory, or this rank's own. */
+     * bucket goes, *n_dests of them: every rank's memory, or this rank's own, or the shared. */
     zopt_status (*dest_wait)(zi_comm *comm, const zi_transfer *transfer, void **dest, int *n_dests);
     /* Slice `rank` of the bucket is stored in all of them. */
     zopt_status (*publish)(zi_comm *comm, const zi_transfer *transfer);
@@ -132,6 +134,7 @@ struct zi_comm {
     void (*on_hang)(void *arg, const char *text);
     void *on_hang_arg;
     int planned;         /* 1: connected to nobody */
+    int shared_params;   /* as in the config */
     int broken;          /* 1: a call has failed; only destroy may follow */
     uint64_t bytes_sent; /* to other ranks, so far; by transfers */
     /* What the caller is doing, for the text of a hang. */

@@ -23,13 +23,17 @@ zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t 
 
 /* Symmetric memory that is not the heap's. */
 typedef struct zi_symmetric_source {
-    /* Collective. peer[world]: where every rank's `bytes` zeroed bytes lie. All ranks get it or
-     * none. */
-    zopt_status (*map)(zi_comm *comm, size_t bytes, void **peer);
+    /* Collective. peer[world]: where every rank's `bytes` zeroed bytes lie; shared: the same for
+     * all. All ranks get it or none. */
+    zopt_status (*map)(zi_comm *comm, size_t bytes, int shared, void **peer);
     void (*unmap)(const zi_comm *comm, size_t bytes, void **peer);
 } zi_symmetric_source;
 
-/* Allocate and agree that all ranks could; on failure nothing is left. peer[] holds n_peers
+/* Where a rank's share of n bytes begins; it ends where the next one's does. */
+size_t zi_share(const zi_comm *comm, int rank, size_t n);
+
+/* Allocate and agree that all ranks could; on failure nothing is left. Shared memory from the heap
+ * is rank 0's, the others' base is NULL until the transport fills it in. peer[] holds n_peers
  * entries, for the transport or its source to fill in; 0: peer is NULL. */
 zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
                                zi_symmetric *out);

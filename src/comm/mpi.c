@@ -187,14 +187,16 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
     int64_t row = 0;
     while (zi_comms[row] != ops)
         row++;
-    int64_t most[] = {row, -row, config->ranks_per_node, -(int64_t)config->ranks_per_node};
+    int64_t nodes = config->ranks_per_node, shared = config->shared_params;
+    int64_t most[] = {row, -row, nodes, -nodes, shared, -shared};
     ZI_TRY(zi_mpi_all_reduce(&m->base, ZI_MAX, most, sizeof most / sizeof most[0]));
-    if (most[0] == -most[1] && most[2] == -most[3])
+    if (most[0] == -most[1] && most[2] == -most[3] && most[4] == -most[5])
         return ZOPT_OK;
-    return ZI_FAIL(ZOPT_ERR_DISAGREE,
-                   "rank %d comes with transport %s, %d ranks a node, and others differ: set "
-                   "transport and ranks_per_node alike on all ranks",
-                   m->base.rank, ops->name, config->ranks_per_node);
+    return ZI_FAIL(
+        ZOPT_ERR_DISAGREE,
+        "rank %d comes with transport %s, ranks_per_node %d, shared_params %d, and others "
+        "differ: set them alike on all ranks",
+        m->base.rank, ops->name, config->ranks_per_node, config->shared_params);
 }
 
 static zopt_status meet(zi_mpi *m, MPI_Comm parent, const zi_comm_ops *ops,
@@ -242,6 +244,11 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
     zi_mpi *m;
     *out = NULL;
     ZI_TRY(zi_mpi_connect(&zi_comm_mpi, config, mem, &m));
+    if (config->shared_params) {
+        destroy(&m->base);
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "shared_params: transport mpi keeps a buffer for each "
+                                             "rank; ask for transport \"shm\", on one node");
+    }
     *out = &m->base;
     return ZOPT_OK;
 }

@@ -107,7 +107,7 @@ static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *
         ZI_TRY(check_one_node(via, config));
     zopt_status status = zi_comm_agree(via, zi_mem_table(mem, table_bytes, &s));
     if (status == ZOPT_OK && !via->planned)
-        status = zi_shared_map(via, sizeof(zi_channel_rank), s->block);
+        status = zi_shared_map(via, sizeof(zi_channel_rank), 0, s->block);
     if (status != ZOPT_OK) {
         zi_mem_free_table(mem, s, table_bytes);
         return status;

@@ -25,28 +25,36 @@ static zopt_status fail(const zi_comm *comm, const char *what, size_t bytes, int
                    strerror(error));
 }
 
-/* Pages are taken now, while a lack of them is an error and no SIGBUS. */
 static zopt_status make(const zi_comm *comm, size_t bytes, offer *out)
 {
     struct stat stat;
-    int fd = memfd_create("zopt", MFD_CLOEXEC), error;
+    int fd = memfd_create("zopt", MFD_CLOEXEC);
     *out = (offer){.pid = getpid(), .fd = fd};
     if (fd < 0)
         return fail(comm, "memfd_create", bytes, errno);
-    do
-        error = posix_fallocate(fd, 0, (off_t)bytes);
-    while (error == EINTR);
-    if (error != 0)
-        return fail(comm, "fallocate", bytes, error);
-    if (fstat(fd, &stat) != 0)
-        return fail(comm, "fstat", bytes, errno);
+    if (ftruncate(fd, (off_t)bytes) != 0 || fstat(fd, &stat) != 0)
+        return fail(comm, "ftruncate", bytes, errno);
     out->device = stat.st_dev;
     out->inode = stat.st_ino;
     return ZOPT_OK;
 }
 
-static zopt_status map(const zi_comm *comm, size_t bytes, int fd, void **out)
+/* What a rank gives of a file: bytes [first, end). */
+typedef struct part {
+    size_t first, end;
+} part;
+
+/* Pages are taken now, on this rank's node and account, while a lack of them is an error and no
+ * SIGBUS. */
+static zopt_status take_and_map(const zi_comm *comm, size_t bytes, int fd, part own, void **out)
 {
+    int error = 0;
+    do
+        if (own.end > own.first)
+            error = posix_fallocate(fd, (off_t)own.first, (off_t)(own.end - own.first));
+    while (error == EINTR);
+    if (error != 0)
+        return fail(comm, "fallocate", bytes, error);
     void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (memory == MAP_FAILED)
         return fail(comm, "mmap", bytes, errno);
@@ -55,7 +63,8 @@ static zopt_status map(const zi_comm *comm, size_t bytes, int fd, void **out)
 }
 
 /* A process number means something else in another namespace: what is opened must be the file. */
-static zopt_status map_peer(const zi_comm *comm, size_t bytes, const offer *theirs, void **out)
+static zopt_status attach(const zi_comm *comm, size_t bytes, const offer *theirs, part own,
+                          void **out)
 {
     char path[64];
     struct stat stat;
@@ -66,33 +75,41 @@ static zopt_status map_peer(const zi_comm *comm, size_t bytes, const offer *thei
         return fail(comm, path, bytes, errno);
     zopt_status status;
     if (fstat(fd, &stat) == 0 && stat.st_dev == theirs->device && stat.st_ino == theirs->inode)
-        status = map(comm, bytes, fd, out);
+        status = take_and_map(comm, bytes, fd, own, out);
     else
         status = fail(comm, path, bytes, ENOENT);
     close(fd);
     return status;
 }
 
-static zopt_status map_all(zi_comm *comm, size_t bytes, const offer *mine, zopt_status status,
-                           void **peer)
+static part part_of(const zi_comm *comm, size_t bytes, int shared, int file)
 {
-    for (int r = 0; r < comm->world; r++) {
+    if (shared)
+        return (part){zi_share(comm, comm->rank, bytes), zi_share(comm, comm->rank + 1, bytes)};
+    return file == comm->rank ? (part){0, bytes} : (part){0, 0};
+}
+
+/* One file for each rank, or rank 0's for all. */
+static zopt_status attach_all(zi_comm *comm, size_t bytes, int shared, offer *mine, void **peer)
+{
+    int n_files = shared ? 1 : comm->world;
+    zopt_status status = comm->rank < n_files ? make(comm, bytes, mine) : ZOPT_OK;
+    for (int r = 0; r < n_files; r++) {
         offer theirs = *mine;
         ZI_TRY(comm->ops->broadcast(comm, r, &theirs, sizeof theirs));
-        if (status != ZOPT_OK || theirs.fd < 0)
-            continue; /* whoever failed says so below */
-        status = r == comm->rank ? map(comm, bytes, (int)mine->fd, &peer[r])
-                                 : map_peer(comm, bytes, &theirs, &peer[r]);
+        if (status == ZOPT_OK && theirs.fd >= 0) /* else whoever failed says so below */
+            status = attach(comm, bytes, &theirs, part_of(comm, bytes, shared, r), &peer[r]);
     }
+    for (int r = n_files; r < comm->world; r++)
+        peer[r] = peer[0];
     return zi_comm_agree(comm, status);
 }
 
-zopt_status zi_shared_map(zi_comm *comm, size_t bytes, void **peer)
+zopt_status zi_shared_map(zi_comm *comm, size_t bytes, int shared, void **peer)
 {
-    offer mine;
+    offer mine = {.fd = -1};
     memset(peer, 0, (size_t)comm->world * sizeof *peer);
-    zopt_status status = make(comm, bytes, &mine);
-    status = map_all(comm, bytes, &mine, status, peer);
+    zopt_status status = attach_all(comm, bytes, shared, &mine, peer);
     if (mine.fd >= 0)
         close((int)mine.fd); /* all peers have opened it, or will not */
     if (status != ZOPT_OK)
@@ -102,8 +119,9 @@ zopt_status zi_shared_map(zi_comm *comm, size_t bytes, void **peer)
 
 void zi_shared_unmap(const zi_comm *comm, size_t bytes, void **peer)
 {
+    void *first = peer[0];
     for (int r = 0; r < comm->world; r++) {
-        if (peer[r] != NULL)
+        if (peer[r] != NULL && (r == 0 || peer[r] != first))
             munmap(peer[r], bytes);
         peer[r] = NULL;
     }

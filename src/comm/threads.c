@@ -191,6 +191,8 @@ static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t b
     status = zi_channel_all_gather(comm, &out->base, sizeof out->base, out->peer);
     if (status != ZOPT_OK)
         zi_symmetric_free(comm, category, out, 1);
+    for (int r = 0; status == ZOPT_OK && out->shared && r < comm->world; r++)
+        out->base = out->peer[r] = out->peer[0];
     return status;
 }
 

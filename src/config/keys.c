@@ -55,6 +55,8 @@ const zi_key zi_keys[] = {
      .help = "elements communicated at once"},
     {I64("zopt.slots", "0", 0, COUNT_MAX), RESULT,
      .help = "gradient contributions a step; 0: train_batch_size / micro batch"},
+    {BOOL("zopt.shared_params", "false"), SHARED,
+     .help = "one parameter buffer for all ranks of a node; not over transport mpi"},
     {STR("comm.transport", "\"auto\""), SHARED, .help = "how bytes get from rank to rank"},
     {I64("comm.ranks_per_node", "0", 0, COUNT_MAX), SHARED,
      .help = "declare nodes of so many ranks, in order of rank; 0: what the machine says"},

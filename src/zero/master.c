@@ -21,20 +21,34 @@ static void store_params(const zi_zero *z, const zi_tensor *tensor, uint64_t off
     }
 }
 
+static zopt_status all_are_here(zi_zero *z)
+{
+    char none = 0;
+    return z->comm->ops->all_gather(z->comm, &none, 0, &none);
+}
+
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values)
 {
     const zi_tensor *tensor = &z->tensors[id];
     const void *param;
+    int shared = z->memory[tensor->space].params.shared;
     ZI_TRY(zi_param_acquire(z, id, &param)); /* nothing of the last step may arrive later */
-    store_params(z, tensor, offset, n, values);
+    if (shared)
+        ZI_TRY(all_are_here(z)); /* nobody reads any more */
+    else
+        store_params(z, tensor, offset, n, values);
     for (uint64_t at = offset; at < offset + n;) {
         zi_piece piece = zi_layout_piece(&z->layout, tensor, at, offset + n);
+        const float *from = values + (at - offset);
         if (piece.owner == z->comm->rank)
-            z->config.device->copy(NULL, z->master + piece.owned_at, values + (at - offset),
+            z->config.device->copy(NULL, z->master + piece.owned_at, from,
                                    piece.n_elems * sizeof *values);
+        if (piece.owner == z->comm->rank && shared)
+            store_params(z, tensor, at, piece.n_elems, from);
         at += piece.n_elems;
     }
-    return z->config.device->wait(NULL); /* `values` is the caller's */
+    ZI_TRY(z->config.device->wait(NULL));      /* `values` is the caller's */
+    return shared ? all_are_here(z) : ZOPT_OK; /* nobody reads before all have stored */
 }
 
 /* All ranks must ask for the same: what one rank sends is what the others believe to receive. */
