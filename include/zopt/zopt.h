@@ -9,8 +9,9 @@
  * text. Calls marked *collective* are made by all ranks in the same order. Sizes count elements
  * unless a name says bytes. No call exits the process or finalizes an MPI it did not start. A
  * handle is used by one thread at a time. A call that waits for peers gives up after
- * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. (The start of
- * MPI itself is not covered: MPI offers no way to give up on it.) */
+ * options.deadline_ms with ZOPT_ERR_TIMEOUT; the handle can then only be destroyed. Calls of MPI
+ * that offer no way to give up on them, its start and its end above all, have the same deadline
+ * where options.on_hang is there to be told; without it they may wait for ever. */
 #ifndef ZOPT_ZOPT_H
 #define ZOPT_ZOPT_H
 
@@ -141,8 +142,12 @@ typedef struct zopt_options {
                                 */
 
     int deadline_ms; /* limit on every wait for peers; default 300000 */
-    /* Called from the waiting thread when a deadline expires, with a line that says what was waited
-     * for. May end the process; if it returns, the call fails with ZOPT_ERR_TIMEOUT. */
+    /* Called once when a deadline expires, with a line that says what was waited for in which step
+     * and phase, and which ranks have not arrived. From the waiting thread, or, where that is
+     * inside a call that does not return, from a thread of the library's own. Must not call zopt.
+     * May end the process; if it returns, the waiting call fails with ZOPT_ERR_TIMEOUT as soon as
+     * it can. Must stay callable until the handle is destroyed, and for programs that leave MPI to
+     * zopt until zopt_finalize returns. */
     void (*on_hang)(void *arg, const char *text);
     void *on_hang_arg;
 

@@ -103,17 +103,11 @@ static int find_stopped(const zi_channel_comm *k, const zi_awaited *what)
 
 static zopt_status hang(zi_channel_comm *k, const zi_awaited *what)
 {
-    char list[128] = "";
-    size_t used = 0;
-    for (int r = what->missing(k, what, 0); r < k->base.world; r = what->missing(k, what, r + 1)) {
-        if (used + 16 > sizeof list) {
-            snprintf(list + used, sizeof list - used, ", ...");
-            break;
-        }
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%d", used ? ", " : "", r);
-    }
+    zi_rank_text list = {""};
+    for (int r = what->missing(k, what, 0); r < k->base.world; r = what->missing(k, what, r + 1))
+        zi_rank_list(&list, r);
     give_up(k, k->base.rank);
-    return zi_wait_hang(&k->base, what->text, list);
+    return zi_wait_hang(&k->base, what->text, list.text);
 }
 
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)

@@ -128,7 +128,7 @@ typedef struct zi_comm_ops {
 /* What every transport's object begins with. */
 struct zi_comm {
     const zi_comm_ops *ops;
-    int rank, world;
+    int rank, world; /* rank -1: not known yet */
     zi_mem *mem;
     int deadline_ms;
     void (*on_hang)(void *arg, const char *text);
@@ -181,6 +181,20 @@ void zi_wait_begin(zi_wait *wait, const zi_comm *comm);
 /* Give the core to somebody else for a moment, 50 us or so at most; a spin is shorter and keeps it.
  * 1: the deadline has passed. */
 int zi_wait_pause(zi_wait *wait);
+
+/* 1: nothing has moved for so long that pauses are sleeps. */
+int zi_wait_is_long(const zi_wait *wait);
+
+/* A list of ranks for an error's text: "0, 2", and ", ..." where it grows long. */
+typedef struct zi_rank_text {
+    char text[128];
+} zi_rank_text;
+
+void zi_rank_list(zi_rank_text *list, int rank);
+
+/* "rank R waited D s in step S, phase P, bucket B: " and `what`. */
+enum { ZI_WAIT_TEXT = 512 };
+void zi_wait_text(const zi_comm *comm, const char *what, char text[ZI_WAIT_TEXT]);
 
 /* The deadline has passed: tell on_hang step, phase, bucket, `what` has not arrived (a plural) and
  * of which ranks (a list, "0, 2"; "": unknown), mark the comm broken and fail with ERR_TIMEOUT. */

@@ -1,16 +1,12 @@
 /* Transport mpi: any MPI world, host memory. This file has the life of the object; small
- * collectives are in mpi_collective.c, slices move in mpi_transfer.c. Errors of MPI are returned on
- * the communicator's duplicate, never fatal. */
-#include <stdio.h>
-#include <stdlib.h>
+ * collectives are in mpi_collective.c, slices move in mpi_transfer.c, waits are in mpi_wait.c;
+ * mpi_process.c starts and ends MPI. Errors of MPI are returned on the communicator's duplicate,
+ * never fatal. */
 #include <string.h>
 
 #include "comm/mpi_internal.h"
 
-/* MPI is one for the process, and so is who started it. */
-static enum { NOT_OURS, OURS, ABANDONED } mpi_state;
-
-/* ------------------------------------------------------------------ errors and waits --------- */
+/* ------------------------------------------------------------------ errors ------------------- */
 
 zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc)
 {
@@ -23,118 +19,20 @@ zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc)
     return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s: %s", m->base.rank, call, text);
 }
 
-zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, const char *peer)
-{
-    zi_wait wait;
-    zi_wait_begin(&wait, &m->base);
-    for (;;) {
-        int done = 0;
-        ZI_MPI_TRY(m, MPI_Test, request, &done, MPI_STATUS_IGNORE);
-        if (done)
-            return ZOPT_OK;
-        ZI_TRY(zi_engine_progress(m));
-        if (zi_wait_pause(&wait))
-            return zi_wait_hang(&m->base, what, peer);
-    }
-}
-
 /* ------------------------------------------------------------------ life --------------------- */
-
-const char *zi_mpi_missing(void)
-{
-    int finalized = 0;
-    MPI_Finalized(&finalized);
-    return finalized ? "MPI has been finalized in this process" : NULL;
-}
-
-/* Did a launcher start this process with peers? Launchers that tell the number of processes say so
- * before MPI runs; the others at least number them. */
-static int launched(void)
-{
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
-    if (size == NULL)
-        size = getenv("PMI_SIZE");
-    if (size != NULL)
-        return strtol(size, NULL, 10) > 1;
-    return getenv("PMI_RANK") != NULL || getenv("PMIX_RANK") != NULL;
-}
-
-int zi_mpi_wanted(const zi_comm_config *config)
-{
-    int running = 0;
-    if (config->plan_world > 0)
-        return config->plan_world > 1;
-    MPI_Initialized(&running);
-    return config->has_comm || running || launched();
-}
-
-static zopt_status start_mpi(void)
-{
-    int running = 0, provided;
-    const char *why = zi_mpi_missing();
-    if (why != NULL)
-        return ZI_FAIL(ZOPT_ERR_ORDER, "transport over MPI: %s", why);
-    MPI_Initialized(&running);
-    if (running)
-        return ZOPT_OK;
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
-        return ZI_FAIL(ZOPT_ERR_COMM, "MPI_Init_thread failed");
-    mpi_state = OURS;
-    return ZOPT_OK;
-}
-
-void zopt_finalize(void)
-{
-    int finalized = 0;
-    if (mpi_state != OURS)
-        return;
-    MPI_Finalized(&finalized);
-    if (!finalized)
-        MPI_Finalize();
-    mpi_state = NOT_OURS;
-}
-
-/* Let errors on a communicator of somebody else's be returned to this file; then as it was. */
-static MPI_Errhandler hush(MPI_Comm comm)
-{
-    MPI_Errhandler handler = MPI_ERRHANDLER_NULL;
-    MPI_Comm_get_errhandler(comm, &handler);
-    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
-    return handler;
-}
-
-static void unhush(MPI_Comm comm, MPI_Errhandler handler)
-{
-    MPI_Comm_set_errhandler(comm, handler);
-    MPI_Errhandler_free(&handler);
-}
-
-static zopt_status parent_of(const zi_comm_config *config, MPI_Comm *parent)
-{
-    int is_inter = 0, world_size = 0;
-    *parent = config->has_comm ? MPI_Comm_f2c((MPI_Fint)config->comm_f) : MPI_COMM_WORLD;
-    /* An error on what is no communicator is raised on the world. */
-    MPI_Errhandler handler = hush(MPI_COMM_WORLD);
-    int rc = *parent == MPI_COMM_NULL ? MPI_ERR_COMM : MPI_Comm_test_inter(*parent, &is_inter);
-    unhush(MPI_COMM_WORLD, handler);
-    if (rc != MPI_SUCCESS || is_inter)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "comm_f %d is no %scommunicator", config->comm_f,
-                       is_inter ? "intra-" : "");
-    MPI_Comm_size(MPI_COMM_WORLD, &world_size);
-    return world_size == 1 ? zi_comm_check_alone() : ZOPT_OK;
-}
 
 static zopt_status duplicate(zi_mpi *m, MPI_Comm parent)
 {
     MPI_Request request;
-    MPI_Errhandler handler = hush(parent);
+    MPI_Errhandler handler = zi_mpi_hush(parent);
     zopt_status status =
         zi_mpi_check(m, "MPI_Comm_idup", MPI_Comm_idup(parent, &m->comm, &request));
     if (status == ZOPT_OK)
-        status = zi_mpi_finish(m, &request, "calls of zopt_create", "");
-    unhush(parent, handler);
+        status = zi_mpi_finish(m, &request, "calls of zopt_create", -1);
+    zi_mpi_unhush(parent, handler);
     ZI_TRY(status);
     ZI_MPI_TRY(m, MPI_Comm_set_errhandler, m->comm, MPI_ERRORS_RETURN);
+    m->connected = 1;
     return ZOPT_OK;
 }
 
@@ -153,11 +51,21 @@ static size_t bounce_size(int world)
 static void leak(zi_mpi *m)
 {
     zi_engine_cancel(m);
-    if (mpi_state == OURS)
-        mpi_state = ABANDONED;
+    zi_mpi_abandon();
     zi_symmetric_free_all(&m->base, 1);
     zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, m->bounce_bytes + m->engine.staging_bytes);
     zi_mem_uncount(m->base.mem, ZI_MEM_TABLES, sizeof(zi_mpi));
+}
+
+static void disconnect(zi_mpi *m)
+{
+    if (!m->base.broken && zi_engine_drain(m) == ZOPT_OK && m->comm != MPI_COMM_NULL) {
+        m->base.phase = "end";
+        zi_watchdog_arm(&m->watchdog, "MPI_Comm_free", 0);
+        MPI_Comm_free(&m->comm);
+        (void)zi_mpi_returned(m, "MPI_Comm_free");
+    }
+    zi_mpi_left(m);
 }
 
 static void destroy(zi_comm *comm)
@@ -166,8 +74,9 @@ static void destroy(zi_comm *comm)
     if (m == NULL)
         return;
     int running = !comm->planned && zi_mpi_missing() == NULL;
-    if (running && !comm->broken && zi_engine_drain(m) == ZOPT_OK && m->comm != MPI_COMM_NULL)
-        MPI_Comm_free(&m->comm);
+    if (running)
+        disconnect(m);
+    zi_watchdog_stop(&m->watchdog);
     zi_mem_free_table(comm->mem, m->engine.ring, m->engine.capacity * sizeof(zi_mpi_job));
     if (running && comm->broken) {
         leak(m);
@@ -177,6 +86,19 @@ static void destroy(zi_comm *comm)
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.staging, m->engine.staging_bytes);
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->bounce, m->bounce_bytes);
     zi_mem_free_table(comm->mem, m, sizeof(zi_mpi));
+}
+
+/* Start MPI if nobody has, and learn who this is. */
+static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *parent)
+{
+    m->base.rank = -1;
+    m->base.phase = "start";
+    ZI_TRY(zi_watchdog_start(&m->watchdog, &m->base));
+    ZI_TRY(zi_mpi_start(m));
+    ZI_TRY(zi_mpi_parent(config, parent));
+    ZI_MPI_TRY(m, MPI_Comm_rank, *parent, &m->base.rank);
+    ZI_MPI_TRY(m, MPI_Comm_size, *parent, &m->base.world);
+    return ZOPT_OK;
 }
 
 /* Ranks that come with different transports, or with different ideas of what a node is, would go on
@@ -199,39 +121,34 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
         m->base.rank, ops->name, config->ranks_per_node, config->shared_params);
 }
 
-static zopt_status meet(zi_mpi *m, MPI_Comm parent, const zi_comm_ops *ops,
-                        const zi_comm_config *config)
+static zopt_status meet(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
 {
     void *bounce;
-    if (parent != MPI_COMM_NULL) {
-        ZI_MPI_TRY(m, MPI_Comm_rank, parent, &m->base.rank);
-        ZI_MPI_TRY(m, MPI_Comm_size, parent, &m->base.world);
-    }
+    MPI_Comm parent = MPI_COMM_NULL;
+    if (!m->base.planned)
+        ZI_TRY(join(m, config, &parent));
     zi_engine_init(m);
     size_t bounce_bytes = bounce_size(m->base.world);
     ZI_TRY(zi_mem_array(m->base.mem, ZI_MEM_STAGING, bounce_bytes, &bounce));
     m->bounce = bounce;
     m->bounce_bytes = bounce_bytes;
-    if (parent == MPI_COMM_NULL)
+    if (m->base.planned)
         return ZOPT_OK;
     ZI_TRY(duplicate(m, parent));
-    return compare_rows(m, ops, config);
+    ZI_TRY(compare_rows(m, ops, config));
+    m->base.phase = NULL;
+    return ZOPT_OK;
 }
 
 zopt_status zi_mpi_connect(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
                            zi_mpi **out)
 {
     zi_mpi *m;
-    MPI_Comm parent = MPI_COMM_NULL;
     *out = NULL;
-    if (config->plan_world == 0) {
-        ZI_TRY(start_mpi());
-        ZI_TRY(parent_of(config, &parent));
-    }
     ZI_TRY(zi_mem_table(mem, sizeof *m, &m));
     zi_comm_init(&m->base, &zi_comm_mpi, config, mem);
     m->comm = MPI_COMM_NULL;
-    zopt_status status = meet(m, parent, ops, config);
+    zopt_status status = meet(m, ops, config);
     if (status == ZOPT_OK)
         *out = m;
     else

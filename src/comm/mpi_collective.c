@@ -42,7 +42,7 @@ static zopt_status begin(zi_mpi *m, operation op, int variant, size_t bytes)
     memcpy(all, mine, sizeof mine);
     ZI_MPI_TRY(m, MPI_Iallreduce, MPI_IN_PLACE, all, 2 * N, MPI_INT64_T, MPI_MAX, m->comm,
                &request);
-    ZI_TRY(zi_mpi_finish(m, &request, operations[op].awaited, ""));
+    ZI_TRY(zi_mpi_finish(m, &request, operations[op].awaited, -1));
     for (size_t i = 0; i < N; i++) {
         if (all[2 * i] == -all[2 * i + 1])
             continue;
@@ -66,7 +66,7 @@ zopt_status zi_mpi_all_gather(zi_comm *comm, const void *send, size_t bytes, voi
         memcpy(m->bounce, (const char *)send + offset, n);
         ZI_MPI_TRY(m, MPI_Iallgather, m->bounce, (int)n, MPI_BYTE, m->bounce + n, (int)n, MPI_BYTE,
                    m->comm, &request);
-        ZI_TRY(zi_mpi_finish(m, &request, operations[ALL_GATHER].awaited, ""));
+        ZI_TRY(zi_mpi_finish(m, &request, operations[ALL_GATHER].awaited, -1));
         for (size_t r = 0; r < world; r++)
             memcpy((char *)recv + r * bytes + offset, m->bounce + (r + 1) * n, n);
     }
@@ -85,7 +85,7 @@ zopt_status zi_mpi_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, s
         memcpy(m->bounce, values + done, n_now * sizeof *values);
         ZI_MPI_TRY(m, MPI_Iallreduce, MPI_IN_PLACE, m->bounce, (int)n_now, MPI_INT64_T, ops[op],
                    m->comm, &request);
-        ZI_TRY(zi_mpi_finish(m, &request, operations[ALL_REDUCE].awaited, ""));
+        ZI_TRY(zi_mpi_finish(m, &request, operations[ALL_REDUCE].awaited, -1));
         memcpy(values + done, m->bounce, n_now * sizeof *values);
     }
     return ZOPT_OK;
@@ -115,23 +115,20 @@ static zopt_status broadcast_piece(zi_mpi *m, int root, const broadcast_head *he
 {
     int world = m->base.world, v = (m->base.rank - root + world) % world, bit = 1;
     MPI_Request request;
-    char peer[16];
     while (bit < world && (v & bit) == 0)
         bit <<= 1;
     if (v != 0) {
         int from = (v - bit + root) % world;
-        snprintf(peer, sizeof peer, "%d", from);
         ZI_MPI_TRY(m, MPI_Irecv, m->bounce, n, MPI_BYTE, from, ZI_TAG_BROADCAST, m->comm, &request);
-        ZI_TRY(zi_mpi_finish(m, &request, operations[BROADCAST].awaited, peer));
+        ZI_TRY(zi_mpi_finish(m, &request, operations[BROADCAST].awaited, from));
         ZI_TRY(check_head(m, head, from));
     }
     for (bit >>= 1; bit > 0; bit >>= 1) {
         if (v + bit >= world)
             continue;
         int to = (v + bit + root) % world;
-        snprintf(peer, sizeof peer, "%d", to);
         ZI_MPI_TRY(m, MPI_Isend, m->bounce, n, MPI_BYTE, to, ZI_TAG_BROADCAST, m->comm, &request);
-        ZI_TRY(zi_mpi_finish(m, &request, "receipts of a broadcast", peer));
+        ZI_TRY(zi_mpi_finish(m, &request, "receipts of a broadcast", to));
     }
     return ZOPT_OK;
 }

@@ -1,12 +1,13 @@
 /* The object of transport mpi: mpi.c makes it, mpi_collective.c has the small collectives,
- * mpi_transfer.c moves slices, mpi_message.c messages. The only header of the library that includes
- * mpi.h. */
+ * mpi_transfer.c moves slices, mpi_message.c messages, mpi_wait.c waits, mpi_process.c starts and
+ * ends MPI. The only header of the library that includes mpi.h. */
 #ifndef ZI_COMM_MPI_INTERNAL_H
 #define ZI_COMM_MPI_INTERNAL_H
 
 #include <mpi.h>
 
 #include "comm/common.h"
+#include "comm/watchdog.h"
 
 /* Members base, base + stride, ..., `size` of them, of a communicator. */
 typedef struct zi_ranks {
@@ -64,6 +65,9 @@ typedef struct zi_mpi {
     char *bounce;
     size_t bounce_bytes;
     zi_mpi_engine engine;
+    zi_watchdog watchdog;
+    int connected; /* 1: comm can carry messages */
+    int answered;  /* 1: this rank has told its peers that it is in a wait */
 } zi_mpi;
 
 /* mpi.c, also for transports that only meet over MPI. The object of row `ops`'s ranks: started,
@@ -71,19 +75,48 @@ typedef struct zi_mpi {
  * destroy of zi_comm_mpi. Collective. Errors: ERR_DISAGREE, ERR_LAUNCH, ERR_ARGUMENT. */
 zopt_status zi_mpi_connect(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
                            zi_mpi **out);
-const char *zi_mpi_missing(void);
-int zi_mpi_wanted(const zi_comm_config *config);
 
-enum { ZI_TAG_BROADCAST, ZI_TAG_MESSAGE, ZI_TAG_TRANSFER };
+enum { ZI_TAG_BROADCAST, ZI_TAG_MESSAGE, ZI_TAG_ROLL, ZI_TAG_TRANSFER };
 
 /* ERR_COMM with MPI's text where rc is not MPI_SUCCESS; breaks the comm. */
 zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc);
 
 #define ZI_MPI_TRY(m, function, ...) ZI_TRY(zi_mpi_check((m), #function, function(__VA_ARGS__)))
 
-/* Poll one request up to the deadline while transfers go on; `what` and `peer` as zi_wait_hang has
- * them. */
-zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, const char *peer);
+/* mpi_process.c */
+const char *zi_mpi_missing(void);
+int zi_mpi_wanted(const zi_comm_config *config);
+/* Start MPI if nobody has. */
+zopt_status zi_mpi_start(zi_mpi *m);
+/* The end of a watched call that could not be left. Errors: ERR_TIMEOUT where it came late. */
+zopt_status zi_mpi_returned(zi_mpi *m, const char *call);
+/* A comm ends: its deadline is that of zopt_finalize, which has no handle to ask. */
+void zi_mpi_left(const zi_mpi *m);
+/* Never finalize an MPI of ours. */
+void zi_mpi_abandon(void);
+/* Let errors on a communicator of somebody else's be returned; then as it was. */
+MPI_Errhandler zi_mpi_hush(MPI_Comm comm);
+void zi_mpi_unhush(MPI_Comm comm, MPI_Errhandler handler);
+/* The communicator to duplicate. Errors: ERR_ARGUMENT, ERR_LAUNCH. */
+zopt_status zi_mpi_parent(const zi_comm_config *config, MPI_Comm *parent);
+
+/* mpi_wait.c */
+typedef struct zi_mpi_wait {
+    /* Push things on and say whether what is awaited has come; may correct `what` and `peer`. */
+    zopt_status (*test)(zi_mpi *m, struct zi_mpi_wait *awaited, int *done);
+    const char *what; /* a plural, for the text of a hang */
+    int peer;         /* whose turn it is; -1: unknown */
+    MPI_Request *request;
+    const zi_message *messages; /* n of them, each with a request */
+    size_t n;
+    const uint64_t *count; /* of finished jobs ... */
+    uint64_t target;       /* ... and what it must reach */
+} zi_mpi_wait;
+
+/* Test up to the deadline. */
+zopt_status zi_mpi_await(zi_mpi *m, zi_mpi_wait *awaited);
+/* The same for one request, while transfers go on. */
+zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, int peer);
 
 /* mpi_collective.c: those of zi_comm_ops. */
 zopt_status zi_mpi_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);

@@ -1,6 +1,4 @@
 /* Plain messages over MPI, up to four at once, polled up to the deadline while transfers go on. */
-#include <stdio.h>
-
 #include "comm/mpi_internal.h"
 
 static zopt_status post(zi_mpi *m, const zi_message *messages, size_t n, MPI_Request *request)
@@ -18,50 +16,40 @@ static zopt_status post(zi_mpi *m, const zi_message *messages, size_t n, MPI_Req
     return ZOPT_OK;
 }
 
-/* Test each that is left; the first that is not done, or n. A longer message than awaited is MPI's
- * own error, a shorter one is found here. */
-static zopt_status test(zi_mpi *m, const zi_message *messages, size_t n, MPI_Request *request,
-                        size_t *first)
+/* A longer message than awaited is MPI's own error, a shorter one is found here. */
+static zopt_status check_length(zi_mpi *m, const zi_message *message, MPI_Status *status)
 {
-    *first = n;
-    for (size_t i = n; i-- > 0;) {
-        MPI_Status status;
-        int done = 0, got = 0;
-        if (request[i] == MPI_REQUEST_NULL)
-            continue;
-        ZI_MPI_TRY(m, MPI_Test, &request[i], &done, &status);
-        if (!done) {
-            *first = i;
-            continue;
-        }
-        if (messages[i].receive)
-            ZI_MPI_TRY(m, MPI_Get_count, &status, MPI_BYTE, &got);
-        if (messages[i].receive && (size_t)got != messages[i].bytes) {
-            m->base.broken = 1;
-            return ZI_FAIL(ZOPT_ERR_COMM, "rank %d sends %d bytes to rank %d, which awaits %zu",
-                           messages[i].peer, got, m->base.rank, messages[i].bytes);
-        }
-    }
-    return ZOPT_OK;
+    int got = 0;
+    if (!message->receive)
+        return ZOPT_OK;
+    ZI_MPI_TRY(m, MPI_Get_count, status, MPI_BYTE, &got);
+    if ((size_t)got == message->bytes)
+        return ZOPT_OK;
+    m->base.broken = 1;
+    return ZI_FAIL(ZOPT_ERR_COMM, "rank %d sends %d bytes to rank %d, which awaits %zu",
+                   message->peer, got, m->base.rank, message->bytes);
 }
 
-static zopt_status finish(zi_mpi *m, const zi_message *messages, size_t n, MPI_Request *request)
+/* Test each that is left; the first that is not done is what the wait is for. */
+static zopt_status test_messages(zi_mpi *m, zi_mpi_wait *wait, int *all_done)
 {
-    zi_wait wait;
-    zi_wait_begin(&wait, &m->base);
-    for (;;) {
-        size_t first;
-        ZI_TRY(test(m, messages, n, request, &first));
-        if (first == n)
-            return ZOPT_OK;
-        ZI_TRY(zi_engine_progress(m));
-        if (zi_wait_pause(&wait)) {
-            char peer[16];
-            snprintf(peer, sizeof peer, "%d", messages[first].peer);
-            return zi_wait_hang(
-                &m->base, messages[first].receive ? "messages" : "receipts of messages", peer);
+    *all_done = 1;
+    for (size_t i = wait->n; i-- > 0;) {
+        const zi_message *message = &wait->messages[i];
+        MPI_Status status;
+        int done = 0;
+        if (wait->request[i] == MPI_REQUEST_NULL)
+            continue;
+        ZI_MPI_TRY(m, MPI_Test, &wait->request[i], &done, &status);
+        if (done) {
+            ZI_TRY(check_length(m, message, &status));
+            continue;
         }
+        *all_done = 0;
+        wait->peer = message->peer;
+        wait->what = message->receive ? "messages" : "receipts of messages";
     }
+    return *all_done ? ZOPT_OK : zi_engine_progress(m);
 }
 
 /* Take back the receives that can be. */
@@ -84,7 +72,9 @@ zopt_status zi_mpi_exchange(zi_comm *comm, const zi_message *messages, size_t n)
         request[i] = MPI_REQUEST_NULL;
     zopt_status status = post(m, messages, n, request);
     if (status == ZOPT_OK)
-        status = finish(m, messages, n, request);
+        status = zi_mpi_await(
+            m, &(zi_mpi_wait){
+                   .test = test_messages, .request = request, .messages = messages, .n = n});
     if (status != ZOPT_OK)
         cancel(messages, n, request);
     return status;

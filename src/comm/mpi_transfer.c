@@ -6,7 +6,6 @@
  * A job goes through rounds; in round k rank r meets (k - r) mod N, the same pair seen from both
  * sides. All ranks do the same jobs and rounds in the same order, each waiting in one pair only, so
  * the pair that is furthest behind can always go on: no deadlock. */
-#include <stdio.h>
 #include <string.h>
 
 #include "comm/mpi_internal.h"
@@ -188,24 +187,23 @@ zopt_status zi_engine_progress(zi_mpi *m)
 
 /* ------------------------------------------------------------------ waiting ------------------ */
 
+static zopt_status test_count(zi_mpi *m, zi_mpi_wait *wait, int *done)
+{
+    const zi_mpi_engine *e = &m->engine;
+    ZI_TRY(zi_engine_progress(m));
+    *done = *wait->count >= wait->target;
+    if (!*done) {
+        wait->what = awaited[first_job(e)->kind];
+        wait->peer = e->ranks.base + e->partner * e->ranks.stride;
+    }
+    return ZOPT_OK;
+}
+
 /* Until *count, of finished jobs, reaches the target. */
 static zopt_status wait_for(zi_mpi *m, const uint64_t *count, uint64_t target)
 {
-    zi_mpi_engine *e = &m->engine;
-    zi_wait wait;
-    zi_wait_begin(&wait, &m->base);
-    for (uint64_t n_moves = e->n_moves;; n_moves = e->n_moves) {
-        ZI_TRY(zi_engine_progress(m));
-        if (*count >= target)
-            return ZOPT_OK;
-        if (e->n_moves != n_moves)
-            wait.n_pauses = 0;
-        if (zi_wait_pause(&wait)) {
-            char partner[16];
-            snprintf(partner, sizeof partner, "%d", e->ranks.base + e->partner * e->ranks.stride);
-            return zi_wait_hang(&m->base, awaited[first_job(e)->kind], partner);
-        }
-    }
+    zi_mpi_wait wait = {.test = test_count, .count = count, .target = target};
+    return zi_mpi_await(m, &wait);
 }
 
 zopt_status zi_engine_drain(zi_mpi *m)
