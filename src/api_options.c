@@ -38,6 +38,7 @@ static zopt_status check_numbers(const zopt_options *o)
     ZI_TRY(check_range("max_consecutive_skips", o->max_consecutive_skips, 1, 1e9));
     ZI_TRY(check_range("deadline_ms", o->deadline_ms, 1, 1e9));
     ZI_TRY(check_range("ranks_per_node", o->ranks_per_node, 0, 1 << 24));
+    ZI_TRY(check_range("check_params_every", o->check_params_every, 0, 1e9));
     ZI_TRY(check_range("plan_world", o->plan_world, 0, 1 << 24));
     if (o->plan_world > 0)
         ZI_TRY(check_range("plan_rank", o->plan_rank, 0, o->plan_world - 1));
@@ -68,6 +69,7 @@ zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)
     config->bucket_elems = o->bucket_elems > 0 ? o->bucket_elems : DEFAULT_BUCKET_ELEMS;
     config->loss_scale = o->loss_scale;
     config->check_overflow = o->check_overflow;
+    config->check_params_every = o->check_params_every;
     config->scale_rules = (zi_scale_rules){
         .dynamic = o->dynamic_loss_scale != 0,
         .min_scale = o->min_loss_scale,

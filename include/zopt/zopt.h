@@ -176,6 +176,11 @@ typedef struct zopt_options {
      * owners store once. zopt_set_master is then collective. ERR_UNSUPPORTED over transport "mpi".
      * Never part of the result. Default 0. */
     int shared_params;
+
+    /* Every so many steps zopt_step first compares the parameters of all ranks: they are the same
+     * bits, or memory is damaged. Costs a hash over them and a wait for those of the step before.
+     * 0 (default): never. */
+    int check_params_every;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs
@@ -294,7 +299,9 @@ ZOPT_API zopt_status zopt_grad_ready(zopt *z, int id);
 ZOPT_API zopt_status zopt_micro_end(zopt *z, double loss);
 
 /* Reduce, clip, update and start handing back the parameters, after the last micro-step.
- * *Collective.* Errors: ERR_NUMERICS after max_consecutive_skips at the lowest loss scale. */
+ * *Collective.* Errors: ERR_NUMERICS after max_consecutive_skips at the lowest loss scale,
+ * and, with check_params_every, where a rank's parameters are damaged: the text names it, nothing
+ * is updated, and only zopt_destroy is left. */
 ZOPT_API zopt_status zopt_step(zopt *z);
 
 enum { ZOPT_PHASE_REDUCE, ZOPT_PHASE_NORM, ZOPT_PHASE_UPDATE, ZOPT_PHASE_GATHER, ZOPT_N_PHASES };

@@ -57,6 +57,8 @@ const zi_key zi_keys[] = {
      .help = "gradient contributions a step; 0: train_batch_size / micro batch"},
     {BOOL("zopt.shared_params", "false"), SHARED,
      .help = "one parameter buffer for all ranks of a node; not over transport mpi"},
+    {I64("zopt.check_params_every", "100", 0, 1e9), SHARED,
+     .help = "steps between comparisons of all ranks' parameters; 0: none"},
     {STR("comm.transport", "\"auto\""), SHARED, .help = "how bytes get from rank to rank"},
     {I64("comm.ranks_per_node", "0", 0, COUNT_MAX), SHARED,
      .help = "declare nodes of so many ranks, in order of rank; 0: what the machine says"},

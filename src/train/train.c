@@ -54,7 +54,7 @@ static zopt_status micro_step(trainer *t, uint64_t step, double *compute_ms)
     return ZOPT_OK;
 }
 
-/* A step that gives up on its numbers has a report too. */
+/* A step that gives up on its numbers may have a report too. */
 static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
 {
     double start = train_now_ms();
@@ -66,9 +66,11 @@ static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
         train_fail_zopt(status);
     if (status != ZOPT_OK && status != ZOPT_ERR_NUMERICS)
         return status;
-    TRAIN_ZOPT(zopt_report(t->z, 1, &row->report));
+    zopt_status reported = zopt_report(t->z, 1, &row->report);
     row->step_ms = train_now_ms() - start;
     row->tokens_per_s = (double)(t->s.batch * t->s.n_ctx) / row->step_ms * 1e3;
+    if (status == ZOPT_OK && reported != ZOPT_OK)
+        return train_fail_zopt(reported);
     return status;
 }
 

@@ -24,12 +24,13 @@ static void option_line(const zi_zero *z, char *text)
     snprintf(text, TEXT_BYTES,
              "options: %s, schedule %s, %d slots, buckets of %" PRIu64
              ", clip %.17g, %s loss scale "
-             "%.17g (min %.17g, growth %d, hysteresis %d, skips %d), check_overflow %d, transport "
-             "%s%s, device %s",
+             "%.17g (min %.17g, growth %d, hysteresis %d, skips %d), check_overflow %d, "
+             "parameters checked every %d steps, transport %s%s, device %s",
              c->optim->name, c->schedule->name, r->slots, c->bucket_elems, r->clip_norm,
              r->dynamic ? "dynamic" : "static", c->loss_scale, r->min_scale, r->growth_interval,
-             r->hysteresis, r->max_consecutive_skips, c->check_overflow, z->comm->ops->name,
-             z->comm->shared_params ? " with shared params" : "", c->device->name);
+             r->hysteresis, r->max_consecutive_skips, c->check_overflow, c->check_params_every,
+             z->comm->ops->name, z->comm->shared_params ? " with shared params" : "",
+             c->device->name);
 }
 
 /* " name value" for each, behind what the text holds. */
@@ -107,10 +108,9 @@ static uint64_t hash_lines(const zi_zero *z, uint64_t n)
     return hash;
 }
 
-/* *same = 1 where all ranks passed the same value. */
-static zopt_status all_same(zi_comm *comm, uint64_t value, int *same)
+zopt_status zi_all_same(zi_comm *comm, uint64_t hash, int *same)
 {
-    int64_t least = (int64_t)(value >> 1), most = least;
+    int64_t least = (int64_t)(hash >> 1), most = least;
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &least, 1));
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MAX, &most, 1));
     *same = least == most;
@@ -139,14 +139,14 @@ zopt_status zi_zero_agree(zi_zero *z)
     int same;
     int64_t n = (int64_t)n_lines(z);
     ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_MAX, &n, 1));
-    ZI_TRY(all_same(z->comm, hash_lines(z, (uint64_t)n), &same));
+    ZI_TRY(zi_all_same(z->comm, hash_lines(z, (uint64_t)n), &same));
     if (same)
         return ZOPT_OK;
     /* All agree on the first lo lines, not on the first hi. */
     uint64_t lo = 0, hi = (uint64_t)n;
     while (hi - lo > 1) {
         uint64_t middle = lo + (hi - lo) / 2;
-        ZI_TRY(all_same(z->comm, hash_lines(z, middle), &same));
+        ZI_TRY(zi_all_same(z->comm, hash_lines(z, middle), &same));
         if (same)
             lo = middle;
         else

@@ -146,6 +146,9 @@ static zopt_status give_up(const zi_zero *z)
 static zopt_status take_step(zi_zero *z)
 {
     double scale = z->scale.scale;
+    int every = z->config.check_params_every;
+    if (every > 0 && (z->step + 1) % (uint64_t)every == 0)
+        ZI_TRY(zi_params_agree(z));
     z->micro = z->n_micro - 1; /* whose gradients are summed now */
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
     zi_phase(z, ZOPT_PHASE_REDUCE);

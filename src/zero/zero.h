@@ -63,6 +63,7 @@ typedef struct zi_zero_config {
     zi_scale_rules scale_rules; /* slots among them */
     double loss_scale;
     int check_overflow; /* -1, 0, 1 as in zopt_options */
+    int check_params_every;
 } zi_zero_config;
 
 struct zi_zero {
@@ -174,6 +175,13 @@ void zi_registry_free(zi_zero *z);
 
 /* agree.c: refuse what ranks do not all have alike. Collective. */
 zopt_status zi_zero_agree(zi_zero *z);
+/* *same = 1 where all ranks passed the same hash. Collective. */
+zopt_status zi_all_same(zi_comm *comm, uint64_t hash, int *same);
+
+/* verify.c: refuse to go on where a rank's parameters are not the others'. Between steps, or at the
+ * beginning of one; waits for the last one's parameters. Collective. Errors: ERR_NUMERICS on all
+ * ranks, with the damaged ranks, the tensor and the element; the handle has failed then. */
+zopt_status zi_params_agree(zi_zero *z);
 
 /* bucket.c: one micro-step. */
 int zi_zero_slot(const zi_zero *z); /* -1: none */
