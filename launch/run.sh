@@ -1,0 +1,233 @@
+#!/usr/bin/env bash
+# Keep a training run going until it is done: start it with mpirun, or srun inside a Slurm job; start
+# it again from its newest checkpoint when a rank has died or hung, on fewer ranks where a host is
+# gone (the result is the same bits); pass "save and stop" on; and give up where nothing moves on.
+#
+# usage: launch/run.sh [OPTION]... RUNFILE [argument of zopt train]...
+#   -n, --ranks N         ranks to start (default: Slurm's number of tasks, else 1)
+#   --min-ranks N         go on with as few as N where hosts are gone (default: the number of ranks)
+#   --hostfile FILE       hosts, in Open MPI's format ("node1 slots=8"); see launch/hostfile.example
+#   --max-restarts N      starts in a row without a newer checkpoint before giving up (default: 3)
+#   --backoff SECONDS     wait before the first restart, doubled for each without progress, to 64
+#                         times as long (default: 2)
+# ZOPT names the command (default: build/zopt). SIGTERM and SIGINT mean: save and stop; a second one:
+# stop at once. The exit code is the last run's; 75 where the run can go on but hosts are missing.
+set -uo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+zopt=${ZOPT:-$root/build/zopt}
+ranks=${SLURM_NTASKS:-1}
+min_ranks=
+hostfile=
+max_restarts=3
+backoff=2
+out=
+
+child=   # the launcher that runs
+stops=0  # signals that asked to stop
+
+# Codes that a new start cannot change: done, or zopt's own verdicts (see README), a command that
+# cannot be run, a launcher that somebody stopped.
+final_codes=" 0 2 64 65 70 73 74 77 78 126 127 130 143 "
+
+say() {
+    echo "run.sh: $*" >&2
+}
+
+usage() { # TEXT
+    say "$1"
+    echo "usage: launch/run.sh [-n N] [--min-ranks N] [--hostfile FILE] [--max-restarts N]" \
+        "[--backoff SECONDS] RUNFILE [argument of zopt train]..." >&2
+    exit 64
+}
+
+# ------------------------------------------------------------------ arguments
+
+# Options of this script come before the run file; what follows is the trainer's, and --out is read
+# to find the checkpoints.
+parse() {
+    while [ $# -gt 0 ]; do
+        local value=${2-}
+        case $1 in
+        -n | --ranks) ranks=$value ;;
+        --min-ranks) min_ranks=$value ;;
+        --hostfile) hostfile=$value ;;
+        --max-restarts) max_restarts=$value ;;
+        --backoff) backoff=$value ;;
+        -*) usage "unknown option $1" ;;
+        *) break ;;
+        esac
+        [ $# -ge 2 ] || usage "$1 wants a value"
+        shift 2
+    done
+    [ $# -gt 0 ] || usage "no run file given"
+    arguments=("$@")
+    min_ranks=${min_ranks:-$ranks}
+    local number
+    for number in "$ranks" "$min_ranks" "$max_restarts" "$backoff"; do
+        [[ $number =~ ^[0-9]+$ ]] || usage "'$number' is not a whole number"
+    done
+    if [ "$min_ranks" -lt 1 ] || [ "$min_ranks" -gt "$ranks" ]; then
+        usage "wants 1 <= --min-ranks <= ranks, not $min_ranks and $ranks"
+    fi
+    [ -z "$hostfile" ] || [ -r "$hostfile" ] || usage "cannot read $hostfile"
+    find_out "$@"
+}
+
+find_out() {
+    local resume=0 run_file=$1
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --out=*) out=${1#--out=} ;;
+        --out) out=${2-} ;;
+        --resume | --resume=*) resume=1 ;;
+        esac
+        shift
+    done
+    if [ -z "$out" ]; then
+        out=runs/$(basename "$run_file" .json)
+        arguments+=(--out "$out")
+    fi
+    [ "$resume" = 1 ] || arguments+=(--resume auto)
+}
+
+# ------------------------------------------------------------------ hosts
+
+# Names and slots of the hosts that answer. Under Slurm, of its nodes; else of the host file.
+live_hosts() {
+    local host slots
+    if [ -n "${SLURM_JOB_NODELIST-}" ]; then
+        local nodes=${SLURM_JOB_NUM_NODES:-1}
+        sinfo --noheader --Node --nodes="$SLURM_JOB_NODELIST" --format="%N %T" |
+            awk -v slots=$(((ranks + nodes - 1) / nodes)) \
+                '$2 !~ /down|fail|drained|\*/ && !seen[$1]++ { print $1, slots }'
+        return
+    fi
+    sed -E 's/#.*//; s/slots *= */ /; s/max_slots.*//' "$hostfile" | while read -r host slots; do
+        [ -n "$host" ] || continue
+        if [ "$host" = localhost ] || [ "$host" = "$(hostname)" ] ||
+            ssh -n -o BatchMode=yes -o ConnectTimeout=5 "$host" true 2>/dev/null; then
+            echo "$host ${slots:-1}"
+        fi
+    done
+}
+
+# The launcher and its options, for as many ranks as there is room for. Fails where that is too few.
+choose_launcher() {
+    local now=$ranks hosts slots
+    if [ -z "$hostfile" ] && [ -z "${SLURM_JOB_NODELIST-}" ]; then
+        launcher=(mpirun -n "$ranks")
+        return 0
+    fi
+    hosts=$(live_hosts)
+    slots=$(awk '{ n += $2 } END { print n + 0 }' <<<"$hosts")
+    if [ "$slots" -lt "$now" ]; then now=$slots; fi
+    if [ "$now" -lt "$min_ranks" ]; then
+        say "room for $slots ranks, at least $min_ranks are wanted"
+        return 1
+    fi
+    if [ "$now" -lt "$ranks" ]; then say "hosts are missing: $now of $ranks ranks"; fi
+    if [ -n "${SLURM_JOB_NODELIST-}" ]; then
+        launcher=(srun --mpi=pmix --kill-on-bad-exit=1 -n "$now" -N "$(wc -l <<<"$hosts")"
+            -w "$(awk '{ print $1 }' <<<"$hosts" | paste -sd,)")
+    else
+        launcher=(mpirun -n "$now" -x OPENBLAS_NUM_THREADS
+            --host "$(awk '{ print $1 ":" $2 }' <<<"$hosts" | paste -sd,)")
+    fi
+}
+
+# ------------------------------------------------------------------ one start
+
+# The newest step there is a checkpoint of; -1: none. Only whole ones have such names.
+newest_step() {
+    local name newest=-1 step
+    for name in "$out"/checkpoints/step-*; do
+        step=${name##*/step-}
+        [[ $step =~ ^[0-9]+$ ]] || continue
+        step=$((10#$step))
+        if [ "$step" -gt "$newest" ]; then newest=$step; fi
+    done
+    echo "$newest"
+}
+
+# Ranks save and stop on SIGUSR1, which launchers pass on at once; of a SIGTERM they would leave the
+# ranks a second. Called by a trap.
+# shellcheck disable=SC2317
+stop() {
+    stops=$((stops + 1))
+    [ -n "$child" ] || return 0
+    if [ "$stops" = 1 ]; then
+        say "saving and stopping"
+        kill -USR1 "$child" 2>/dev/null
+    else
+        say "stopping at once"
+        kill -TERM "$child" 2>/dev/null
+    fi
+}
+
+# Run the launcher to its end; leaves its exit code in `code`. In a process group of its own, so that
+# an interrupt from the terminal comes here alone.
+run_once() {
+    set -m
+    "${launcher[@]}" "$zopt" train "${arguments[@]}" </dev/null &
+    child=$!
+    set +m
+    # A signal may have come when there was no child to pass it on to.
+    if [ "$stops" -gt 0 ]; then kill -USR1 "$child" 2>/dev/null; fi
+    # A signal ends a wait too, and then its code is not the child's.
+    while wait "$child"; kill -0 "$child" 2>/dev/null; do :; done
+    wait "$child"
+    code=$?
+    child=
+}
+
+# A pause that a signal ends.
+pause() { # SECONDS
+    [ "$1" -gt 0 ] || return 0
+    sleep "$1" &
+    wait $!
+    kill $! 2>/dev/null
+}
+
+# ------------------------------------------------------------------ until it is done
+
+main() {
+    parse "$@"
+    if [ -n "$hostfile" ]; then
+        export OMPI_MCA_orte_default_hostfile="$hostfile" # env.sh then leaves the network on
+    fi
+    # shellcheck source=launch/env.sh
+    source "$root/launch/env.sh"
+    local before after idle=0 delay=$backoff
+    while :; do
+        before=$(newest_step)
+        code=75
+        if choose_launcher; then run_once; fi
+        after=$(newest_step)
+        if [ "$stops" -gt 0 ]; then
+            # A rank that had not come to its handler yet is killed by SIGUSR1: nothing is lost.
+            if [ "$code" = $((128 + $(kill -l USR1))) ]; then code=75; fi
+            break
+        fi
+        [[ $final_codes != *" $code "* ]] || break
+        if [ "$after" -gt "$before" ]; then
+            idle=0
+            delay=$backoff
+        else
+            idle=$((idle + 1))
+            if [ "$idle" -gt "$max_restarts" ]; then
+                say "exit code $code, and $idle starts in a row brought no newer checkpoint: giving up"
+                break
+            fi
+        fi
+        if [ "$after" -lt 0 ]; then after=none; fi
+        say "exit code $code; newest checkpoint: $after; starting again in $delay s"
+        pause "$delay"
+        [ "$stops" = 0 ] || break
+        if [ "$delay" -lt $((64 * backoff)) ]; then delay=$((2 * delay)); fi
+    done
+    exit "$code"
+}
+
+trap stop TERM INT
+main "$@"
