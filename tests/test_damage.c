@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "harness.h"
 
@@ -27,6 +28,7 @@ typedef struct outcome {
     int failed_step[MAX_RANKS];
     char text[MAX_RANKS][512];
     zopt_status after[MAX_RANKS]; /* of one more call */
+    const char *save_to;          /* a directory to save to before the step that fails */
 } outcome;
 
 static void flip(zopt *z, const h_problem *problem, int index, uint64_t *element)
@@ -63,7 +65,10 @@ static void train(const h_problem *problem, const zopt_options *options, outcome
     for (int step = 1; step <= 6 && o->status[rank] == ZOPT_OK; step++) {
         if (step == cases[index].flip_before && rank == cases[index].rank)
             flip(z, problem, index, &element);
-        o->status[rank] = h_step(problem, z, step);
+        if (step == cases[index].flip_before && o->save_to != NULL)
+            o->status[rank] = zopt_save(z, o->save_to);
+        else
+            o->status[rank] = h_step(problem, z, step);
         o->failed_step[rank] = step;
     }
     snprintf(o->text[rank], sizeof o->text[rank], "%s", zopt_last_error());
@@ -106,6 +111,19 @@ START_TEST(flipped_bit_is_found_and_named)
 }
 END_TEST
 
+START_TEST(damaged_parameters_are_not_saved)
+{
+    char dir[] = "/tmp/zopt-damage-XXXXXX", path[64];
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/checkpoints", dir);
+    outcome o = {.index = _i, .save_to = path};
+    h_on_threads(cases[_i].world, on_thread, &o);
+    for (int rank = 0; rank < cases[_i].world; rank++)
+        check(&o, rank);
+    ck_assert_int_eq(rmdir(dir), 0); /* it is empty */
+}
+END_TEST
+
 START_TEST(flipped_bit_is_found_under_mpi)
 {
     outcome o = {.index = _i};
@@ -144,8 +162,10 @@ int main(void)
     suite_add_tcase(suite, tests);
     tcase_add_loop_test(
         tests, mpi ? flipped_bit_is_found_under_mpi : flipped_bit_is_found_and_named, 0, N_CASES);
-    if (!mpi)
+    if (!mpi) {
+        tcase_add_loop_test(tests, damaged_parameters_are_not_saved, 0, N_CASES);
         tcase_add_test(tests, looking_changes_nothing);
+    }
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);

@@ -169,6 +169,7 @@ zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
 {
     zi_save *save = &ckpt->save;
     ZI_TRY(zi_ckpt_wait(ckpt));
+    ZI_TRY(zi_params_agree(ckpt->z));
     ZI_TRY(zi_ckpt_claim(ckpt, path));
     save->step = ckpt->z->step;
     zopt_status status = begin(ckpt, save);
