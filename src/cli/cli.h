@@ -18,6 +18,7 @@ int cli_train(int argc, char **argv);
 int cli_plan(int argc, char **argv);
 int cli_ckpt(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
+int cli_bench(int argc, char **argv);
 
 /* This process's rank and the number of ranks as the launcher's environment tells them, which is
  * there before any communication is. Without a launcher 0 and 1. */

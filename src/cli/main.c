@@ -14,6 +14,7 @@
 static const cli_command commands[] = {
     {"train", "train the reference GPT on a text, as a run file says", IF_TRAINER(cli_train),
      "this build has no trainer: install libopenblas-pthread-dev and configure again"},
+    {"bench", "measure a step beside its limit and the textbook's way", cli_bench, NULL},
     {"plan", "say how many bytes each rank needs and sends", cli_plan, NULL},
     {"ckpt", "inspect, verify, compare, export and prune checkpoints", cli_ckpt, NULL},
     {"doctor", "say what was built in and what is wrong with this launch", cli_doctor, NULL},

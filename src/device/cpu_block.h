@@ -59,6 +59,8 @@ static double block_sum_of_squares(const float *restrict g)
 
 static void store(const zi_job *job, size_t first)
 {
+    if (job->n_dests == 0)
+        return;
     uint16_t half[ZI_BLOCK];
     const float *master = job->master + first;
     zopt_dtype dtype = job->dest[0].dtype;

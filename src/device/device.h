@@ -95,7 +95,7 @@ typedef struct zi_device_ops {
     void (*statistics)(zi_queue *q, zi_statistics_round round, const zi_job *job);
 
     /* g = coef * sum of sources; the variant's rule on master and states; round; store to every
-     * destination. */
+     * destination, if there are any. */
     void (*update)(zi_queue *q, const zi_variant *variant, const zi_job *job);
 
     /* What is in use, for reports and `zopt doctor`: "avx512", ... */

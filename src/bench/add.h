@@ -1,0 +1,28 @@
+/* A kernel that only adds: what moving the bytes of a step costs at least. It reads 16-bit sources,
+ * reads and writes 32-bit and 8-bit arrays, and stores 16-bit results past the caches. */
+#ifndef BENCH_ADD_H
+#define BENCH_ADD_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { BENCH_MAX_ARRAYS = 5 };
+
+/* Addresses are multiples of 64. */
+typedef struct bench_add {
+    size_t n_elems; /* a multiple of 32 */
+    const void **source;
+    int n_sources;
+    void **dest;
+    int n_dests;
+    uint32_t *word[BENCH_MAX_ARRAYS];
+    int n_words;
+    uint8_t *byte[BENCH_MAX_ARRAYS];
+    int n_bytes;
+} bench_add;
+
+/* sum = source 0 + source 1 + ..., modulo 2^16; word[i] += sum; byte[i] += sum; every destination =
+ * the low half of word[0], or sum where there is none. */
+void bench_add_run(const bench_add *add);
+
+#endif

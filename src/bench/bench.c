@@ -1,0 +1,367 @@
+/* The table of benchmarks, the sweep over a request's lists, and the rounds: contestants take
+ * turns, so that a machine that drifts drifts for all of them. Next: step.c, the subject. */
+#include <malloc.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "bench/contestant.h"
+#include "bench/print.h"
+#include "device/device.h"
+
+enum { WARMUP = 2, DEFAULT_PARAMS = 1 << 26 };
+
+typedef struct bench_row {
+    const char *name, *help;
+    const bench_contestant *contestant[BENCH_N_CONTESTANTS];
+    int collective_baseline; /* 1: it needs MPI */
+    int has_transport, has_rule, has_norm;
+    int alone; /* 1: each rank works on a part of its own */
+} bench_row;
+
+static const bench_row rows[] = {
+    {"step",
+     "a whole step: gradients reduced, updated, parameters handed back",
+     {&bench_step, &bench_limit, &bench_textbook},
+     1,
+     1,
+     1,
+     1,
+     0},
+    {"adam",
+     "the update kernel alone",
+     {&bench_kernel, &bench_limit, &bench_passes},
+     0,
+     0,
+     1,
+     0,
+     1},
+    {"comm",
+     "one bucket to its owners and back, without an update",
+     {&bench_transfer, &bench_limit, &bench_textbook},
+     1,
+     1,
+     0,
+     0,
+     0},
+};
+enum { N_ROWS = sizeof rows / sizeof rows[0] };
+
+static const char *const contestant_names[BENCH_N_CONTESTANTS] = {"subject", "limit", "baseline"};
+
+const char *bench_name(int i, const char **help)
+{
+    *help = i < N_ROWS ? rows[i].help : NULL;
+    return i < N_ROWS ? rows[i].name : NULL;
+}
+
+/* Opens when all threads could be started; until then they wait for the mutex. */
+typedef struct bench_gate {
+    pthread_mutex_t mutex;
+    int open;
+} bench_gate;
+
+/* One rank of a request. */
+typedef struct bench_rank {
+    const bench_request *request;
+    const bench_row *row;
+    const char *fault; /* "" but in tests */
+    bench_gate *gate;
+    zopt_threads *threads; /* NULL: ranks are processes */
+    int rank;
+    bench_crew crew;
+    bench_data *data;
+    int n_printed;
+    uint64_t n_wrong;
+    zopt_status status;
+    char error[512]; /* of status, for the thread that waits for this one */
+} bench_rank;
+
+/* ---- one case ---- */
+
+typedef struct entrant {
+    const bench_contestant *type; /* NULL: does not take part */
+    void *self;
+    double *ms;
+    int skips_last; /* a fault */
+} entrant;
+
+static zopt_status create_entrant(const bench_case *c, entrant *e)
+{
+    e->ms = calloc((size_t)c->request->rounds, sizeof *e->ms);
+    e->self = calloc(1, e->type->bytes);
+    zopt_status status = e->ms == NULL || e->self == NULL
+                             ? ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a benchmark")
+                             : e->type->create(e->self, c);
+    return zi_comm_agree(c->crew->comm, status);
+}
+
+static void destroy_entrant(entrant *e)
+{
+    if (e->self != NULL)
+        e->type->destroy(e->self);
+    free(e->self);
+    free(e->ms);
+}
+
+/* A round of every entrant; negative: before what is measured. */
+static zopt_status take_turns(const bench_case *c, entrant *entrants, int round)
+{
+    for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
+        entrant *e = &entrants[i];
+        double ms;
+        if (e->type == NULL || (e->skips_last && round == c->request->rounds - 1))
+            continue;
+        ZI_TRY(zi_comm_agree(c->crew->comm, e->type->prepare(e->self)));
+        ZI_TRY(bench_crew_time(c->crew, e->type->round, e->self, &ms));
+        if (round >= 0)
+            e->ms[round] = ms;
+    }
+    return ZOPT_OK;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, ascending);
+    return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+static zopt_status run_entrants(const bench_case *c, entrant *entrants, bench_result *result)
+{
+    for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
+        if (entrants[i].type != NULL)
+            ZI_TRY(create_entrant(c, &entrants[i]));
+    for (int round = -WARMUP; round < c->request->rounds; round++)
+        ZI_TRY(take_turns(c, entrants, round));
+    for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
+        uint64_t wrong = 0, rounds = (uint64_t)c->request->rounds + WARMUP;
+        result->ms[i] = NAN;
+        if (entrants[i].type == NULL)
+            continue;
+        result->ms[i] = median(entrants[i].ms, c->request->rounds);
+        ZI_TRY(zi_comm_agree(c->crew->comm,
+                             entrants[i].type->check(entrants[i].self, rounds, &wrong)));
+        result->n_wrong += wrong;
+    }
+    int64_t sum = (int64_t)result->n_wrong;
+    ZI_TRY(c->crew->comm->ops->all_reduce(c->crew->comm, ZI_SUM, &sum, 1));
+    result->n_wrong = (uint64_t)sum;
+    return ZOPT_OK;
+}
+
+static zopt_status measure(bench_rank *run, const bench_case *c)
+{
+    const bench_row *row = run->row;
+    entrant entrants[BENCH_N_CONTESTANTS] = {{0}};
+    bench_result result = {.c = c, .bytes = 4.0 * c->n_slots};
+    if (row->has_rule)
+        result.bytes += 8 + 2 * bench_rule_state_bytes(&c->rule);
+    for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
+        int left_out = i == BENCH_BASELINE && row->collective_baseline &&
+                       bench_textbook_missing(c->crew->threads) != NULL;
+        entrants[i].type = left_out ? NULL : row->contestant[i];
+        entrants[i].skips_last = strcmp(run->fault, contestant_names[i]) == 0;
+    }
+    zopt_status status = run_entrants(c, entrants, &result);
+    if (status == ZOPT_OK && row->has_transport)
+        result.transport = row->contestant[BENCH_SUBJECT]->transport(entrants[BENCH_SUBJECT].self);
+    if (status == ZOPT_OK && run->crew.rank == 0)
+        bench_print_row(&result, run->n_printed);
+    run->n_printed++;
+    run->n_wrong += result.n_wrong;
+    for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
+        destroy_entrant(&entrants[i]);
+    return status;
+}
+
+/* ---- the sweep ---- */
+
+static void cut(const bench_row *row, bench_case *c)
+{
+    uint64_t world = (uint64_t)c->crew->world, rank = (uint64_t)c->crew->rank;
+    uint64_t blocks = (c->params + world * ZI_BLOCK - 1) / (world * ZI_BLOCK);
+    c->slice_elems = blocks * ZI_BLOCK;
+    c->owned_first = rank * c->slice_elems;
+    uint64_t rest = c->owned_first < c->params ? c->params - c->owned_first : 0;
+    c->n_owned = rest < c->slice_elems ? rest : c->slice_elems;
+    c->held_first = row->alone ? c->owned_first : 0;
+    c->n_held = row->alone ? c->n_owned : c->params;
+    c->n_slots = row->alone ? 1 : (int)world;
+    c->slot = row->alone ? 0 : (int)rank;
+    bench_sample_make(c->params, &c->sample);
+}
+
+static zopt_status run_case(bench_rank *run, uint64_t params, const char *transport,
+                            const char *optimizer, int norm)
+{
+    bench_case c = {.crew = &run->crew,
+                    .data = run->data,
+                    .request = run->request,
+                    .transport = transport,
+                    .params = params,
+                    .norm = norm,
+                    .has_rule = run->row->has_rule};
+    const zi_shape shape = {2, (uint64_t[]){1, params}, params};
+    ZI_TRY(bench_rule_open(optimizer, &shape, &c.rule));
+    if (run->request->n_tensors > params)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
+                       (unsigned long long)run->request->n_tensors, (unsigned long long)params);
+    cut(run->row, &c);
+    if (strcmp(run->fault, "element") == 0 && c.crew->rank == c.crew->world - 1)
+        bench_data_spoil(run->data, c.slot, c.held_first + c.n_held - 1);
+    return measure(run, &c);
+}
+
+static zopt_status sweep(bench_rank *run)
+{
+    const bench_request *r = run->request;
+    for (int p = 0; p < r->n_params; p++)
+        for (int t = 0; t < r->n_transports; t++)
+            for (int o = 0; o < r->n_optimizers; o++)
+                for (int n = 0; n < r->n_norms; n++)
+                    ZI_TRY(
+                        run_case(run, r->params[p], r->transport[t], r->optimizer[o], r->norm[n]));
+    return ZOPT_OK;
+}
+
+static zopt_status run_rank(bench_rank *run)
+{
+    const char *fault = getenv("ZOPT_BENCH_FAULT");
+    run->fault = fault != NULL ? fault : "";
+    const bench_row *row = run->row;
+    int with_mpi = row->collective_baseline && bench_textbook_missing(run->threads) == NULL;
+    ZI_TRY(bench_crew_join(&run->crew, run->threads, run->rank, with_mpi));
+    run->data = malloc(sizeof *run->data);
+    if (run->data == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the gradients");
+    bench_data_make(run->request->dtype, run->data);
+    if (run->crew.rank == 0)
+        bench_print_begin(run->request, run->crew.world,
+                          row->collective_baseline ? bench_textbook_missing(run->threads) : NULL);
+    ZI_TRY(sweep(run));
+    if (run->crew.rank == 0)
+        bench_print_end(run->request);
+    if (run->n_wrong > 0)
+        return ZI_FAIL(ZOPT_ERR_MISMATCH, "%llu elements or counts are wrong",
+                       (unsigned long long)run->n_wrong);
+    return ZOPT_OK;
+}
+
+static void run_and_leave(bench_rank *run)
+{
+    run->status = run_rank(run);
+    if (run->status != ZOPT_OK)
+        snprintf(run->error, sizeof run->error, "%s", zopt_last_error());
+    free(run->data);
+    bench_crew_leave(&run->crew);
+}
+
+static void *run_thread(void *arg)
+{
+    bench_rank *run = arg;
+    pthread_mutex_lock(&run->gate->mutex);
+    int open = run->gate->open;
+    pthread_mutex_unlock(&run->gate->mutex);
+    if (open)
+        run_and_leave(run);
+    return NULL;
+}
+
+/* Rank 0 is the caller's thread, the others have their own. */
+static zopt_status run_ranks(bench_rank *ranks, bench_gate *gate, int n)
+{
+    pthread_t thread[BENCH_MAX_RANKS];
+    int started = 1;
+    pthread_mutex_lock(&gate->mutex);
+    while (started < n && pthread_create(&thread[started], NULL, run_thread, &ranks[started]) == 0)
+        started++;
+    gate->open = started == n;
+    pthread_mutex_unlock(&gate->mutex);
+    if (started == n)
+        run_and_leave(&ranks[0]);
+    for (int r = 1; r < started; r++)
+        pthread_join(thread[r], NULL);
+    if (started < n)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "cannot start %d threads", n);
+    return ranks[0].status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(ranks[0].status, "%s", ranks[0].error);
+}
+
+static const bench_row *find_row(const char *name)
+{
+    for (int i = 0; i < N_ROWS; i++)
+        if (strcmp(name, rows[i].name) == 0)
+            return &rows[i];
+    return NULL;
+}
+
+static zopt_status refuse_name(const char *name)
+{
+    const char *near = zi_nearest(name, &rows[0].name, N_ROWS, sizeof rows[0]);
+    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "there is no benchmark '%.64s'%s%s%s", name,
+                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+}
+
+/* Fill in what is not given, and refuse what the benchmark has nothing of. */
+static zopt_status complete(const bench_row *row, bench_request *r)
+{
+    const char *refused = r->n_transports > 0 && !row->has_transport ? "transport"
+                          : r->n_optimizers > 0 && !row->has_rule    ? "optimizer"
+                          : r->n_norms > 0 && !row->has_norm         ? "norm"
+                                                                     : NULL;
+    if (refused != NULL)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
+    if (r->n_params == 0)
+        r->params[r->n_params++] = DEFAULT_PARAMS;
+    if (r->n_transports == 0)
+        r->transport[r->n_transports++] = "auto";
+    if (r->n_optimizers == 0)
+        r->optimizer[r->n_optimizers++] = "adamw";
+    if (r->n_norms == 0) {
+        r->norm[r->n_norms++] = 0;
+        if (row->has_norm)
+            r->norm[r->n_norms++] = 1;
+    }
+    r->n_tensors = r->n_tensors > 0 ? r->n_tensors : 1;
+    r->rounds = r->rounds > 0 ? r->rounds : BENCH_MIN_ROUNDS;
+    if (r->rounds < BENCH_MIN_ROUNDS || r->threads < 0 || r->threads > BENCH_MAX_RANKS)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%d rounds of %d threads: want at least %d, at most %d",
+                       r->rounds, r->threads, BENCH_MIN_ROUNDS, BENCH_MAX_RANKS);
+    return ZOPT_OK;
+}
+
+zopt_status bench_run(const bench_request *request)
+{
+    bench_request all = *request;
+    bench_gate gate = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+    const bench_row *row = find_row(request->bench);
+    if (row == NULL)
+        return refuse_name(request->bench);
+    ZI_TRY(complete(row, &all));
+    /* Freed memory stays with the process, for all contestants: MPI's collectives allocate theirs
+     * anew in every call, and would otherwise pay for its pages each time. Before MPI starts. */
+    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_TRIM_THRESHOLD, -1);
+    int n = all.threads > 0 ? all.threads : 1;
+    bench_rank *ranks = calloc((size_t)n, sizeof *ranks);
+    if (ranks == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %d ranks", n);
+    zopt_threads *threads = NULL;
+    zopt_status status = all.threads > 0 ? zopt_threads_create(n, &threads) : ZOPT_OK;
+    for (int r = 0; r < n; r++)
+        ranks[r] =
+            (bench_rank){.request = &all, .row = row, .threads = threads, .rank = r, .gate = &gate};
+    if (status == ZOPT_OK)
+        status = run_ranks(ranks, &gate, n);
+    zopt_threads_destroy(threads);
+    free(ranks);
+    return status;
+}

@@ -1,0 +1,42 @@
+/* The benchmarks, as the command sees them. A benchmark measures three contestants, round by round
+ * in turn: what zopt does; the limit, a kernel that moves the same bytes with additions only; and
+ * the baseline, the textbook way. Ratios of their medians are the result. Order of reading:
+ * contestant.h, bench.c, step.c, limit.c, textbook.c. */
+#ifndef BENCH_BENCH_H
+#define BENCH_BENCH_H
+
+#include <zopt/zopt.h>
+
+enum { BENCH_MAX_LIST = 16, BENCH_MIN_ROUNDS = 11, BENCH_MAX_RANKS = 256 };
+
+/* Elements of one tensor or message, so that MPI's counts can hold them. */
+#define BENCH_MAX_PARAMS 2147483136.0
+
+typedef struct bench_request {
+    const char *bench; /* row of the table of benchmarks */
+    uint64_t params[BENCH_MAX_LIST];
+    int n_params;
+    const char *transport[BENCH_MAX_LIST], *optimizer[BENCH_MAX_LIST];
+    int n_transports, n_optimizers;
+    int norm[2], n_norms;  /* 1: steps with norm and overflow check */
+    zopt_dtype dtype;      /* of gradients and parameters: FP16 or BF16 */
+    uint64_t bucket_elems; /* 0: the library's default */
+    uint64_t n_tensors;
+    int rounds;  /* measured, at least BENCH_MIN_ROUNDS */
+    int threads; /* ranks are so many threads; 0: this process, or those of the launcher */
+    int json;
+} bench_request;
+
+/* Name and help of benchmark i; NULL past the last. */
+const char *bench_name(int i, const char **help);
+
+/* Run one row for each combination of the lists; rank 0 prints to stdout. *Collective.* Every
+ * result is checked: ERR_MISMATCH where an element is wrong. On failure zopt_last_error() has the
+ * text.
+ *
+ * For tests: the environment variable ZOPT_BENCH_FAULT makes a result wrong without a word.
+ * subject, limit or baseline: that contestant's last round is left out; element: the last rank
+ * writes one gradient element wrong. */
+zopt_status bench_run(const bench_request *request);
+
+#endif

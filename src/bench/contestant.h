@@ -1,0 +1,79 @@
+/* What the files of this room share: a case, one row of the result, and the contestants that are
+ * measured in it. */
+#ifndef BENCH_CONTESTANT_H
+#define BENCH_CONTESTANT_H
+
+#include "bench/bench.h"
+#include "bench/crew.h"
+#include "bench/data.h"
+#include "bench/rule.h"
+
+typedef struct bench_case {
+    bench_crew *crew;
+    const bench_data *data;
+    const bench_request *request;
+    const char *transport;
+    uint64_t params;
+    int norm;
+    int has_rule;    /* 0: bytes are moved and no rule is applied */
+    bench_rule rule; /* of the subject, before its first step */
+    int n_slots;     /* gradients that are summed: every rank's; 1 where the kernel runs alone */
+    int slot;        /* this rank's */
+    /* Elements whose gradients and parameters this rank has, and those whose master weights it has
+     * where all are cut into one slice for each rank. The last slices may have less to own than
+     * slice_elems, whole blocks, or nothing. */
+    uint64_t held_first, n_held, owned_first, n_owned, slice_elems;
+    bench_sample sample;
+} bench_case;
+
+/* Stands for the slot in round `round`, from 0: where nothing else would tell rounds apart, each
+ * has gradients of its own. */
+static inline int bench_slot(const bench_case *c, int slot, uint64_t round)
+{
+    return c->has_rule ? slot : slot + (int)(round % 1000) * c->n_slots;
+}
+
+/* Ranks call all entries alike. A contestant frees what it has in destroy, whatever failed. */
+typedef struct bench_contestant {
+    size_t bytes; /* of its object, which is zeroed before create */
+    zopt_status (*create)(void *self, const bench_case *c);
+    void (*destroy)(void *self);
+    /* Before each round, not measured: write the gradients. */
+    zopt_status (*prepare)(void *self);
+    zopt_status (*round)(void *self); /* what is measured */
+    /* Compare what `rounds` rounds have left with an independent computation. */
+    zopt_status (*check)(void *self, uint64_t rounds, uint64_t *n_wrong);
+    const char *(*transport)(const void *self); /* the one in use; NULL: it has none */
+} bench_contestant;
+
+extern const bench_contestant bench_step;     /* a whole step through the public API */
+extern const bench_contestant bench_kernel;   /* the update kernel alone */
+extern const bench_contestant bench_transfer; /* a bucket's way to its owners and back */
+extern const bench_contestant bench_limit;
+extern const bench_contestant bench_textbook; /* MPI's collectives and an update between them */
+extern const bench_contestant bench_passes;   /* widen, update, narrow: each a pass of its own */
+
+/* NULL where the textbook's collectives can be called, else why not. */
+const char *bench_textbook_missing(const zopt_threads *threads);
+
+/* reference.c: comparisons. params: 16-bit, of the elements from `first` on. */
+/* How many of the sampled ones differ from `masters`, rounded. */
+uint64_t bench_compare_sample(const bench_case *c, const float *masters, uint64_t first, uint64_t n,
+                              const uint16_t *params);
+/* How many of the first n differ from what one rank alone makes of a tensor of n_elems elements in
+ * `steps` steps. */
+zopt_status bench_compare_alone(const bench_case *c, uint64_t first, uint64_t n_elems,
+                                uint64_t steps, uint64_t n, const uint16_t *params,
+                                uint64_t *n_wrong);
+
+/* step.c: a handle as the case wants it, committed, with start values. Tensor i of the case's
+ * n_tensors begins at element *first. */
+typedef struct bench_tensors {
+    uint64_t first, n_elems; /* of all of them */
+    uint64_t n;
+} bench_tensors;
+zopt_status bench_open(const bench_case *c, const char *transport, const bench_tensors *tensors,
+                       int **id, zopt **z);
+uint64_t bench_tensor_elems(const bench_tensors *tensors, uint64_t i, uint64_t *first);
+
+#endif

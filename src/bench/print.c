@@ -1,0 +1,89 @@
+/* size: of the 16-bit parameters; algbw: size over time; busbw: what the limit moves over time. */
+#include "bench/print.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/dtype.h"
+#include "device/device.h"
+
+static const char *kernels(void)
+{
+    const zi_device_ops *device;
+    return zi_device_find("cpu", &device) == ZOPT_OK ? device->variant() : "none";
+}
+
+void bench_print_begin(const bench_request *request, int ranks, const char *no_baseline)
+{
+    if (request->json) {
+        printf("{\"bench\": \"%s\", \"version\": \"%s\", \"kernels\": \"%s\", \"rounds\": %d,\n"
+               " \"rows\": [",
+               request->bench, ZOPT_VERSION, kernels(), request->rounds);
+        return;
+    }
+    printf("# zopt bench %s: %d %s, %s, kernels %s; medians of %d rounds, interleaved\n",
+           request->bench, ranks,
+           request->threads > 0 ? "threads"
+           : ranks > 1          ? "ranks"
+                                : "rank",
+           zi_dtype_name(request->dtype), kernels(), request->rounds);
+    if (no_baseline != NULL)
+        printf("# no baseline: %s\n", no_baseline);
+    printf("#%9s %10s %5s %9s %14s %4s %9s %7s %7s %6s %9s %7s %9s %10s %6s\n", "size", "params",
+           "ranks", "transport", "optimizer", "norm", "time", "algbw", "busbw", "bytes/", "limit",
+           "x limit", "baseline", "x baseline", "#wrong");
+    printf("#%9s %10s %5s %9s %14s %4s %9s %7s %7s %6s %9s %7s %9s %10s %6s\n", "(MB)", "", "", "",
+           "", "", "(ms)", "(GB/s)", "(GB/s)", "param", "(ms)", "", "(ms)", "faster", "");
+}
+
+/* A number, or what stands for none. */
+static const char *number(char text[32], const char *format, double value, const char *none)
+{
+    if (isfinite(value))
+        snprintf(text, 32, format, value);
+    return isfinite(value) ? text : none;
+}
+
+static void print_json(const bench_result *r, int index)
+{
+    const bench_case *c = r->c;
+    char baseline[32], faster[32];
+    double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
+    printf("%s\n  {\"params\": %llu, \"ranks\": %d, \"threads\": %s, \"transport\": \"%s\", "
+           "\"optimizer\": \"%s\", \"norm\": %s, \"dtype\": \"%s\", \"tensors\": %llu, ",
+           index > 0 ? "," : "", (unsigned long long)c->params, c->crew->world,
+           c->crew->threads != NULL ? "true" : "false",
+           r->transport != NULL ? r->transport : "none", c->has_rule ? c->rule.optim->name : "none",
+           c->norm ? "true" : "false", zi_dtype_name(c->data->dtype),
+           (unsigned long long)c->request->n_tensors);
+    printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %s, \"x_limit\": %.4f, "
+           "\"x_baseline\": %s, \"bytes_per_param\": %.4f, \"wrong\": %llu}",
+           ms, limit, number(baseline, "%.6f", other, "null"), ms / limit,
+           number(faster, "%.4f", other / ms, "null"), r->bytes, (unsigned long long)r->n_wrong);
+}
+
+void bench_print_row(const bench_result *r, int index)
+{
+    const bench_case *c = r->c;
+    char baseline[32], faster[32];
+    double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
+    double params = (double)c->params, size = params * (double)sizeof(uint16_t);
+    if (c->request->json) {
+        print_json(r, index);
+    } else {
+        printf("%10.2f %10llu %5d %9s %14s %4s ", size * 1e-6, (unsigned long long)c->params,
+               c->crew->world, r->transport != NULL ? r->transport : "-",
+               c->has_rule ? c->rule.optim->name : "-", c->norm ? "on" : "off");
+        printf("%9.3f %7.2f %7.2f %6.2f %9.3f %7.3f %9s %10s %6llu\n", ms, size / ms * 1e-6,
+               r->bytes * params / ms * 1e-6, r->bytes, limit, ms / limit,
+               number(baseline, "%.3f", other, "-"), number(faster, "%.2f", other / ms, "-"),
+               (unsigned long long)r->n_wrong);
+    }
+    fflush(stdout);
+}
+
+void bench_print_end(const bench_request *request)
+{
+    if (request->json)
+        printf("\n ]}\n");
+}

@@ -1,0 +1,22 @@
+/* Rows of results, as a table in the manner of nccl-tests or as JSON. */
+#ifndef BENCH_PRINT_H
+#define BENCH_PRINT_H
+
+#include "bench/contestant.h"
+
+enum { BENCH_SUBJECT, BENCH_LIMIT, BENCH_BASELINE, BENCH_N_CONTESTANTS };
+
+typedef struct bench_result {
+    const bench_case *c;
+    const char *transport;          /* in use; NULL: none */
+    double ms[BENCH_N_CONTESTANTS]; /* medians; NaN: not measured */
+    double bytes; /* that a step moves for each parameter, all ranks together, in one pass */
+    uint64_t n_wrong;
+} bench_result;
+
+/* no_baseline: why there is none, or NULL. */
+void bench_print_begin(const bench_request *request, int ranks, const char *no_baseline);
+void bench_print_row(const bench_result *result, int index);
+void bench_print_end(const bench_request *request);
+
+#endif

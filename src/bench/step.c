@@ -1,0 +1,205 @@
+/* The subject of `bench step`: a ZeRO step as a trainer takes it, through the public header alone.
+ * A round is from the last gradient written to the last parameter usable: nothing of it is hidden
+ * behind a backward pass. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/status.h"
+#include "bench/contestant.h"
+
+typedef struct step {
+    const bench_case *c;
+    bench_tensors tensors;
+    zopt *z;
+    int *id;
+} step;
+
+uint64_t bench_tensor_elems(const bench_tensors *tensors, uint64_t i, uint64_t *first)
+{
+    uint64_t each = tensors->n_elems / tensors->n;
+    *first = tensors->first + i * each;
+    return i + 1 < tensors->n ? each : tensors->n_elems - i * each;
+}
+
+/* A matrix of up to 1024 columns. */
+static zopt_status add_tensor(const bench_case *c, zopt *z, uint64_t number, uint64_t n_elems,
+                              int group, int *id)
+{
+    uint64_t columns = 1;
+    char name[32];
+    while (columns < 1024 && n_elems % (2 * columns) == 0)
+        columns *= 2;
+    snprintf(name, sizeof name, "layer.%llu", (unsigned long long)number);
+    return zopt_add_tensor(z, name, c->data->dtype, 2, (uint64_t[]){n_elems / columns, columns},
+                           group, id);
+}
+
+static zopt_status set_start(const bench_case *c, zopt *z, int id, uint64_t first, uint64_t n)
+{
+    enum { CHUNK = 16384 };
+    float values[CHUNK];
+    for (uint64_t at = 0; at < n; at += CHUNK) {
+        uint64_t m = n - at < CHUNK ? n - at : CHUNK;
+        bench_fill_start(c->data, first + at, m, values);
+        ZI_TRY(zopt_set_master(z, id, at, m, values));
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status build(const bench_case *c, const bench_tensors *tensors, int *id, zopt *z)
+{
+    int group;
+    uint64_t first;
+    ZI_TRY(zopt_add_group(z, NULL, 0, &group));
+    for (uint64_t i = 0; i < tensors->n; i++)
+        ZI_TRY(add_tensor(c, z, i, bench_tensor_elems(tensors, i, &first), group, &id[i]));
+    ZI_TRY(zopt_commit(z));
+    for (uint64_t i = 0; i < tensors->n; i++) {
+        uint64_t n = bench_tensor_elems(tensors, i, &first);
+        ZI_TRY(set_start(c, z, id[i], first, n));
+    }
+    return ZOPT_OK;
+}
+
+zopt_status bench_open(const bench_case *c, const char *transport, const bench_tensors *tensors,
+                       int **id, zopt **z)
+{
+    zopt_options options;
+    zopt_options_init(&options);
+    options.transport = transport;
+    if (c->crew->threads != NULL) {
+        options.threads = c->crew->threads;
+        options.threads_rank = c->crew->rank;
+    }
+    options.optimizer = c->rule.optim->name;
+    options.bucket_elems = (size_t)c->request->bucket_elems;
+    options.slots = c->n_slots;
+    options.check_overflow = c->norm;
+    options.clip_norm = c->norm ? 1e30 : 0; /* never reached: the coefficient stays 1 / slots */
+    *id = calloc((size_t)tensors->n, sizeof **id);
+    if (*id == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %llu tensors",
+                       (unsigned long long)tensors->n);
+    ZI_TRY(zopt_create(&options, z));
+    return build(c, tensors, *id, *z);
+}
+
+static zopt_status create(void *self, const bench_case *c)
+{
+    step *s = self;
+    s->c = c;
+    s->tensors = (bench_tensors){.n_elems = c->params, .n = c->request->n_tensors};
+    ZI_TRY(bench_open(c, c->transport, &s->tensors, &s->id, &s->z));
+    if (zopt_world(s->z) != c->crew->world)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks",
+                       zopt_transport(s->z), zopt_world(s->z), c->crew->world);
+    return ZOPT_OK;
+}
+
+static void destroy(void *self)
+{
+    step *s = self;
+    zopt_destroy(s->z);
+    free(s->id);
+}
+
+static zopt_status prepare(void *self)
+{
+    step *s = self;
+    for (uint64_t i = 0; i < s->tensors.n; i++) {
+        uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
+        void *grad;
+        ZI_TRY(zopt_grad_acquire(s->z, s->id[i], &grad));
+        bench_fill(s->c->data, s->c->slot, first, n, grad);
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status one_round(void *self)
+{
+    step *s = self;
+    const void *param;
+    for (uint64_t i = s->tensors.n; i-- > 0;)
+        ZI_TRY(zopt_grad_ready(s->z, s->id[i]));
+    ZI_TRY(zopt_micro_end(s->z, 0));
+    ZI_TRY(zopt_step(s->z));
+    for (uint64_t i = 0; i < s->tensors.n; i++)
+        ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
+    return ZOPT_OK;
+}
+
+/* The norm, which every rank has alike, against one summed here. */
+static zopt_status check_report(const step *s, uint64_t rounds, uint64_t *n_wrong)
+{
+    const bench_case *c = s->c;
+    zopt_step_report report;
+    ZI_TRY(zopt_report(s->z, 1, &report));
+    *n_wrong += report.good_step != rounds;
+    if (c->norm) {
+        double norm = bench_norm(c->data, c->n_slots, c->params);
+        *n_wrong += !(fabs(report.grad_norm - norm) <= 1e-12 * norm);
+    }
+    return ZOPT_OK;
+}
+
+/* Sampled masters, read back, and sampled parameters of this rank against the rule's replay. */
+static zopt_status check_elements(const step *s, uint64_t rounds, uint64_t *n_wrong)
+{
+    const bench_case *c = s->c;
+    float masters[BENCH_SAMPLE], master;
+    bench_rule_replay(&c->rule, c->data, c->n_slots, rounds, &c->sample, masters);
+    for (uint64_t i = 0; i < s->tensors.n; i++) {
+        uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
+        const void *param;
+        ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
+        *n_wrong += bench_compare_sample(c, masters, first, n, param);
+        for (int k = 0; k < c->sample.n; k++)
+            if (c->sample.element[k] >= first && c->sample.element[k] - first < n) {
+                uint64_t at = c->sample.element[k] - first;
+                ZI_TRY(zopt_get_master(s->z, s->id[i], at, 1, &master));
+                *n_wrong += master != masters[k];
+            }
+    }
+    return ZOPT_OK;
+}
+
+/* The first, the middle and the last tensor against what one rank alone makes of them. */
+static zopt_status check_tensors(const step *s, uint64_t rounds, uint64_t *n_wrong)
+{
+    const uint64_t which[] = {0, s->tensors.n / 2, s->tensors.n - 1};
+    for (int k = 0; k < 3; k++) {
+        uint64_t first, n = bench_tensor_elems(&s->tensors, which[k], &first), wrong;
+        const void *param;
+        if (k > 0 && which[k] == which[k - 1])
+            continue;
+        ZI_TRY(zopt_param_acquire(s->z, s->id[which[k]], &param));
+        ZI_TRY(bench_compare_alone(s->c, first, n, rounds, n, param, &wrong));
+        *n_wrong += wrong;
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status check(void *self, uint64_t rounds, uint64_t *n_wrong)
+{
+    const step *s = self;
+    *n_wrong = 0;
+    ZI_TRY(check_report(s, rounds, n_wrong));
+    return s->c->rule.variant->unit == ZI_UNIT_ELEMENT ? check_elements(s, rounds, n_wrong)
+                                                       : check_tensors(s, rounds, n_wrong);
+}
+
+static const char *transport(const void *self)
+{
+    return zopt_transport(((const step *)self)->z);
+}
+
+const bench_contestant bench_step = {
+    .bytes = sizeof(step),
+    .create = create,
+    .destroy = destroy,
+    .prepare = prepare,
+    .round = one_round,
+    .check = check,
+    .transport = transport,
+};

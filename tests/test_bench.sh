@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# zopt bench on small sizes: JSON that can be read, every result right, and exit code 2 where a
+# result is wrong or a contestant left out. No time is judged.
+#
+# usage: tests/test_bench.sh BUILD_DIR [threads]      (threads: no MPI)
+set -uo pipefail
+
+build=$(cd "${1:?usage: tests/test_bench.sh BUILD_DIR [threads]}" && pwd)
+only_threads=${2-}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/env.sh
+source "$root/launch/env.sh"
+zopt="$build/zopt"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work" || exit 1
+# shellcheck source=tests/expect.sh
+source "$root/tests/expect.sh"
+# Open MPI leaks from components that it unloads.
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
+
+cat >check.py <<'PYTHON'
+"""check.py ROWS BASELINE KEY=VALUE...: out.txt has so many rows, all of them right, and with these
+values; BASELINE is yes or no."""
+import json, math, sys
+
+rows = json.load(open("out.txt"))["rows"]
+assert len(rows) == int(sys.argv[1]), "%d rows" % len(rows)
+for row in rows:
+    times = ["time_ms", "limit_ms"]
+    if sys.argv[2] == "yes":
+        times.append("baseline_ms")
+        assert math.isclose(row["x_baseline"], row["baseline_ms"] / row["time_ms"], rel_tol=0.01)
+    else:
+        assert row["baseline_ms"] is None and row["x_baseline"] is None, row
+    assert all(row[key] > 0 for key in times), row
+    assert math.isclose(row["x_limit"], row["time_ms"] / row["limit_ms"], rel_tol=0.01), row
+    assert row["wrong"] == 0, row
+    for key in ("params", "ranks", "transport", "optimizer", "norm", "bytes_per_param"):
+        assert key in row, key
+    for word in sys.argv[3:]:
+        key, value = word.split("=")
+        assert str(row[key]) == value, (key, row[key], value)
+PYTHON
+
+# bench ROWS BASELINE VALUES COMMAND...: runs, and its JSON is as check.py wants it.
+bench() {
+    local n=$1 baseline=$2 values=$3
+    shift 3
+    expect 0 '"rows"' "$@" --json
+    # shellcheck disable=SC2086
+    python3 check.py "$n" "$baseline" $values 2>err.txt ||
+        fail "$* : $(tail -n 1 err.txt): $(cat out.txt)"
+}
+
+test_arguments() {
+    expect 0 "#wrong counts" "$zopt" bench --help
+    expect 64 "no benchmark given" "$zopt" bench
+    expect 64 "one benchmark at a time" "$zopt" bench step adam
+    expect 64 "there is no benchmark 'stepp'; did you mean 'step'?" "$zopt" bench stepp
+    expect 64 "bench adam has no transport to choose" "$zopt" bench adam --transport self
+    expect 64 "bench comm has no optimizer to choose" "$zopt" bench comm --optimizer lion
+    expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
+    expect 64 "--params 'many' is not a whole number" "$zopt" bench step --params many
+    expect 64 "--params '3e9' is not a whole number in [1, 2147483136]" "$zopt" bench step --params 3e9
+    expect 64 "--params is a list" "$zopt" bench step --params 1,,2
+    expect 64 "--rounds 10: a median of fewer than 11" "$zopt" bench step --rounds 10
+    expect 64 "--threads '0' is not" "$zopt" bench step --threads 0
+    expect 64 "--norm 'maybe' is not one of" "$zopt" bench step --norm maybe
+    expect 64 "--dtype 'fp32' is not one of" "$zopt" bench step --dtype fp32
+    expect 64 "8 tensors are more than 7 parameters" "$zopt" bench step --threads 2 --params 7 --tensors 8
+    expect 78 "did you mean 'AdamW'" "$zopt" bench adam --params 100 --optimizer adamww
+    expect 78 "transport self connects 1 of 2 ranks" "$zopt" bench step --threads 2 --params 100 \
+        --transport self
+    expect 78 "did you mean \"threads\"" "$zopt" bench comm --threads 2 --params 100 --transport thread
+}
+
+optimizers() { # LIST of the optimizers that this build has
+    "$zopt" doctor --json >out.txt
+    python3 -c "import json; print(','.join(r['name'] for r in json.load(open('out.txt'))['inventory']
+        if r['kind'] == 'optimizer' and r['name'] not in '$1'.split(',')))"
+}
+
+test_threads() {
+    local all
+    all=$(optimizers none)
+    bench "$(tr , '\n' <<<"$all" | wc -l)" no "ranks=2 transport=threads norm=True" \
+        "$zopt" bench step --threads 2 --params 9000 --tensors 2 --norm on --optimizer "$all"
+    # One element, more ranks than blocks, a size that no number of ranks divides.
+    bench 6 no "ranks=3 threads=True" "$zopt" bench step --threads 3 --params 1,300,10007 --bucket 512
+    bench 2 no "tensors=100 dtype=bf16" \
+        "$zopt" bench step --threads 2 --params 20000 --tensors 100 --dtype bf16
+    bench 2 no "ranks=3 optimizer=none bytes_per_param=12.0" "$zopt" bench comm --threads 3 --params 1,10007
+    bench 2 yes "ranks=2 transport=none bytes_per_param=28.0" "$zopt" bench adam --threads 2 --params 1,10007
+    all=$(optimizers Adafactor) # whose kernel does not run alone
+    bench "$(tr , '\n' <<<"$all" | wc -l)" yes "ranks=1" \
+        "$zopt" bench adam --threads 1 --params 5000 --dtype bf16 --optimizer "$all"
+}
+
+# A contestant that leaves out a round, or one wrong element, is found by the numbers.
+test_faults() {
+    local fault command
+    for fault in subject limit element; do
+        for command in step adam comm; do
+            expect 2 "are wrong" env ZOPT_BENCH_FAULT=$fault "$zopt" bench $command --threads 2 --params 3000
+        done
+    done
+    expect 2 "are wrong" env ZOPT_BENCH_FAULT=baseline "$zopt" bench adam --threads 2 --params 3000
+    expect 2 '"wrong": 4' env ZOPT_BENCH_FAULT=limit "$zopt" bench step --threads 1 --params 1 --norm off --json
+}
+
+test_mpi() {
+    bench 2 yes "ranks=3" mpirun -n 3 "$zopt" bench step --params 10007
+    bench 1 yes "ranks=2 transport=mpi" \
+        mpirun -n 2 "$zopt" bench step --params 5000 --transport mpi --norm off --tensors 3
+    bench 1 yes "ranks=2 transport=mpi optimizer=none" \
+        mpirun -n 2 "$zopt" bench comm --params 5000 --transport mpi --dtype bf16
+    bench 1 yes "ranks=2" mpirun -n 2 "$zopt" bench adam --params 5000
+    bench 2 yes "ranks=1" "$zopt" bench step --params 5000
+    expect 0 "#wrong" mpirun -n 2 "$zopt" bench step --params 5000
+    expect 2 "are wrong" env ZOPT_BENCH_FAULT=baseline mpirun -n 2 "$zopt" bench step --params 3000
+    expect 2 "are wrong" env ZOPT_BENCH_FAULT=baseline mpirun -n 2 "$zopt" bench comm --params 3000
+    expect 2 "are wrong" env ZOPT_BENCH_FAULT=limit mpirun -n 2 "$zopt" bench step --params 3000
+}
+
+test_threads
+test_faults
+if [ "$only_threads" != threads ]; then
+    test_arguments
+    "$zopt" doctor --json >out.txt
+    if python3 -c "import json, sys; sys.exit(not any(r['name'] == 'mpi' and r['usable']
+        for r in json.load(open('out.txt'))['inventory']))"; then
+        test_mpi
+    else
+        echo "SKIP: no transport mpi: the baseline of whole steps"
+    fi
+fi
+
+if [ "$failures" != 0 ]; then
+    echo "$failures failed"
+    exit 1
+fi
+echo "zopt bench: all as expected"
