@@ -210,11 +210,13 @@ static zopt_status run_case(bench_rank *run, uint64_t params, const char *transp
                     .params = params,
                     .norm = norm,
                     .has_rule = run->row->has_rule};
-    const zi_shape shape = {2, (uint64_t[]){1, params}, params};
-    ZI_TRY(bench_rule_open(optimizer, &shape, &c.rule));
-    if (run->request->n_tensors > params)
+    const bench_tensors tensors = {.n_elems = params, .n = run->request->n_tensors};
+    uint64_t first, extent[2];
+    if (tensors.n > params)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
-                       (unsigned long long)run->request->n_tensors, (unsigned long long)params);
+                       (unsigned long long)tensors.n, (unsigned long long)params);
+    zi_shape shape = bench_tensor_shape(bench_tensor_elems(&tensors, 0, &first), extent);
+    ZI_TRY(bench_rule_open(optimizer, &shape, &c.rule));
     cut(run->row, &c);
     if (strcmp(run->fault, "element") == 0 && c.crew->rank == c.crew->world - 1)
         bench_data_spoil(run->data, c.slot, c.held_first + c.n_held - 1);

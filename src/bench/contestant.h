@@ -74,6 +74,8 @@ typedef struct bench_tensors {
 } bench_tensors;
 zopt_status bench_open(const bench_case *c, const char *transport, const bench_tensors *tensors,
                        int **id, zopt **z);
+/* Every tensor is a matrix of up to 1024 columns. */
+zi_shape bench_tensor_shape(uint64_t n_elems, uint64_t extent[2]);
 uint64_t bench_tensor_elems(const bench_tensors *tensors, uint64_t i, uint64_t *first);
 
 #endif

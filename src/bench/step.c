@@ -22,17 +22,24 @@ uint64_t bench_tensor_elems(const bench_tensors *tensors, uint64_t i, uint64_t *
     return i + 1 < tensors->n ? each : tensors->n_elems - i * each;
 }
 
-/* A matrix of up to 1024 columns. */
+zi_shape bench_tensor_shape(uint64_t n_elems, uint64_t extent[2])
+{
+    uint64_t columns = 1;
+    while (columns < 1024 && n_elems % (2 * columns) == 0)
+        columns *= 2;
+    extent[0] = n_elems / columns;
+    extent[1] = columns;
+    return (zi_shape){.ndim = 2, .extent = extent, .n_elems = n_elems};
+}
+
 static zopt_status add_tensor(const bench_case *c, zopt *z, uint64_t number, uint64_t n_elems,
                               int group, int *id)
 {
-    uint64_t columns = 1;
+    uint64_t extent[2];
+    zi_shape shape = bench_tensor_shape(n_elems, extent);
     char name[32];
-    while (columns < 1024 && n_elems % (2 * columns) == 0)
-        columns *= 2;
     snprintf(name, sizeof name, "layer.%llu", (unsigned long long)number);
-    return zopt_add_tensor(z, name, c->data->dtype, 2, (uint64_t[]){n_elems / columns, columns},
-                           group, id);
+    return zopt_add_tensor(z, name, c->data->dtype, shape.ndim, shape.extent, group, id);
 }
 
 static zopt_status set_start(const bench_case *c, zopt *z, int id, uint64_t first, uint64_t n)
