@@ -2,6 +2,7 @@
  * variable ZOPT_CPU_KERNELS=portable|avx2|avx512 forces a variant; results are the same bits. */
 #include "device/cpu.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -45,28 +46,41 @@ const zi_cpu_kernels *const *zi_cpu_variants(void)
     return usable;
 }
 
-/* The variant in use: the forced one where it can run, else the best. */
-static const zi_cpu_kernels *kernels(void)
+/* The variant in use, chosen when it is first asked for: the forced one where it can run, else the
+ * best. Written once, under pthread_once. */
+static const zi_cpu_kernels *chosen;
+
+static const zi_cpu_kernels *find(const char *name)
+{
+    for (size_t i = 0; i < N_BUILT; i++)
+        if (runs_here(built[i]) && (name == NULL || strcmp(name, built[i]->name) == 0))
+            return built[i];
+    return NULL;
+}
+
+static void choose(void)
 {
     const char *forced = getenv("ZOPT_CPU_KERNELS");
-    const zi_cpu_kernels *best = NULL;
-    for (size_t i = 0; i < N_BUILT; i++) {
-        if (!runs_here(built[i]))
-            continue;
-        if (forced != NULL && strcmp(forced, built[i]->name) == 0)
-            return built[i];
-        if (best == NULL)
-            best = built[i];
-    }
-    return best;
+    chosen = forced != NULL ? find(forced) : NULL;
+    if (chosen == NULL)
+        chosen = find(NULL);
+}
+
+static const zi_cpu_kernels *kernels(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, choose);
+    return chosen;
 }
 
 static const char *missing(void)
 {
     const char *forced = getenv("ZOPT_CPU_KERNELS");
-    if (forced != NULL && strcmp(forced, kernels()->name) != 0)
-        return "ZOPT_CPU_KERNELS names kernels that this machine cannot run or that do not exist";
-    return NULL;
+    if (forced == NULL || find(forced) == kernels())
+        return NULL;
+    return find(forced) == NULL
+               ? "ZOPT_CPU_KERNELS names kernels that this machine cannot run or that do not exist"
+               : "ZOPT_CPU_KERNELS was set after the kernels had been chosen";
 }
 
 static void zero(zi_queue *q, void *dst, size_t bytes)

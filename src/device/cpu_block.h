@@ -6,42 +6,59 @@
 
 #include "device/cpu_convert.h"
 
-static inline const void *element(const void *base, zopt_dtype dtype, size_t i)
+/* What all sources have alike: a constant of the loops over blocks. */
+typedef enum sources_kind { ALL_FP16, ALL_BF16, MIXED } sources_kind;
+
+static sources_kind kind_of_sources(const zi_job *job)
 {
-    return (const char *)base + i * (dtype == ZOPT_FP32 ? 4u : 2u);
+    int n_fp16 = 0, n_bf16 = 0;
+    for (int s = 0; s < job->n_sources; s++) {
+        n_fp16 += job->source[s].dtype == ZOPT_FP16;
+        n_bf16 += job->source[s].dtype == ZOPT_BF16;
+    }
+    return n_fp16 == job->n_sources ? ALL_FP16 : n_bf16 == job->n_sources ? ALL_BF16 : MIXED;
 }
 
-/* g[i] += the source's element first + i, for a block. */
-static void add_source(float *restrict g, const zi_source *source, size_t first)
+/* g = (start + source 0 + source 1 + ...) * coef, a line in registers. kind is a constant where
+ * this is inlined. */
+static inline __attribute__((always_inline)) void
+sum_line(float *g, const float *start, const zi_job *job, sources_kind kind, size_t at, float coef)
 {
-    float wide[ZI_BLOCK];
-    const float *x = wide;
-    const void *data = element(source->data, source->dtype, first);
-    if (source->dtype == ZOPT_FP16)
-        widen_half(wide, data);
-    else if (source->dtype == ZOPT_BF16)
-        widen_bf16(wide, data);
-    else
-        x = data;
-    for (size_t i = 0; i < ZI_BLOCK; i++)
-        g[i] += x[i];
+    vector sum[VECTORS];
+    for (size_t v = 0; v < VECTORS; v++)
+        sum[v] = start != NULL ? widen(start + v * VECTOR, ZOPT_FP32) : (vector){0};
+    for (int s = 0; s < job->n_sources; s++) {
+        const zi_source *source = &job->source[s];
+        zopt_dtype dtype = kind == ALL_FP16   ? ZOPT_FP16
+                           : kind == ALL_BF16 ? ZOPT_BF16
+                                              : source->dtype;
+        const char *x = (const char *)source->data + at * element_bytes(dtype);
+        for (size_t v = 0; v < VECTORS; v++)
+            sum[v] += widen(x + v * VECTOR * element_bytes(dtype), dtype);
+    }
+    for (size_t v = 0; v < VECTORS; v++)
+        put(g + v * VECTOR, sum[v] * coef);
 }
 
-static void sum_block(float *restrict g, const zi_job *job, size_t first)
+static inline __attribute__((always_inline)) void sum_lines(float *g, const float *start,
+                                                            const zi_job *job, sources_kind kind,
+                                                            size_t first, float coef)
 {
-    for (size_t i = 0; i < ZI_BLOCK; i++)
-        g[i] = 0.0f;
-    for (int s = 0; s < job->n_sources; s++)
-        add_source(g, &job->source[s], first);
+    for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE)
+        sum_line(g + line, start != NULL ? start + line : NULL, job, kind, first + line, coef);
 }
 
 /* The gradients of a block, ready for a rule. */
-static void gradient_block(float *restrict g, const zi_job *job, size_t first)
+static void gradient_block(float *g, const zi_job *job, size_t first)
 {
     float coef = job->control->coef;
-    sum_block(g, job, first);
-    for (size_t i = 0; i < ZI_BLOCK; i++)
-        g[i] *= coef;
+    sources_kind kind = kind_of_sources(job);
+    if (kind == ALL_FP16)
+        sum_lines(g, NULL, job, ALL_FP16, first, coef);
+    else if (kind == ALL_BF16)
+        sum_lines(g, NULL, job, ALL_BF16, first, coef);
+    else
+        sum_lines(g, NULL, job, MIXED, first, coef);
 }
 
 /* Element i in lane i mod 32, ascending; lanes combined by halving. The squares are exact. */
@@ -57,23 +74,28 @@ static double block_sum_of_squares(const float *restrict g)
     return lane[0];
 }
 
+/* A line of parameters to every destination. */
+static inline __attribute__((always_inline)) void store_line(const zi_job *job, size_t at)
+{
+    int n_dests = job->n_dests;
+    if (n_dests == 0)
+        return;
+    const float *master = job->master + at;
+    zopt_dtype dtype = job->dest[0].dtype;
+    if (dtype == ZOPT_FP32) {
+        for (int d = 0; d < n_dests; d++)
+            memcpy((float *)job->dest[d].data + at, master, ZI_LINE * sizeof *master);
+        return;
+    }
+    packed x = dtype == ZOPT_FP16 ? narrow_half(master) : narrow_bf16(master);
+    for (int d = 0; d < n_dests; d++)
+        store_packed((uint16_t *)job->dest[d].data + at, x);
+}
+
 static void store(const zi_job *job, size_t first)
 {
-    if (job->n_dests == 0)
-        return;
-    uint16_t half[ZI_BLOCK];
-    const float *master = job->master + first;
-    zopt_dtype dtype = job->dest[0].dtype;
-    const void *out = half;
-    if (dtype == ZOPT_FP16)
-        narrow_half(half, master);
-    else if (dtype == ZOPT_BF16)
-        narrow_bf16(half, master);
-    else
-        out = master;
-    size_t bytes = (size_t)ZI_BLOCK * (dtype == ZOPT_FP32 ? 4 : 2);
-    for (int d = 0; d < job->n_dests; d++)
-        memcpy((char *)job->dest[d].data + first / ZI_BLOCK * bytes, out, bytes);
+    for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE)
+        store_line(job, first + line);
 }
 
 #endif

@@ -24,23 +24,34 @@ static int block_is_bad(const float *restrict x)
 static void accumulate(const zi_job *job, float *acc, int64_t *n_bad)
 {
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
-        for (int s = 0; s < job->n_sources; s++)
-            add_source(acc + first, &job->source[s], first);
+        sum_lines(acc + first, acc + first, job, MIXED, first, 1.0f);
         *n_bad += block_is_bad(acc + first);
     }
 }
 
-static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
+static inline __attribute__((always_inline)) void norm_of(const zi_job *job, sources_kind kind,
+                                                          zi_exact *sum, int64_t *n_bad)
 {
     float g[ZI_BLOCK];
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
-        sum_block(g, job, first);
+        sum_lines(g, NULL, job, kind, first, 1.0f);
         double squares = block_sum_of_squares(g);
         if (isfinite(squares))
             zi_exact_add(sum, squares);
         else
             ++*n_bad;
     }
+}
+
+static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
+{
+    sources_kind kind = kind_of_sources(job);
+    if (kind == ALL_FP16)
+        norm_of(job, ALL_FP16, sum, n_bad);
+    else if (kind == ALL_BF16)
+        norm_of(job, ALL_BF16, sum, n_bad);
+    else
+        norm_of(job, MIXED, sum, n_bad);
 }
 
 /* Elements of one group, or of one tensor, and what a rule reads and writes of them. */
@@ -51,29 +62,65 @@ typedef struct range {
     const float *k; /* scalars of the group */
 } range;
 
-/* The state arrays of a rule that has 0 to 3 of them, and a pointer to element i of each. */
-#define ARRAYS_0
-#define ARRAYS_1 float *restrict state0 = r->state[0];
-#define ARRAYS_2 ARRAYS_1 float *restrict state1 = r->state[1];
-#define ARRAYS_3 ARRAYS_2 float *restrict state2 = r->state[2];
+/* The state arrays of a rule that has 0 to 3 of them: as parameters, as what a table of them begins
+ * with, and a pointer to element i of each. */
+#define PARAMETERS_0
+#define PARAMETERS_1 float *restrict state0,
+#define PARAMETERS_2 PARAMETERS_1 float *restrict state1,
+#define PARAMETERS_3 PARAMETERS_2 float *restrict state2,
+#define ARGUMENTS_0(state)
+#define ARGUMENTS_1(state) state(0),
+#define ARGUMENTS_2(state) ARGUMENTS_1(state) state(1),
+#define ARGUMENTS_3(state) ARGUMENTS_2(state) state(2),
 #define STATES_0(i)
-#define STATES_1(i) &state0[i],
-#define STATES_2(i) STATES_1(i) & state1[i],
-#define STATES_3(i) STATES_2(i) & state2[i],
+#define STATES_1(i)    &state0[i],
+#define STATES_2(i)    STATES_1(i) & state1[i],
+#define STATES_3(i)    STATES_2(i) & state2[i],
+#define RANGE_STATE(s) r->state[s]
+#define JOB_STATE(s)   (float *)job->state[s].data + at
 
-/* One function for each rule. */
-#define RULE_RANGE(NAME, function, states)                       \
-    static void range_##function(const range *r)                 \
-    {                                                            \
-        const float *restrict g = r->g, *restrict k = r->k;      \
-        float *restrict master = r->master;                      \
-        ARRAYS_##states for (size_t i = 0, n = r->n; i < n; i++) \
-            function(g[i], &master[i], STATES_##states(i) k);    \
+/* For each rule: a loop; a range; and a block of one group in one go, line by line from the
+ * gradients to the stored parameters. */
+#define RULE_FUNCTIONS(NAME, function, states)                                              \
+    static inline __attribute__((always_inline)) void loop_##function(                      \
+        const float *restrict g, float *restrict master,                                    \
+        PARAMETERS_##states const float *restrict k, size_t n)                              \
+    {                                                                                       \
+        for (size_t i = 0; i < n; i++)                                                      \
+            function(g[i], &master[i], STATES_##states(i) k);                               \
+    }                                                                                       \
+    static void range_##function(const range *r)                                            \
+    {                                                                                       \
+        loop_##function(r->g, r->master, ARGUMENTS_##states(RANGE_STATE) r->k, r->n);       \
+    }                                                                                       \
+    static inline __attribute__((always_inline)) void lines_##function(                     \
+        const zi_job *job, sources_kind kind, size_t first, const float *scalars)           \
+    {                                                                                       \
+        float g[ZI_LINE], k[ZI_MAX_SCALARS];                                                \
+        memcpy(k, scalars, sizeof k);                                                       \
+        for (size_t at = first; at < first + ZI_BLOCK; at += ZI_LINE) {                     \
+            sum_line(g, NULL, job, kind, at, job->control->coef);                           \
+            loop_##function(g, job->master + at, ARGUMENTS_##states(JOB_STATE) k, ZI_LINE); \
+            store_line(job, at);                                                            \
+        }                                                                                   \
+    }                                                                                       \
+    static void fused_##function(const zi_job *job, sources_kind kind, size_t first,        \
+                                 const float *scalars)                                      \
+    {                                                                                       \
+        if (kind == ALL_FP16)                                                               \
+            lines_##function(job, ALL_FP16, first, scalars);                                \
+        else if (kind == ALL_BF16)                                                          \
+            lines_##function(job, ALL_BF16, first, scalars);                                \
+        else                                                                                \
+            lines_##function(job, MIXED, first, scalars);                                   \
     }
-ZI_RULE_LIST(RULE_RANGE)
+ZI_RULE_LIST(RULE_FUNCTIONS)
 
-static void (*const range_of_rule[ZI_N_RULES])(const range *r) = {
-#define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = range_##function,
+static const struct {
+    void (*range)(const range *r);
+    void (*fused)(const zi_job *job, sources_kind kind, size_t first, const float *scalars);
+} of_rule[ZI_N_RULES] = {
+#define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = {range_##function, fused_##function},
     ZI_RULE_LIST(RULE_ROW)};
 
 /* The rule on a block, span by span; state[] is where its elements' states are. Returns the span
@@ -87,7 +134,7 @@ static const zi_span *apply_rule(zi_rule rule, const zi_job *job, size_t first, 
         range r = {stop - at, g + i, job->master + at, {NULL}, job->control->scalars[span->group]};
         for (int s = 0; s < ZI_MAX_STATES; s++)
             r.state[s] = state[s] != NULL ? state[s] + i : NULL;
-        range_of_rule[rule](&r);
+        of_rule[rule].range(&r);
         at = stop;
         if (at == span->end)
             span++;
@@ -99,7 +146,13 @@ static void update_elements(const zi_variant *variant, const zi_job *job)
 {
     float g[ZI_BLOCK];
     const zi_span *span = job->span;
+    const sources_kind kind = kind_of_sources(job);
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
+        if (span->end >= first + ZI_BLOCK) {
+            of_rule[variant->rule].fused(job, kind, first, job->control->scalars[span->group]);
+            span += span->end == first + ZI_BLOCK;
+            continue;
+        }
         float *state[ZI_MAX_STATES] = {NULL};
         for (int s = 0; s < variant->n_states; s++)
             state[s] = (float *)job->state[s].data + first;
@@ -144,6 +197,7 @@ static void (*const update_of_unit[ZI_N_UNITS])(const zi_variant *variant, const
 static void update(const zi_variant *variant, const zi_job *job)
 {
     update_of_unit[variant->unit](variant, job);
+    store_end();
 }
 
 const zi_cpu_kernels JOIN(zi_cpu_kernels_, ZI_VARIANT) = {
