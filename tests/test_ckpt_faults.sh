@@ -80,12 +80,14 @@ kills() { # STRIDE OPTIONS...
 
 # ---- calls that fail: rows 13 and 15. What was there stays, nothing is left behind, and the next
 # job saves the same.
-refused() { # CODE SPEC
+refused() { # CODE SPEC OPTIONS...
+    local code=$1 spec=$2
+    shift 2
     fresh
     expect 0 "began" "$job" "$dir" 2 2
-    expect "$1" "ckpt_job:" "$faulty" "$2" "$job" "$dir" 4 2
+    expect "$code" "ckpt_job:" "$faulty" "$spec" "$job" "$dir" 4 2 "$@"
     no_tmp
-    [ -d "$dir/step-00000002" ] || fail "$2: step 2 is gone"
+    [ -d "$dir/step-00000002" ] || fail "$spec: step 2 is gone"
     expect 0 "resumed at step" "$job" "$dir" 6 2
     same_as_whole 00000006
 }
@@ -95,6 +97,8 @@ for n in 1 2; do
     refused 73 "pwrite $ENOSPC $n"
     refused 73 "pwrite $EFBIG $n"
     refused 73 "fsync $EIO $n"
+    refused 73 "pwrite $ENOSPC $n" async
+    refused 73 "fsync $EIO $n" async
     refused 73 "renameat $EIO $n"
 done
 refused 77 "openat $EPERM 9"
