@@ -75,7 +75,7 @@ static zopt_status scale_options(const zopt_config *config, zopt_options *option
 
 zopt_status zopt_config_options(const zopt_config *config, zopt_options *options)
 {
-    int64_t bucket;
+    int64_t bucket, keep_last, keep_every;
     double deadline_s;
     ZI_NEED(config);
     ZI_NEED(options);
@@ -95,6 +95,11 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
     ZI_TRY(zopt_config_i64(config, "zero_optimization.reduce_bucket_size", &bucket));
     ZI_TRY(zopt_config_f64(config, "gradient_clipping", &options->clip_norm));
     ZI_TRY(zopt_config_f64(config, "comm.deadline_s", &deadline_s));
+    ZI_TRY(zopt_config_i64(config, "checkpoint.keep_last", &keep_last));
+    ZI_TRY(zopt_config_i64(config, "checkpoint.keep_every", &keep_every));
+    ZI_TRY(zopt_config_bool(config, "checkpoint.async", &options->async_save));
+    options->keep_last = (uint64_t)keep_last;
+    options->keep_every = (uint64_t)keep_every;
     options->bucket_elems = (size_t)bucket;
     options->deadline_ms = (int)ceil(deadline_s * 1e3);
     return scale_options(config, options);

@@ -3,6 +3,7 @@
  * stands before the functions below alone; tests/test_faults.sh says what must come of it. */
 #include <cblas.h>
 #include <dlfcn.h>
+#include <math.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,13 +30,21 @@ static void loop(void)
         ;
 }
 
+static int poisoned; /* from now on products are not finite */
+
+static void poison(void)
+{
+    poisoned = 1;
+}
+
 static const struct {
     const char *name;
     int signal;
     void (*action)(void);
 } kinds[] = {
-    {"kill", SIGKILL, NULL},  {"segv", SIGSEGV, NULL},      {"stop", SIGSTOP, NULL},
-    {"heap", 0, damage_heap}, {"exit", 0, exit_unfinished}, {"loop", 0, loop},
+    {"kill", SIGKILL, NULL}, {"segv", SIGSEGV, NULL},  {"stop", SIGSTOP, NULL},
+    {"usr1", SIGUSR1, NULL}, {"heap", 0, damage_heap}, {"exit", 0, exit_unfinished},
+    {"loop", 0, loop},       {"nan", 0, poison},
 };
 
 static void fail_as(const char *kind)
@@ -44,7 +53,7 @@ static void fail_as(const char *kind)
         if (strcmp(kinds[i].name, kind) != 0)
             continue;
         if (kinds[i].action == NULL)
-            raise(kinds[i].signal);
+            kill(getpid(), kinds[i].signal);
         else
             kinds[i].action();
         return;
@@ -87,6 +96,17 @@ cblas_sgemm(OPENBLAS_CONST enum CBLAS_ORDER order, OPENBLAS_CONST enum CBLAS_TRA
         find_next("cblas_sgemm", &next);
     called("cblas_sgemm");
     next(order, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (poisoned)
+        c[0] = NAN;
+}
+
+__attribute__((visibility("default"))) int fsync(int fd)
+{
+    static __typeof__(&fsync) next;
+    if (next == NULL)
+        find_next("fsync", &next);
+    called("fsync");
+    return next(fd);
 }
 
 __attribute__((visibility("default"))) int MPI_Finalize(void)

@@ -78,7 +78,7 @@ test_mpirun_that_dies() {
     kill -KILL "$job"
     wait "$job" 2>/dev/null
     for pid in "${pids[@]}"; do
-        timeout 30 tail --pid "$pid" -f /dev/null || fail "rank $pid outlives mpirun"
+        timeout 30 tail -s 0.05 --pid "$pid" -f /dev/null || fail "rank $pid outlives mpirun"
     done
     expect 0 "wrote out" mpirun -n 2 "$zopt" train run.json --out out --set train_steps=2
 }

@@ -8,10 +8,18 @@
 
 #include "cli/cli.h"
 
-enum { OPTION_SET = 0x100, OPTION_OUT, OPTION_PROGRESS, OPTION_HELP_CONFIG };
+enum {
+    OPTION_SET = 0x100,
+    OPTION_OUT,
+    OPTION_RESUME,
+    OPTION_FORCE_CONFIG,
+    OPTION_PROGRESS,
+    OPTION_HELP_CONFIG
+};
 
 typedef struct arguments {
-    const char *run_file, *out_dir;
+    const char *run_file, *out_dir, *resume;
+    int force_config;
     int progress; /* -1: as the terminal says */
     cli_words sets;
 } arguments;
@@ -19,6 +27,12 @@ typedef struct arguments {
 static const struct argp_option options[] = {
     {"set", OPTION_SET, "KEY=VALUE", 0, "Override a key, e.g. optimizer.params.lr=1e-3", 0},
     {"out", OPTION_OUT, "DIR", 0, "Where the results go (default: runs/NAME)", 0},
+    {"resume", OPTION_RESUME, "auto|never|PATH", 0,
+     "Where to go on from: auto (default), the newest checkpoint in DIR/checkpoints, or from the "
+     "beginning where there is none; never; or a checkpoint or a directory of them",
+     0},
+    {"force-config", OPTION_FORCE_CONFIG, NULL, 0,
+     "Go on from a checkpoint although the run file differs from the one it was made with", 0},
     {"progress", OPTION_PROGRESS, "auto|line|plain", 0,
      "line: one line, updated every step; plain: a line every steps_per_print steps; auto "
      "(default): line on a terminal, plain elsewhere and under mpirun",
@@ -60,6 +74,12 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
             return EINVAL;
         }
         args->out_dir = word;
+        return 0;
+    case OPTION_RESUME:
+        args->resume = word;
+        return 0;
+    case OPTION_FORCE_CONFIG:
+        args->force_config = 1;
         return 0;
     case OPTION_PROGRESS:
         return read_progress(word, state);
@@ -129,11 +149,13 @@ int cli_train(int argc, char **argv)
                                      parse_option,
                                      "RUNFILE",
                                      "Train the reference GPT as RUNFILE (JSON) says, alone or "
-                                     "under mpirun.",
+                                     "under mpirun. SIGUSR1 and SIGTERM: save a checkpoint and "
+                                     "end with 0.",
                                      NULL,
                                      NULL,
                                      NULL};
     zopt_config *config;
+    train_listen();
     arguments args = {.sets.word = calloc((size_t)argc, sizeof *args.sets.word)};
     if (args.sets.word == NULL)
         return cli_fail(argv[0], ZOPT_ERR_MEMORY, zopt_status_text(ZOPT_ERR_MEMORY));
@@ -149,6 +171,8 @@ int cli_train(int argc, char **argv)
     }
     const train_request request = {.config = config,
                                    .out_dir = args.out_dir,
+                                   .resume = args.resume,
+                                   .force_config = args.force_config,
                                    .progress = args.progress < 0 ? is_terminal() : args.progress,
                                    .on_hang = on_hang,
                                    .on_hang_arg = argv[0]};

@@ -18,6 +18,8 @@ void report_start(const trainer *t)
     printf("%d rank%s over %s, %lld steps of %lld windows, to %s\n", t->world,
            t->world == 1 ? "" : "s", zopt_transport(t->z), (long long)t->s.steps,
            (long long)t->s.batch, rundir_path(t->out));
+    if (t->done > 0)
+        printf("going on from the checkpoint of step %llu\n", (unsigned long long)t->done);
     fflush(stdout);
 }
 
@@ -55,6 +57,15 @@ void report_break(const trainer *t)
     if (t->rank != 0 || !t->request->progress)
         return;
     putchar('\n');
+    fflush(stdout);
+}
+
+void report_stop(const trainer *t, const outcome *o)
+{
+    if (t->rank != 0)
+        return;
+    printf("told to stop after step %llu: saved, the same command goes on from there\n",
+           (unsigned long long)o->step);
     fflush(stdout);
 }
 

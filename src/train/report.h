@@ -13,11 +13,15 @@ void report_step(const trainer *t, const metrics *row);
 /* End an updating line that will not be updated: the steps failed. */
 void report_break(const trainer *t);
 
-/* The end of a run. *Collective*: planned and counted bytes are compared over all ranks. */
 typedef struct outcome {
+    uint64_t step; /* the last one */
+    int stopped;   /* 1: before the end, by a signal */
     double val_loss, train_s;
     const char *sample; /* rank 0's; NULL: none */
 } outcome;
+/* The end of a run. *Collective*: planned and counted bytes are compared over all ranks. */
 zopt_status report_end(trainer *t, const outcome *o);
+/* A run that was told to stop. */
+void report_stop(const trainer *t, const outcome *o);
 
 #endif

@@ -1,5 +1,4 @@
-/* Files of a run, and the lock that keeps others out. JSON numbers have 17 digits, so that files of
- * different runs can be compared; what is not finite becomes null. */
+/* Files of a run, and the lock that keeps others out. Lines of metrics are made in metrics.c. */
 #include "train/rundir.h"
 
 #include <cblas.h>
@@ -7,7 +6,6 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -178,11 +176,7 @@ static zopt_status choose_path(trainer *t)
 static zopt_status open_all(trainer *t)
 {
     TRAIN_TRY(make_directories(t->out->path));
-    TRAIN_TRY(take_lock(t->out));
-    TRAIN_TRY(remove_results(t->out));
-    TRAIN_TRY(write_config(t));
-    TRAIN_TRY(write_json(t->out, "env.json", environment(t)));
-    return open_file(t->out, "metrics.jsonl", &t->out->metrics);
+    return take_lock(t->out);
 }
 
 static zopt_status open_mine(trainer *t)
@@ -200,6 +194,22 @@ zopt_status rundir_open(trainer *t)
     return trainer_agree(t, open_mine(t));
 }
 
+static zopt_status begin_all(trainer *t)
+{
+    char path[PATH_MAX];
+    file_path(t->out, "metrics.jsonl", path);
+    TRAIN_TRY(remove_results(t->out));
+    TRAIN_TRY(write_config(t));
+    TRAIN_TRY(write_json(t->out, "env.json", environment(t)));
+    t->out->metrics = metrics_open(path, t->done);
+    return t->out->metrics ? ZOPT_OK : train_fail_errno(ZOPT_ERR_WRITE, "write", path);
+}
+
+zopt_status rundir_begin(trainer *t)
+{
+    return trainer_agree(t, t->rank == 0 ? begin_all(t) : ZOPT_OK);
+}
+
 void rundir_close(rundir *dir)
 {
     if (!dir)
@@ -211,65 +221,19 @@ void rundir_close(rundir *dir)
     free(dir);
 }
 
+void rundir_checkpoints(const rundir *dir, char *path)
+{
+    file_path(dir, "checkpoints", path);
+}
+
 /* ------------------------------------------------------------------ while training ---------- */
-
-static json_t *number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
-static json_t *phases(const metrics *row)
-{
-    json_t *object = json_pack("{s:o}", "compute_ms", number(row->compute_ms));
-    for (int i = 0; i < ZOPT_N_PHASES; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s_ms", zopt_phase_names[i]);
-        json_object_set_new(object, name, number(row->report.phase_ms[i]));
-    }
-    return object;
-}
-
-/* A line of metrics.jsonl; times are rank 0's, in milliseconds, null is not measured or not finite:
- *   step          from 1, skipped ones too
- *   loss          mean over the slots, of the weights before the step
- *   val_loss      where it was measured, of the weights after the step
- *   grad_norm     of the averaged gradient, before clipping
- *   lr, loss_scale, skipped   what the step was made with; skipped: it changed no weight
- *   step_ms       the step, without validation
- *   tokens_per_s  of all ranks, in step_ms
- *   phases        parts of step_ms that do not overlap: compute_ms is the model's forward and
- *                 backward passes, without handing over their gradients; the others are the
- *                 library's zopt_phase_names, waits for peers included. What is left of step_ms
- *                 converts parameters and gradients. */
-static json_t *metrics_json(const metrics *row)
-{
-    const zopt_step_report *r = &row->report;
-    json_t *object = json_pack("{s:I, s:o}", "step", (json_int_t)r->step, "loss", number(r->loss));
-    if (row->has_val)
-        json_object_set_new(object, "val_loss", number(row->val_loss));
-    json_object_set_new(object, "grad_norm", number(r->grad_norm));
-    json_object_set_new(object, "lr", number(r->lr));
-    json_object_set_new(object, "loss_scale", number(r->loss_scale));
-    json_object_set_new(object, "skipped", json_boolean(r->skipped));
-    json_object_set_new(object, "step_ms", number(row->step_ms));
-    json_object_set_new(object, "tokens_per_s", number(row->tokens_per_s));
-    json_object_set_new(object, "phases", phases(row));
-    return object;
-}
 
 void rundir_metrics(trainer *t, const metrics *row)
 {
     rundir *dir = t->out;
     if (t->rank != 0 || dir->failed != ZOPT_OK)
         return;
-    json_t *object = metrics_json(row);
-    errno = 0;
-    int failed = json_dumpf(object, dir->metrics, JSON_COMPACT | JSON_REAL_PRECISION(17)) != 0;
-    failed |= fputc('\n', dir->metrics) == EOF;
-    failed |=
-        fflush(dir->metrics) != 0; /* a run can be watched, and a killed one keeps its lines */
-    json_decref(object);
-    if (!failed)
+    if (metrics_write(dir->metrics, row) == 0)
         return;
     char path[PATH_MAX];
     file_path(dir, "metrics.jsonl", path);
@@ -277,10 +241,12 @@ void rundir_metrics(trainer *t, const metrics *row)
     snprintf(dir->failure, sizeof dir->failure, "%s", train_last_error());
 }
 
-zopt_status rundir_check(trainer *t)
+zopt_status rundir_check(trainer *t, int *stop)
 {
     zopt_status mine = t->out->failed;
-    return trainer_agree(t, mine == ZOPT_OK ? ZOPT_OK : train_fail(mine, "%s", t->out->failure));
+    if (mine != ZOPT_OK)
+        train_fail(mine, "%s", t->out->failure);
+    return trainer_meet(t, mine, stop);
 }
 
 /* ------------------------------------------------------------------ memory ------------------ */

@@ -23,6 +23,7 @@ static const setting_row i64_rows[] = {
     {"eval.interval", offsetof(settings, eval_interval)},
     {"eval.batches", offsetof(settings, eval_batches)},
     {"sample.length", offsetof(settings, sample_length)},
+    {"checkpoint.interval", offsetof(settings, checkpoint_interval)},
 };
 static const setting_row f64_rows[] = {
     {"data.val_fraction", offsetof(settings, val_fraction)},

@@ -6,15 +6,14 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "train/checkpoint.h"
 #include "train/eval.h"
 #include "train/fail.h"
 #include "train/report.h"
 #include "train/rundir.h"
 #include "train/sample.h"
+#include "train/stop.h"
 #include "train/trainer.h"
-
-/* Rank 0 may fail to write metrics; its peers ask after this many steps. */
-enum { STEPS_PER_CHECK = 16 };
 
 static zopt_status grad_done(void *arg, int i)
 {
@@ -104,9 +103,10 @@ static zopt_status step_and_validate(trainer *t, uint64_t step, metrics *row)
     return validate(t, step, row);
 }
 
+/* Where rank 0 could not write, or a rank was told to stop, all learn it in the same step. */
 static zopt_status train_steps(trainer *t, outcome *o)
 {
-    for (uint64_t step = 1; step <= (uint64_t)t->s.steps; step++) {
+    for (uint64_t step = t->done + 1; step <= (uint64_t)t->s.steps; step++) {
         metrics row = {0};
         zopt_status status = step_and_validate(t, step, &row);
         if (row.report.step == step) { /* also of a step that failed, where it came that far */
@@ -115,17 +115,24 @@ static zopt_status train_steps(trainer *t, outcome *o)
         }
         if (status != ZOPT_OK)
             return status;
-        if (step % STEPS_PER_CHECK == 0 || step == (uint64_t)t->s.steps)
-            TRAIN_TRY(rundir_check(t));
+        TRAIN_TRY(checkpoint_after(t, step));
+        o->stopped = step < (uint64_t)t->s.steps && stop_wanted();
+        TRAIN_TRY(rundir_check(t, &o->stopped));
+        o->step = step;
         o->train_s += row.step_ms * 1e-3;
         o->val_loss = row.val_loss;
+        if (o->stopped)
+            return checkpoint_last(t, step);
     }
+    TRAIN_ZOPT(zopt_save_wait(t->z));
     return ZOPT_OK;
 }
 
 static zopt_status finish(trainer *t, outcome *o)
 {
     char *sample = NULL;
+    if (t->done == (uint64_t)t->s.steps) /* nothing was left to train */
+        TRAIN_TRY(eval_loss(t, 0, &o->val_loss));
     TRAIN_TRY(rundir_export(t));
     TRAIN_TRY(rundir_memory(t));
     zopt_status status = ZOPT_OK;
@@ -147,12 +154,16 @@ static zopt_status run(trainer *t)
     TRAIN_TRY(trainer_prepare(t));
     TRAIN_TRY(trainer_connect(t));
     TRAIN_TRY(rundir_open(t));
+    TRAIN_TRY(checkpoint_resume(t));
+    TRAIN_TRY(rundir_begin(t));
     TRAIN_TRY(rundir_memory(t));
     report_start(t);
     zopt_status status = train_steps(t, &o);
-    if (status != ZOPT_OK)
+    if (status != ZOPT_OK || o.stopped)
         report_break(t);
-    return status == ZOPT_OK ? finish(t, &o) : status;
+    if (status == ZOPT_OK && o.stopped)
+        report_stop(t, &o);
+    return status == ZOPT_OK && !o.stopped ? finish(t, &o) : status;
 }
 
 zopt_status train_run(const train_request *request)

@@ -10,9 +10,17 @@ typedef struct train_request {
     const zopt_config *config; /* resolved */
     const char *out_dir;       /* NULL: runs/<name> in the current folder */
     int progress;              /* 1: one updating line, for a terminal; 0: plain lines */
+    /* Where to go on from: "never", a checkpoint or a directory of them, or "auto" (NULL): the
+     * newest in the run directory, and a new run where there is none. */
+    const char *resume;
+    int force_config; /* 1: also from one that another configuration made */
     void (*on_hang)(void *arg, const char *text); /* see zopt_options; may be NULL */
     void *on_hang_arg;
 } train_request;
+
+/* From now on SIGUSR1 and SIGTERM make train_run save and return with ZOPT_OK; before, they end the
+ * process. */
+void train_listen(void);
 
 /* Train as a resolved config says; the whole of `zopt train`. *Collective.* Rank 0 prints to stdout
  * and writes the run directory. On failure train_last_error() has the text. */

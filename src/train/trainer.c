@@ -59,7 +59,7 @@ static zopt_status agree_on_text(const trainer *t, zopt *z)
     char value[96];
     snprintf(value, sizeof value, "%zu characters, %d different, FNV-1a %016llx",
              t->text.n_train + t->text.n_val, t->text.n_vocab, (unsigned long long)t->text.hash);
-    TRAIN_ZOPT(zopt_agree(z, "the text of data.path", value));
+    TRAIN_ZOPT(zopt_agree_result(z, "the text of data.path", value));
     return ZOPT_OK;
 }
 
@@ -98,6 +98,7 @@ zopt_status trainer_connect(trainer *t)
     TRAIN_ZOPT(zopt_config_options(t->request->config, &options));
     options.on_hang = t->request->on_hang;
     options.on_hang_arg = t->request->on_hang_arg;
+    options.force_config = t->request->force_config;
     TRAIN_ZOPT(zopt_create(&options, &t->z));
     t->rank = zopt_rank(t->z);
     t->world = zopt_world(t->z);
@@ -157,14 +158,22 @@ zopt_status trainer_load_params(trainer *t)
     return ZOPT_OK;
 }
 
-zopt_status trainer_agree(trainer *t, zopt_status mine)
+zopt_status trainer_meet(trainer *t, zopt_status mine, int *any)
 {
-    int n;
-    TRAIN_ZOPT(zopt_gather_f64(t->z, t->rank, (double)mine, t->gathered, &n));
-    for (int rank = 0; rank < n && mine == ZOPT_OK; rank++) {
-        zopt_status theirs = (zopt_status)t->gathered[rank];
-        if (theirs != ZOPT_OK)
-            return train_fail(theirs, "rank %d failed: %s", rank, zopt_status_text(theirs));
+    int n, said = 2 * (int)mine + (*any != 0);
+    TRAIN_ZOPT(zopt_gather_f64(t->z, t->rank, said, t->gathered, &n));
+    for (int rank = 0; rank < n; rank++) {
+        said = (int)t->gathered[rank];
+        *any |= said % 2;
+        if (mine == ZOPT_OK && said / 2 != ZOPT_OK)
+            mine = train_fail((zopt_status)(said / 2), "rank %d failed: %s", rank,
+                              zopt_status_text((zopt_status)(said / 2)));
     }
     return mine;
+}
+
+zopt_status trainer_agree(trainer *t, zopt_status mine)
+{
+    int nothing = 0;
+    return trainer_meet(t, mine, &nothing);
 }

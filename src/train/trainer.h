@@ -25,6 +25,8 @@ typedef struct trainer {
     double *gathered;   /* [world], for zopt_gather_f64 */
     double handover_ms; /* of this micro-step's backward pass: handing gradients to z */
     rundir *out;
+    uint64_t done;  /* steps that were made before this run */
+    uint64_t saved; /* the step of this run's newest checkpoint; 0: none */
 } trainer;
 
 /* Read settings and text, make the model. Not collective. */
@@ -43,6 +45,8 @@ zopt_status trainer_load_params(trainer *t);
 
 /* All ranks return the status of the first rank that failed; the text says which. *Collective.* */
 zopt_status trainer_agree(trainer *t, zopt_status mine);
+/* The same, and *any becomes 1 on all ranks where it is on one. *Collective.* */
+zopt_status trainer_meet(trainer *t, zopt_status mine, int *any);
 
 double train_now_ms(void);
 
