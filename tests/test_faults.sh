@@ -47,10 +47,10 @@ test_ranks_that_die() { # KIND CODE
 }
 
 # Also the one that is missed by a rank that only waits for another waiting one.
-test_ranks_that_hang() { # KIND
-    expect_run 75 "" 3 "1 cblas_sgemm 2000 $1"
+test_ranks_that_hang() { # TRANSPORT KIND
+    expect_run 75 "" 3 "1 cblas_sgemm 2000 $2" --set comm.transport="$1"
     expect_hang "^zopt train: rank [02] waited 5 s in step [0-9]+, phase [a-z]+.* of rank 1 have not arrived"
-    if grep -E "of ranks? [^1]" err.txt; then fail "$1: another rank was named"; fi
+    if grep -E "of ranks? [^1]" err.txt; then fail "$1, $2: another rank was named"; fi
 }
 
 test_start_that_hangs() {
@@ -87,8 +87,11 @@ test_ranks_that_die kill 137
 test_ranks_that_die segv 139
 test_ranks_that_die heap 134
 test_ranks_that_die exit 1
-test_ranks_that_hang stop
-test_ranks_that_hang loop
+for transport in mpi shm; do
+    "$zopt" doctor | grep -qE "^ *transport +$transport +(yes|ok)" || continue
+    test_ranks_that_hang $transport stop
+    test_ranks_that_hang $transport loop
+done
 test_start_that_hangs
 test_end_that_hangs
 test_mpirun_that_dies

@@ -149,6 +149,10 @@ test_wrapper() {
         "$root/launch/run.sh" -n 2 --backoff 0 --max-restarts 1 run.json --out parts
 }
 
+rate() { # OUT STEP
+    sed -nE "s/^\\{\"step\":$2,.*\"lr\":([^,]+),.*/\\1/p" "$1/metrics.jsonl"
+}
+
 test_refusals() {
     rm -rf parts
     train 2 parts --set train_steps=20
@@ -158,11 +162,19 @@ test_refusals() {
     grep -q "seed" err.txt || fail "only one difference was told: $(cat err.txt)"
     [ "$(wc -l <parts/metrics.jsonl)" = 20 ] || fail "a refused run has cut off the metrics"
     expect 0 "going on from the checkpoint of step 20" "${launcher[@]}" --force-config
+    # What was asked for is done: the rate is another one from there on.
+    [ "$(rate parts 20)" = "$(rate whole 20)" ] || fail "the rate of step 20: $(rate parts 20)"
+    python3 -c "assert abs($(rate parts 21) / $(rate whole 21) - 500) < 1e-9" ||
+        fail "--force-config went on with the checkpoint's rate"
     # Another run's checkpoints are not to be mixed with these.
+    train 2 parts --set fp16.loss_scale=64 --set train_steps=41
+    expect 0 "going on from the checkpoint of step 40" "${launcher[@]}" --force-config
+    tail -n 1 parts/metrics.jsonl | grep -q '"loss_scale":64.0' ||
+        fail "--force-config went on with the checkpoint's loss scale"
     train 2 parts --resume never
-    expect 73 "has a checkpoint of step 40 already" "${launcher[@]}"
-    train 2 parts --resume parts/checkpoints/step-00000030
-    expect 73 "has a checkpoint of step 40 already" "${launcher[@]}" --force-config
+    expect 73 "has a checkpoint of step 41 already" "${launcher[@]}"
+    train 2 parts --resume parts/checkpoints/step-00000040
+    expect 73 "has a checkpoint of step 41 already" "${launcher[@]}" --force-config
     train 2 other --resume whole/checkpoints/step-00000030
     expect 0 "going on from the checkpoint of step 30" "${launcher[@]}"
     cmp whole/model.safetensors other/model.safetensors || fail "from another directory: other weights"

@@ -142,8 +142,10 @@ static zopt_status check_fit(const zi_ckpt *ckpt, candidate *c)
     const zi_teller teller = {tell, (void *)ckpt};
     ZI_TRY(check_config(ckpt, c));
     ZI_TRY(zi_contents_match(ckpt->z, &c->bundle, c->path, &teller));
-    return zi_progress_read(ckpt->z, zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER), c->path,
-                            &c->progress);
+    const zi_tensorfile *head = zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER);
+    ZI_TRY(zi_progress_read(ckpt->z, head, c->path, &c->progress));
+    zi_progress_keep_own(ckpt->z, &ckpt->rows, head, &c->progress);
+    return ZOPT_OK;
 }
 
 /* ------------------------------------------------------------------ its data ----------------- */

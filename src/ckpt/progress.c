@@ -183,6 +183,29 @@ zopt_status zi_progress_read(const zi_zero *z, const zi_tensorfile *head, const 
     return status;
 }
 
+static int is_other(const zi_texts *rows, const zi_tensorfile *head, const char *key)
+{
+    char text[256];
+    snprintf(text, sizeof text, ZI_CONFIG_PREFIX "%s", key);
+    const char *ours = zi_texts_get(rows, key), *theirs = zi_tensorfile_text(head, text);
+    return ours == NULL || theirs == NULL || strcmp(ours, theirs) != 0;
+}
+
+void zi_progress_keep_own(const zi_zero *z, const zi_texts *rows, const zi_tensorfile *head,
+                          zi_progress *progress)
+{
+    const zi_optim *optim = z->config.optim;
+    for (uint32_t g = 0; g < z->n_groups; g++) {
+        char key[128];
+        snprintf(key, sizeof key, "group.%" PRIu32 ".%s", g,
+                 optim->settings[optim->lr_setting].name);
+        if (is_other(rows, head, key))
+            progress->group[g][0] = z->groups[g].value[optim->lr_setting];
+    }
+    if (is_other(rows, head, "loss_scale") || is_other(rows, head, "dynamic_loss_scale"))
+        zi_scale_start(&z->config.scale_rules, z->config.loss_scale, &progress->scale);
+}
+
 void zi_progress_apply(zi_zero *z, const zi_progress *progress)
 {
     const zi_optim *optim = z->config.optim;

@@ -25,6 +25,10 @@ typedef struct zi_progress {
 /* Read it back, all of it checked. Errors: ERR_DATA with path and key, ERR_MEMORY. */
 zopt_status zi_progress_read(const zi_zero *z, const zi_tensorfile *head, const char *path,
                              zi_progress *out);
+/* What moves with the run but has been set to something else since (options.force_config): the
+ * run's own rates and loss scale. rows: of this run; head: what `progress` was read from. */
+void zi_progress_keep_own(const zi_zero *z, const zi_texts *rows, const zi_tensorfile *head,
+                          zi_progress *progress);
 /* Stand there. */
 void zi_progress_apply(zi_zero *z, const zi_progress *progress);
 
