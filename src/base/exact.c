@@ -2,11 +2,10 @@
  * Source of the idea: the "long accumulator" of Kulisch, Computer Arithmetic and Validity. */
 #include "base/exact.h"
 
-#include <assert.h>
 #include <math.h>
 #include <string.h>
 
-enum { LIMB_BITS = 32, BIAS = 320, ADDS_BEFORE_CARRY = 1 << 30 };
+enum { ADDS_BEFORE_CARRY = 1 << 30 };
 
 void zi_exact_clear(zi_exact *sum)
 {
@@ -17,28 +16,9 @@ void zi_exact_add(zi_exact *sum, double x)
 {
     if (x == 0.0)
         return;
-    uint64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    int exponent = (int)(bits >> 52 & 0x7ff);
-    assert(exponent != 0x7ff);
-    uint64_t mantissa = bits & 0xfffffffffffffULL;
-    if (exponent != 0)
-        mantissa |= 1ULL << 52;
-    else
-        exponent = 1;
-    int position = exponent - 1075 + BIAS; /* of the mantissa's lowest bit */
-    while (position < 0) {                 /* trailing zeros of a tiny multiple of 2^-320 */
-        assert((mantissa & 1) == 0);
-        mantissa >>= 1;
-        position++;
-    }
-    int first = position / LIMB_BITS, shift = position % LIMB_BITS;
-    assert(first + 2 < ZI_EXACT_LIMBS);
-    uint64_t low = mantissa << shift;
-    uint64_t high = shift == 0 ? 0 : mantissa >> (64 - shift);
-    int64_t part[3] = {(int64_t)(low & 0xffffffffu), (int64_t)(low >> LIMB_BITS), (int64_t)high};
+    zi_exact_parts parts = zi_exact_split(x);
     for (int i = 0; i < 3; i++)
-        sum->limb[first + i] += bits >> 63 ? -part[i] : part[i];
+        sum->limb[parts.first + i] += parts.part[i];
     if (++sum->n_since_carry == ADDS_BEFORE_CARRY) {
         zi_exact_carry(sum->limb);
         sum->n_since_carry = 0;
@@ -49,7 +29,7 @@ void zi_exact_carry(int64_t limb[ZI_EXACT_LIMBS])
 {
     for (int i = 0; i + 1 < ZI_EXACT_LIMBS; i++) {
         int64_t low = limb[i] & 0xffffffff;
-        limb[i + 1] += (limb[i] - low) / (1LL << LIMB_BITS);
+        limb[i + 1] += (limb[i] - low) / (1LL << ZI_LIMB_BITS);
         limb[i] = low;
     }
 }
@@ -73,7 +53,7 @@ double zi_exact_round(const int64_t limb[ZI_EXACT_LIMBS])
     __extension__ typedef unsigned __int128 wide;
     wide window = 0;
     for (int i = 0; i < 4; i++)
-        window = window << LIMB_BITS | (top - i >= 0 ? (wide)(uint64_t)digit[top - i] : 0);
+        window = window << ZI_LIMB_BITS | (top - i >= 0 ? (wide)(uint64_t)digit[top - i] : 0);
     if (window == 0)
         return 0.0;
     int drop = 0;
@@ -86,6 +66,6 @@ double zi_exact_round(const int64_t limb[ZI_EXACT_LIMBS])
             window |= 1;
             break;
         }
-    double value = ldexp((double)(uint64_t)window, drop + (top - 3) * LIMB_BITS - BIAS);
+    double value = ldexp((double)(uint64_t)window, drop + (top - 3) * ZI_LIMB_BITS - ZI_EXACT_BIAS);
     return negative ? -value : value;
 }

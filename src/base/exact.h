@@ -8,9 +8,13 @@
 #ifndef ZI_BASE_EXACT_H
 #define ZI_BASE_EXACT_H
 
+#include <assert.h>
 #include <stdint.h>
+#include <string.h>
 
-enum { ZI_EXACT_LIMBS = 21 };
+#include "base/shared.h"
+
+enum { ZI_EXACT_LIMBS = 21, ZI_LIMB_BITS = 32, ZI_EXACT_BIAS = 320 };
 
 typedef struct zi_exact {
     int64_t limb[ZI_EXACT_LIMBS];
@@ -18,6 +22,41 @@ typedef struct zi_exact {
 } zi_exact;
 
 void zi_exact_clear(zi_exact *sum);
+
+/* What an addition changes: limb first + i by part[i]. */
+typedef struct zi_exact_parts {
+    int first;
+    int64_t part[3];
+} zi_exact_parts;
+
+/* x: finite, not 0. */
+ZI_SHARED zi_exact_parts zi_exact_split(double x)
+{
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int exponent = (int)(bits >> 52 & 0x7ff);
+    assert(exponent != 0x7ff);
+    uint64_t mantissa = bits & 0xfffffffffffffULL;
+    if (exponent != 0)
+        mantissa |= 1ULL << 52;
+    else
+        exponent = 1;
+    int position = exponent - 1075 + ZI_EXACT_BIAS; /* of the mantissa's lowest bit */
+    while (position < 0) { /* trailing zeros of a tiny multiple of 2^-320 */
+        assert((mantissa & 1) == 0);
+        mantissa >>= 1;
+        position++;
+    }
+    int shift = position % ZI_LIMB_BITS;
+    uint64_t low = mantissa << shift;
+    uint64_t high = shift == 0 ? 0 : mantissa >> (64 - shift);
+    int64_t sign = bits >> 63 ? -1 : 1;
+    zi_exact_parts parts = {position / ZI_LIMB_BITS,
+                            {sign * (int64_t)(low & 0xffffffffu),
+                             sign * (int64_t)(low >> ZI_LIMB_BITS), sign * (int64_t)high}};
+    assert(parts.first + 2 < ZI_EXACT_LIMBS);
+    return parts;
+}
 
 /* sum += x, finite. */
 void zi_exact_add(zi_exact *sum, double x);

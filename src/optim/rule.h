@@ -4,12 +4,10 @@
 
 #include <math.h>
 
+#include "base/shared.h"
+
 enum { ZI_MAX_SCALARS = 12 };
 
-#ifdef __CUDACC__
-#define ZI_RULE static __host__ __device__ __forceinline__
-#else
-#define ZI_RULE static inline __attribute__((always_inline))
-#endif
+#define ZI_RULE ZI_SHARED
 
 #endif
