@@ -2,8 +2,8 @@
  * steps up to LAST, saves every EVERY steps, alone or under mpirun. Its results depend on the step
  * alone. Prints what went wrong and exits with its code, as the command does.
  *
- * usage: ckpt_job DIR LAST EVERY [async] [hold] [keep=K] [parts=BYTES] [lr=X] [extra]
- *   hold: when done, keep the directory until stdin ends     extra: one tensor more */
+ * usage: ckpt_job DIR LAST EVERY [async] [hold] [keep=K] [parts=BYTES] [lr=X] [transport=NAME] ...
+ *   hold: when done, keep the directory until stdin ends; extra: one tensor more */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +27,8 @@ static void read_word(const char *word, h_problem *problem, arguments *args)
         problem->options.part_bytes = strtoull(word + 6, NULL, 10);
     else if (strncmp(word, "lr=", 3) == 0)
         problem->lr = strtod(word + 3, NULL);
+    else if (strncmp(word, "transport=", 10) == 0)
+        problem->options.transport = word + 10;
     else if (strcmp(word, "extra") == 0)
         problem->tensor[problem->n_tensors++] = (h_tensor){"extra", ZOPT_FP16, 1, {5}, 0};
     else
