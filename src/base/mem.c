@@ -70,10 +70,18 @@ static void put(void *out, void *pointer)
     memcpy(out, &pointer, sizeof pointer);
 }
 
+size_t zi_stagger(unsigned index, size_t bytes)
+{
+    enum { LARGE = 1 << 20, LINES = 17, PLACES = ZI_STAGGER_BYTES / (LINES * ALIGNMENT) };
+    int none = bytes < LARGE || bytes > SIZE_MAX / 2; /* which no memory is as large as */
+    return none ? 0 : (size_t)(index % PLACES) * LINES * ALIGNMENT;
+}
+
 static zopt_status allocate(zi_mem *mem, zi_category category, size_t bytes, void *out)
 {
-    void *memory = zi_aligned_zalloc(bytes);
-    put(out, memory);
+    size_t before = zi_stagger(category, bytes);
+    char *memory = zi_aligned_zalloc(before + bytes);
+    put(out, memory != NULL ? memory + before : NULL);
     if (memory == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu bytes, %llu bytes already in use",
                        zi_category_name(category), bytes, (unsigned long long)mem->total_bytes);
@@ -102,7 +110,8 @@ void zi_mem_free_array(zi_mem *mem, zi_category category, void *array, size_t by
 {
     if (array == NULL && !(mem->dry && bytes > 0))
         return;
-    free(array);
+    if (array != NULL)
+        free((char *)array - zi_stagger(category, bytes));
     zi_mem_uncount(mem, category, bytes);
 }
 
@@ -110,6 +119,6 @@ void zi_mem_free_table(zi_mem *mem, void *table, size_t bytes)
 {
     if (table == NULL)
         return;
-    free(table);
+    free((char *)table - zi_stagger(ZI_MEM_TABLES, bytes));
     zi_mem_uncount(mem, ZI_MEM_TABLES, bytes);
 }

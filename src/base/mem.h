@@ -39,6 +39,12 @@ const char *zi_category_name(zi_category category);
 zopt_status zi_mem_array(zi_mem *mem, zi_category category, size_t bytes, void *out);
 zopt_status zi_mem_table(zi_mem *mem, size_t bytes, void *out);
 
+/* Bytes that the large array number `index` begins later than its memory, below ZI_STAGGER_BYTES
+ * and not counted; 0 for a small one. Kernels walk along several arrays in step: were these a power
+ * of two apart, a processor could keep few of their lines at once. */
+enum { ZI_STAGGER_BYTES = 32 * 1088 };
+size_t zi_stagger(unsigned index, size_t bytes);
+
 /* Free what one of the two returned; `bytes` as given then. NULL is fine. */
 void zi_mem_free_array(zi_mem *mem, zi_category category, void *array, size_t bytes);
 void zi_mem_free_table(zi_mem *mem, void *table, size_t bytes);

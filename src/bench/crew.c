@@ -35,10 +35,9 @@ zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, i
 {
     const zi_comm_config config = {
         .threads = threads, .threads_rank = rank, .deadline_ms = DEADLINE_MS};
-    const zi_comm_ops *ops;
     *crew = (bench_crew){.threads = threads};
-    ZI_TRY(zi_comm_find(with_mpi && threads == NULL ? "mpi" : "auto", &config, &ops));
-    ZI_TRY(ops->create(&config, &crew->mem, &crew->comm));
+    ZI_TRY(zi_comm_connect(with_mpi && threads == NULL ? "mpi" : "auto", &config, &crew->mem,
+                           &crew->comm));
     crew->rank = crew->comm->rank;
     crew->world = crew->comm->world;
     return check_machine(crew);

@@ -1,8 +1,6 @@
 /* The kernel alone, for `bench adam`. The subject: one pass from a 16-bit gradient to a 16-bit
  * parameter. The baseline: AdamW in three, as a trainer with FP32 buffers has it: widen the
  * gradient, update, round the master weights. Every rank has its own part of the elements. */
-#include <stdlib.h>
-
 #include "base/dtype.h"
 #include "base/status.h"
 #include "bench/update.h"
@@ -11,6 +9,7 @@ typedef struct kernel {
     const bench_case *c;
     bench_update update;
     uint16_t *grads, *params;
+    size_t wide_bytes;
     float *wide; /* passes alone */
 } kernel;
 
@@ -19,22 +18,21 @@ static zopt_status open_kernel(kernel *k, const bench_case *c, const bench_rule 
 {
     k->c = c;
     ZI_TRY(bench_update_open(c, rule, &k->update));
-    k->grads = zi_aligned_zalloc(c->slice_elems * sizeof *k->grads);
-    k->params = zi_aligned_zalloc(c->slice_elems * sizeof *k->params);
-    k->wide = zi_aligned_zalloc(with_floats ? c->slice_elems * sizeof *k->wide : 0);
-    if (k->grads == NULL || k->params == NULL || k->wide == NULL)
-        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %llu elements",
-                       (unsigned long long)c->slice_elems);
-    return ZOPT_OK;
+    zi_mem *mem = &k->update.mem;
+    k->wide_bytes = with_floats ? c->slice_elems * sizeof *k->wide : 0;
+    ZI_TRY(zi_mem_array(mem, ZI_MEM_GRADS, c->slice_elems * sizeof *k->grads, &k->grads));
+    ZI_TRY(zi_mem_array(mem, ZI_MEM_PARAMS, c->slice_elems * sizeof *k->params, &k->params));
+    return zi_mem_array(mem, ZI_MEM_STAGING, k->wide_bytes, &k->wide);
 }
 
 static void destroy(void *self)
 {
     kernel *k = self;
+    size_t n = k->c != NULL ? k->c->slice_elems : 0;
+    zi_mem_free_array(&k->update.mem, ZI_MEM_STAGING, k->wide, k->wide_bytes);
+    zi_mem_free_array(&k->update.mem, ZI_MEM_PARAMS, k->params, n * sizeof *k->params);
+    zi_mem_free_array(&k->update.mem, ZI_MEM_GRADS, k->grads, n * sizeof *k->grads);
     bench_update_close(&k->update);
-    free(k->grads);
-    free(k->params);
-    free(k->wide);
 }
 
 static zopt_status prepare(void *self)

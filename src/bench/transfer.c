@@ -23,11 +23,9 @@ static zopt_status connect(transfer *t)
     const bench_crew *crew = t->c->crew;
     const zi_comm_config config = {
         .threads = crew->threads, .threads_rank = crew->rank, .deadline_ms = DEADLINE_MS};
-    const zi_comm_ops *ops;
-    ZI_TRY(zi_comm_find(t->c->transport, &config, &ops));
-    ZI_TRY(ops->create(&config, &t->mem, &t->comm));
+    ZI_TRY(zi_comm_connect(t->c->transport, &config, &t->mem, &t->comm));
     if (t->comm->world != crew->world)
-        return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks", ops->name,
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks", t->comm->ops->name,
                        t->comm->world, crew->world);
     return ZOPT_OK;
 }

@@ -194,7 +194,7 @@ zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t 
 
 typedef struct zi_symmetric_node {
     struct zi_symmetric_node *next;
-    size_t node_bytes, counted_bytes;
+    size_t node_bytes, counted_bytes, room_bytes;
     zi_category category;
     zi_symmetric memory;
     void *peer[];
@@ -206,16 +206,26 @@ size_t zi_share(const zi_comm *comm, int rank, size_t n)
     return n / world * r + n % world * r / world;
 }
 
-/* From the heap, if that is where this comm's memory is. */
-static zopt_status symmetric_base(const zi_comm *comm, zi_category category, zi_symmetric *memory)
+/* Where a rank's part begins in its memory of room_bytes and bytes: each one's elsewhere, and other
+ * than the rank's own arrays. */
+static size_t begin(const zi_symmetric_node *node, int rank)
 {
+    unsigned index = ZI_N_CATEGORIES + 2 * (unsigned)rank + (node->category == ZI_MEM_PARAMS);
+    return node->room_bytes > 0 ? zi_stagger(index, node->memory.bytes) : 0;
+}
+
+/* From the heap, if that is where this comm's memory is. */
+static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
+{
+    zi_symmetric *memory = &node->memory;
     int is_mine = comm->source == NULL && (!memory->shared || comm->rank == 0);
     if (comm->planned || memory->bytes == 0 || !is_mine)
         return ZOPT_OK;
-    memory->base = zi_aligned_zalloc(memory->bytes);
-    if (memory->base == NULL)
-        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu bytes", zi_category_name(category),
-                       memory->bytes);
+    char *begun = zi_aligned_zalloc(node->room_bytes + memory->bytes);
+    if (begun == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu bytes",
+                       zi_category_name(node->category), memory->bytes);
+    memory->base = begun + begin(node, comm->rank);
     return ZOPT_OK;
 }
 
@@ -229,7 +239,9 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
     node->memory = (zi_symmetric){.bytes = bytes,
                                   .peer = n_peers ? node->peer : NULL,
                                   .shared = comm->shared_params && category == ZI_MEM_PARAMS};
-    zopt_status status = symmetric_base(comm, category, &node->memory);
+    node->category = category;
+    node->room_bytes = node->memory.shared || zi_stagger(1, bytes) == 0 ? 0 : ZI_STAGGER_BYTES;
+    zopt_status status = symmetric_base(comm, node);
     if (status != ZOPT_OK) {
         zi_mem_free_table(comm->mem, node, node_bytes);
         return status;
@@ -240,11 +252,17 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
         node->counted_bytes =
             zi_share(comm, comm->rank + 1, bytes) - zi_share(comm, comm->rank, bytes);
     zi_mem_count(comm->mem, category, node->counted_bytes);
-    node->category = category;
     node->next = comm->symmetric;
     comm->symmetric = node;
     *out = node;
     return ZOPT_OK;
+}
+
+/* From where their memory begins to where their parts begin (1), or back (-1). */
+static void move_peers(const zi_comm *comm, zi_symmetric_node *node, int direction)
+{
+    for (int r = 0; r < comm->world; r++)
+        node->peer[r] = (char *)node->peer[r] + direction * (ptrdiff_t)begin(node, r);
 }
 
 static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
@@ -252,10 +270,12 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
     zi_symmetric_node *node = *link;
     zi_symmetric *memory = &node->memory;
     *link = node->next;
-    if (comm->source != NULL && memory->base != NULL)
-        comm->source->unmap(comm, memory->bytes, memory->peer);
-    else if (!keep)
-        free(memory->base);
+    if (comm->source != NULL && memory->base != NULL) {
+        move_peers(comm, node, -1);
+        comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer);
+    } else if (!keep && memory->base != NULL) {
+        free((char *)memory->base - begin(node, comm->rank));
+    }
     zi_mem_uncount(comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
 }
@@ -269,14 +289,23 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
     if (node == NULL)
         return status;
     if (status == ZOPT_OK && comm->source != NULL && !comm->planned && bytes > 0) {
-        status = comm->source->map(comm, bytes, node->memory.shared, node->peer);
-        node->memory.base = status == ZOPT_OK ? node->peer[comm->rank] : NULL;
+        status = comm->source->map(comm, node->room_bytes + bytes, node->memory.shared, node->peer);
+        if (status == ZOPT_OK) {
+            move_peers(comm, node, 1);
+            node->memory.base = node->peer[comm->rank];
+        }
     }
     if (status == ZOPT_OK)
         *out = node->memory;
     else
         symmetric_remove(comm, &comm->symmetric, 0);
     return status;
+}
+
+void *zi_symmetric_heap(const zi_comm *comm)
+{
+    const zi_symmetric_node *node = comm->symmetric;
+    return node->memory.base == NULL ? NULL : (char *)node->memory.base - begin(node, comm->rank);
 }
 
 /* By the table of peers, where there is one: a base may have been filled in. */

@@ -29,6 +29,10 @@ typedef struct zi_symmetric_source {
     void (*unmap)(const zi_comm *comm, size_t bytes, void **peer);
 } zi_symmetric_source;
 
+/* What free() takes of the heap memory that the last zi_symmetric_alloc got for this rank; NULL: it
+ * got none. */
+void *zi_symmetric_heap(const zi_comm *comm);
+
 /* Where a rank's share of n bytes begins; it ends where the next one's does. */
 size_t zi_share(const zi_comm *comm, int rank, size_t n);
 

@@ -183,7 +183,7 @@ static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t b
     ZI_TRY(zi_symmetric_alloc(comm, category, bytes, comm->world, out));
     if (comm->planned)
         return ZOPT_OK;
-    zopt_status status = keep(t, out->base);
+    zopt_status status = keep(t, zi_symmetric_heap(comm));
     if (status != ZOPT_OK) {
         zi_symmetric_free(comm, category, out, 0);
         return zi_channel_checked(&t->base, status);
