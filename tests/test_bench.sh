@@ -60,6 +60,7 @@ test_arguments() {
     expect 64 "there is no benchmark 'stepp'; did you mean 'step'?" "$zopt" bench stepp
     expect 64 "bench adam has no transport to choose" "$zopt" bench adam --transport self
     expect 64 "bench comm has no optimizer to choose" "$zopt" bench comm --optimizer lion
+    expect 64 "bench adam has no parameter buffers" "$zopt" bench adam --shared-params
     expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
     expect 64 "--params 'many' is not a whole number" "$zopt" bench step --params many
     expect 64 "--params '3e9' is not a whole number in [1, 2147483136]" "$zopt" bench step --params 3e9
@@ -90,6 +91,8 @@ test_threads() {
     bench 6 no "ranks=3 threads=True" "$zopt" bench step --threads 3 --params 1,300,10007 --bucket 512
     bench 2 no "tensors=100 dtype=bf16" \
         "$zopt" bench step --threads 2 --params 20000 --tensors 100 --dtype bf16
+    bench 2 no "ranks=2 shared_params=True" \
+        "$zopt" bench step --threads 2 --params 10007 --shared-params
     bench 2 no "ranks=3 optimizer=none bytes_per_param=12.0" "$zopt" bench comm --threads 3 --params 1,10007
     bench 2 yes "ranks=2 transport=none bytes_per_param=28.0" "$zopt" bench adam --threads 2 --params 1,10007
     all=$(optimizers Adafactor) # whose kernel does not run alone
@@ -115,6 +118,9 @@ test_mpi() {
         mpirun -n 2 "$zopt" bench step --params 5000 --transport mpi --norm off --tensors 3
     bench 1 yes "ranks=2 transport=mpi optimizer=none" \
         mpirun -n 2 "$zopt" bench comm --params 5000 --transport mpi --dtype bf16
+    bench 1 yes "ranks=2 transport=shm shared_params=True" \
+        mpirun -n 2 "$zopt" bench step --params 5000 --transport shm --norm off --shared-params
+    bench 1 yes "ranks=2 transport=shm" mpirun -n 2 "$zopt" bench comm --params 5000 --shared-params
     bench 1 yes "ranks=2" mpirun -n 2 "$zopt" bench adam --params 5000
     bench 2 yes "ranks=1" "$zopt" bench step --params 5000
     expect 0 "#wrong" mpirun -n 2 "$zopt" bench step --params 5000

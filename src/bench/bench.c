@@ -318,6 +318,7 @@ static zopt_status complete(const bench_row *row, bench_request *r)
     const char *refused = r->n_transports > 0 && !row->has_transport ? "transport"
                           : r->n_optimizers > 0 && !row->has_rule    ? "optimizer"
                           : r->n_norms > 0 && !row->has_norm         ? "norm"
+                          : r->shared_params && !row->has_transport  ? "parameter buffers"
                                                                      : NULL;
     if (refused != NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);

@@ -22,8 +22,9 @@ typedef struct bench_request {
     zopt_dtype dtype;      /* of gradients and parameters: FP16 or BF16 */
     uint64_t bucket_elems; /* 0: the library's default */
     uint64_t n_tensors;
-    int rounds;  /* measured, at least BENCH_MIN_ROUNDS */
-    int threads; /* ranks are so many threads; 0: this process, or those of the launcher */
+    int shared_params; /* as in zopt_options; the limit has one buffer for each rank all the same */
+    int rounds;        /* measured, at least BENCH_MIN_ROUNDS */
+    int threads;       /* ranks are so many threads; 0: this process, or those of the launcher */
     int json;
 } bench_request;
 

@@ -27,6 +27,8 @@ void bench_print_begin(const bench_request *request, int ranks, const char *no_b
            : ranks > 1          ? "ranks"
                                 : "rank",
            zi_dtype_name(request->dtype), kernels(), request->rounds);
+    if (request->shared_params)
+        printf("# one parameter buffer for all ranks; the limit has one for each\n");
     if (no_baseline != NULL)
         printf("# no baseline: %s\n", no_baseline);
     printf("#%9s %10s %5s %9s %14s %4s %9s %7s %7s %6s %9s %7s %9s %10s %6s\n", "size", "params",
@@ -50,12 +52,13 @@ static void print_json(const bench_result *r, int index)
     char baseline[32], faster[32];
     double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
     printf("%s\n  {\"params\": %llu, \"ranks\": %d, \"threads\": %s, \"transport\": \"%s\", "
-           "\"optimizer\": \"%s\", \"norm\": %s, \"dtype\": \"%s\", \"tensors\": %llu, ",
+           "\"optimizer\": \"%s\", \"norm\": %s, \"dtype\": \"%s\", \"tensors\": %llu, "
+           "\"shared_params\": %s, ",
            index > 0 ? "," : "", (unsigned long long)c->params, c->crew->world,
            c->crew->threads != NULL ? "true" : "false",
            r->transport != NULL ? r->transport : "none", c->has_rule ? c->rule.optim->name : "none",
            c->norm ? "true" : "false", zi_dtype_name(c->data->dtype),
-           (unsigned long long)c->request->n_tensors);
+           (unsigned long long)c->request->n_tensors, c->request->shared_params ? "true" : "false");
     printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %s, \"x_limit\": %.4f, "
            "\"x_baseline\": %s, \"bytes_per_param\": %.4f, \"wrong\": %llu}",
            ms, limit, number(baseline, "%.6f", other, "null"), ms / limit,

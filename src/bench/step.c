@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/status.h"
 #include "bench/contestant.h"
@@ -82,6 +83,7 @@ zopt_status bench_open(const bench_case *c, const char *transport, const bench_t
     options.optimizer = c->rule.optim->name;
     options.bucket_elems = (size_t)c->request->bucket_elems;
     options.slots = c->n_slots;
+    options.shared_params = c->request->shared_params && strcmp(transport, "self") != 0;
     options.check_overflow = c->norm;
     options.clip_norm = c->norm ? 1e30 : 0; /* never reached: the coefficient stays 1 / slots */
     *id = calloc((size_t)tensors->n, sizeof **id);

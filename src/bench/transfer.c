@@ -22,7 +22,11 @@ static zopt_status connect(transfer *t)
 {
     const bench_crew *crew = t->c->crew;
     const zi_comm_config config = {
-        .threads = crew->threads, .threads_rank = crew->rank, .deadline_ms = DEADLINE_MS};
+        .threads = crew->threads,
+        .threads_rank = crew->rank,
+        .deadline_ms = DEADLINE_MS,
+        .shared_params = t->c->request->shared_params,
+    };
     ZI_TRY(zi_comm_connect(t->c->transport, &config, &t->mem, &t->comm));
     if (t->comm->world != crew->world)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks", t->comm->ops->name,

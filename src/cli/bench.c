@@ -17,6 +17,7 @@ enum {
     DTYPE,
     TENSORS,
     BUCKET,
+    SHARED_PARAMS,
     ROUNDS,
     THREADS,
     JSON
@@ -31,6 +32,8 @@ static const struct argp_option options[] = {
     {"dtype", DTYPE, "TYPE", 0, "Of gradients and parameters: fp16 (default) or bf16", 0},
     {"tensors", TENSORS, "N", 0, "step: tensors that the parameters are cut into (default: 1)", 0},
     {"bucket", BUCKET, "ELEMENTS", 0, "step: elements communicated at once (default: 4194304)", 0},
+    {"shared-params", SHARED_PARAMS, NULL, 0,
+     "step, comm: one parameter buffer for all ranks of the machine", 0},
     {"rounds", ROUNDS, "N", 0, "Rounds to take medians of, at least 11 (default: 11)", 0},
     {"threads", THREADS, "N", 0, "Ranks are N threads, instead of mpirun's processes", 0},
     {"json", JSON, NULL, 0, "Print JSON", 0},
@@ -154,6 +157,9 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
     case ROUNDS:
     case THREADS:
         return read_number(key, state, word, r);
+    case SHARED_PARAMS:
+        r->shared_params = 1;
+        return 0;
     case JSON:
         r->json = 1;
         return 0;
