@@ -187,7 +187,7 @@ zopt_status zi_disk_close(zi_disk_file *file)
 
 static zopt_status read_all(zi_disk_file *file, size_t max_bytes, char **text, size_t *bytes)
 {
-    uint64_t size;
+    uint64_t size = 0; /* for compilers that lose track */
     ZI_TRY(zi_disk_size(file, &size));
     if (size > max_bytes)
         return ZI_FAIL(ZOPT_ERR_DATA, "%s: %llu bytes, more than %zu", file->path,
