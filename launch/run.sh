@@ -10,7 +10,8 @@
 #   --max-restarts N      starts in a row without a newer checkpoint before giving up (default: 3)
 #   --backoff SECONDS     wait before the first restart, doubled for each without progress, to 64
 #                         times as long (default: 2)
-# ZOPT names the command (default: build/zopt). SIGTERM and SIGINT mean: save and stop; a second one:
+# ZOPT names the command (default: build/zopt), ZOPT_LAUNCHER_PATIENCE the seconds after which mpirun
+# is killed when its ranks are gone and it is not (default: 15). SIGTERM and SIGINT mean: save and stop; a second one:
 # stop at once. The exit code is the last run's; 75 where the run can go on but hosts are missing.
 set -uo pipefail
 
@@ -23,6 +24,7 @@ max_restarts=3
 backoff=2
 out=
 
+launcher_patience=${ZOPT_LAUNCHER_PATIENCE:-15} # seconds for mpirun to follow its ranks
 child=   # the launcher that runs
 stops=0  # signals that asked to stop
 
@@ -165,6 +167,36 @@ stop() {
     fi
 }
 
+# Whether a process has children that are not zombies.
+has_living_children() { # PID
+    local pids pid state
+    read -ra pids < <(cat /proc/"$1"/task/*/children 2>/dev/null)
+    for pid in "${pids[@]+"${pids[@]}"}"; do
+        state=$(sed 's/.*) //' /proc/"$pid"/stat 2>/dev/null)
+        if [[ -n $state && $state != Z* ]]; then return 0; fi
+    done
+    return 1
+}
+
+# mpirun of Open MPI 4.1 can hang in its own end (PMIx_server_finalize) after a rank was killed: once
+# its ranks have been gone for a while, it is killed too.
+watch_launcher() { # PID
+    local had_ranks=0 seconds_alone=0
+    while sleep 1 && kill -0 "$1" 2>/dev/null; do
+        if has_living_children "$1"; then
+            had_ranks=1
+            seconds_alone=0
+        elif [ "$had_ranks" = 1 ]; then
+            seconds_alone=$((seconds_alone + 1))
+        fi
+        if [ "$seconds_alone" -ge "$launcher_patience" ]; then
+            say "the ranks are gone and ${launcher[0]} is not: killing it"
+            kill -KILL "$1" 2>/dev/null
+            return
+        fi
+    done
+}
+
 # Run the launcher to its end; leaves its exit code in `code`. In a process group of its own, so that
 # an interrupt from the terminal comes here alone.
 run_once() {
@@ -172,6 +204,11 @@ run_once() {
     "${launcher[@]}" "$zopt" train "${arguments[@]}" </dev/null &
     child=$!
     set +m
+    local watcher=
+    if [ "${launcher[0]}" = mpirun ]; then
+        watch_launcher "$child" &
+        watcher=$!
+    fi
     # A signal may have come when there was no child to pass it on to.
     if [ "$stops" -gt 0 ]; then kill -USR1 "$child" 2>/dev/null; fi
     # A signal ends a wait too, and then its code is not the child's.
@@ -179,6 +216,10 @@ run_once() {
     wait "$child"
     code=$?
     child=
+    if [ -n "$watcher" ]; then
+        kill "$watcher" 2>/dev/null
+        wait "$watcher" 2>/dev/null
+    fi
 }
 
 # A pause that a signal ends.

@@ -34,6 +34,11 @@ deaf)
     touch ready
     while :; do sleep 0.05; done
     ;;
+stuck) # its rank dies, and it does not notice
+    sleep 1.5 &
+    trap '' TERM
+    while :; do read -rt 1 <><(:); done
+    ;;
 early)
     touch ready
     exec sleep 100 # no handler
@@ -97,6 +102,14 @@ test_command_line() {
     expect 64 "not 3 and 2" "${run[@]}" -n 2 --min-ranks 3 run.json
     expect 64 "cannot read nothing" "${run[@]}" --hostfile nothing run.json
     expect 64 "-n wants a value" "${run[@]}" -n
+}
+
+# A launcher that outlives its ranks is killed, and started again.
+test_stuck_launcher() {
+    play stuck 0
+    expect 0 "the ranks are gone and mpirun is not: killing it" \
+        env ZOPT_LAUNCHER_PATIENCE=1 "${run[@]}" run.json --out out
+    started 2
 }
 
 # Given up when it brings nothing, with the code of the last start; never while it moves on.
@@ -166,6 +179,7 @@ test_hosts() {
 test_codes
 test_command_line
 test_progress
+test_stuck_launcher
 test_signals
 test_hosts
 
