@@ -65,6 +65,9 @@ static void train(const h_problem *problem, const zopt_options *options, outcome
     for (int step = 1; step <= 6 && o->status[rank] == ZOPT_OK; step++) {
         if (step == cases[index].flip_before && rank == cases[index].rank)
             flip(z, problem, index, &element);
+        /* Nobody goes on before it has been. */
+        if (zopt_gather_f64(z, rank, 0, (double[MAX_RANKS]){0}, &(int){0}) != ZOPT_OK)
+            abort();
         if (step == cases[index].flip_before && o->save_to != NULL)
             o->status[rank] = zopt_save(z, o->save_to);
         else
@@ -137,6 +140,35 @@ START_TEST(flipped_bit_is_found_under_mpi)
 }
 END_TEST
 
+static void share_on_thread(int rank, zopt_threads *threads, void *arg)
+{
+    outcome *o = arg;
+    h_problem problem = make_problem(o->index);
+    problem.options.shared_params = 1;
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    train(&problem, &problem.options, o);
+}
+
+/* No rank has another copy to compare with; the owner's master weights are there all the same. */
+START_TEST(flipped_bit_in_shared_parameters_is_found)
+{
+    outcome o = {.index = _i};
+    char want[128];
+    h_problem problem = make_problem(_i);
+    const h_tensor *tensor = &problem.tensor[cases[_i].tensor];
+    h_on_threads(cases[_i].world, share_on_thread, &o);
+    snprintf(want, sizeof want, "first in '%s' at element %llu", tensor->name,
+             (unsigned long long)(cases[_i].last ? h_elems(tensor) - 1 : 0));
+    for (int rank = 0; rank < cases[_i].world; rank++) {
+        ck_assert_int_eq(o.status[rank], ZOPT_ERR_NUMERICS);
+        ck_assert_int_eq(o.failed_step[rank], cases[_i].flip_before);
+        ck_assert_ptr_nonnull(strstr(o.text[rank], "the shared parameters are damaged"));
+        ck_assert_ptr_nonnull(strstr(o.text[rank], want));
+    }
+}
+END_TEST
+
 /* Nobody looks, or looks at a time when it has healed: the result has no other bits for that. */
 START_TEST(looking_changes_nothing)
 {
@@ -163,6 +195,7 @@ int main(void)
     tcase_add_loop_test(
         tests, mpi ? flipped_bit_is_found_under_mpi : flipped_bit_is_found_and_named, 0, N_CASES);
     if (!mpi) {
+        tcase_add_loop_test(tests, flipped_bit_in_shared_parameters_is_found, 0, N_CASES);
         tcase_add_loop_test(tests, damaged_parameters_are_not_saved, 0, N_CASES);
         tcase_add_test(tests, looking_changes_nothing);
     }

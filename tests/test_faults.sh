@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A rank that dies, hangs, or leaves ends the job with one known exit code, and the ranks that wait
-# say who is missing, in which step and phase. Faults are real: tests/fault_rank.c is loaded into a run
+# say who is missing, in which step and phase. Faults are real: tests/rank_fault.c is loaded into a run
 # and raises the signal, damages the heap or loops inside the rank.
 #
 # usage: tests/test_faults.sh BUILD_DIR
@@ -11,7 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"
 zopt="$build/zopt"
-fault=$(find "$build" -name 'libfault_rank.so' -print -quit)
+fault=$(find "$build" -name 'librank_fault.so' -print -quit)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work" || exit 1
@@ -32,7 +32,7 @@ JSON
 # A small step of this model calls cblas_sgemm some 20 times: the 2000th call is within step 100 or so.
 expect_run() { # CODE TEXT RANKS FAULT [argument of zopt train]...
     rm -rf out
-    expect "$1" "$2" mpirun -n "$3" -x "LD_PRELOAD=$fault" -x "ZOPT_FAULT=$4" \
+    expect "$1" "$2" mpirun -n "$3" -x "LD_PRELOAD=$fault" -x "ZOPT_RANK_FAULT=$4" \
         "$zopt" train run.json --out out "${@:5}"
 }
 

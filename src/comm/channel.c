@@ -4,7 +4,6 @@
  * killed leaves nothing locked. */
 #include "comm/channel.h"
 
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 

@@ -1,7 +1,7 @@
-/* Transport mpi: any MPI world, host memory. This file has the life of the object; small
- * collectives are in mpi_collective.c, slices move in mpi_transfer.c, waits are in mpi_wait.c;
- * mpi_process.c starts and ends MPI. Errors of MPI are returned on the communicator's duplicate,
- * never fatal. */
+/* Transport mpi: any MPI world, host memory. This file has the life of the object; MPI itself is
+ * started and ended in mpi_process.c, waits are in mpi_wait.c, small collectives in
+ * mpi_collective.c, and slices move in mpi_transfer.c. Errors of MPI are returned on the
+ * communicator's duplicate, never fatal. */
 #include <string.h>
 
 #include "comm/mpi_internal.h"
@@ -32,7 +32,7 @@ static zopt_status duplicate(zi_mpi *m, MPI_Comm parent)
     zi_mpi_unhush(parent, handler);
     ZI_TRY(status);
     ZI_MPI_TRY(m, MPI_Comm_set_errhandler, m->comm, MPI_ERRORS_RETURN);
-    m->connected = 1;
+    m->calls_roll = 1;
     return ZOPT_OK;
 }
 
@@ -88,19 +88,6 @@ static void destroy(zi_comm *comm)
     zi_mem_free_table(comm->mem, m, sizeof(zi_mpi));
 }
 
-/* Start MPI if nobody has, and learn who this is. */
-static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *parent)
-{
-    m->base.rank = -1;
-    m->base.phase = "start";
-    ZI_TRY(zi_watchdog_start(&m->watchdog, &m->base));
-    ZI_TRY(zi_mpi_start(m));
-    ZI_TRY(zi_mpi_parent(config, parent));
-    ZI_MPI_TRY(m, MPI_Comm_rank, *parent, &m->base.rank);
-    ZI_MPI_TRY(m, MPI_Comm_size, *parent, &m->base.world);
-    return ZOPT_OK;
-}
-
 /* Ranks that come with different transports, or with different ideas of what a node is, would go on
  * to wait for different things: the first collective of every transport over MPI compares them. The
  * greatest of x and of -x are those of one number only if all are equal. */
@@ -121,7 +108,20 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
         m->base.rank, ops->name, config->ranks_per_node, config->shared_params);
 }
 
-static zopt_status meet(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
+/* Start MPI if nobody has, and learn who this is. */
+static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *parent)
+{
+    m->base.rank = -1;
+    m->base.phase = "start";
+    ZI_TRY(zi_watchdog_start(&m->watchdog, &m->base));
+    ZI_TRY(zi_mpi_start(m));
+    ZI_TRY(zi_mpi_parent(config, parent));
+    ZI_MPI_TRY(m, MPI_Comm_rank, *parent, &m->base.rank);
+    ZI_MPI_TRY(m, MPI_Comm_size, *parent, &m->base.world);
+    return ZOPT_OK;
+}
+
+static zopt_status connect(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
 {
     void *bounce;
     MPI_Comm parent = MPI_COMM_NULL;
@@ -148,7 +148,7 @@ zopt_status zi_mpi_connect(const zi_comm_ops *ops, const zi_comm_config *config,
     ZI_TRY(zi_mem_table(mem, sizeof *m, &m));
     zi_comm_init(&m->base, &zi_comm_mpi, config, mem);
     m->comm = MPI_COMM_NULL;
-    zopt_status status = meet(m, ops, config);
+    zopt_status status = connect(m, ops, config);
     if (status == ZOPT_OK)
         *out = m;
     else

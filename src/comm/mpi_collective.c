@@ -1,7 +1,6 @@
 /* The small collectives of transport mpi: nonblocking ones, polled up to the deadline while
  * transfers go on. They send and receive memory of the object, so that one that is given up never
  * writes into its caller's. */
-#include <stdio.h>
 #include <string.h>
 
 #include "comm/mpi_internal.h"

@@ -1,6 +1,6 @@
-/* The object of transport mpi: mpi.c makes it, mpi_collective.c has the small collectives,
- * mpi_transfer.c moves slices, mpi_message.c messages, mpi_wait.c waits, mpi_process.c starts and
- * ends MPI. The only header of the library that includes mpi.h. */
+/* The object of transport mpi: mpi.c makes it, mpi_process.c starts and ends MPI, mpi_wait.c waits,
+ * mpi_collective.c has the small collectives, mpi_transfer.c moves slices, mpi_message.c messages.
+ * The only header of the library that includes mpi.h. */
 #ifndef ZI_COMM_MPI_INTERNAL_H
 #define ZI_COMM_MPI_INTERNAL_H
 
@@ -66,8 +66,8 @@ typedef struct zi_mpi {
     size_t bounce_bytes;
     zi_mpi_engine engine;
     zi_watchdog watchdog;
-    int connected; /* 1: comm can carry messages */
-    int answered;  /* 1: this rank has told its peers that it is in a wait */
+    int calls_roll; /* 1: comm carries messages, and all waits of its ranks are in mpi_wait.c */
+    int answered;   /* 1: this rank has told its peers that it is in a wait */
 } zi_mpi;
 
 /* mpi.c, also for transports that only meet over MPI. The object of row `ops`'s ranks: started,
@@ -82,6 +82,11 @@ enum { ZI_TAG_BROADCAST, ZI_TAG_MESSAGE, ZI_TAG_ROLL, ZI_TAG_TRANSFER };
 zopt_status zi_mpi_check(zi_mpi *m, const char *call, int rc);
 
 #define ZI_MPI_TRY(m, function, ...) ZI_TRY(zi_mpi_check((m), #function, function(__VA_ARGS__)))
+
+/* mpi_collective.c: those of zi_comm_ops. */
+zopt_status zi_mpi_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);
+zopt_status zi_mpi_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
+zopt_status zi_mpi_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);
 
 /* mpi_process.c */
 const char *zi_mpi_missing(void);
@@ -117,11 +122,6 @@ typedef struct zi_mpi_wait {
 zopt_status zi_mpi_await(zi_mpi *m, zi_mpi_wait *awaited);
 /* The same for one request, while transfers go on. */
 zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, int peer);
-
-/* mpi_collective.c: those of zi_comm_ops. */
-zopt_status zi_mpi_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);
-zopt_status zi_mpi_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
-zopt_status zi_mpi_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);
 
 /* mpi_transfer.c */
 void zi_engine_init(zi_mpi *m);

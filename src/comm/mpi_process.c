@@ -50,7 +50,7 @@ zopt_status zi_mpi_start(zi_mpi *m)
     int running = 0, provided;
     const char *why = zi_mpi_missing();
     if (why != NULL)
-        return ZI_FAIL(ZOPT_ERR_ORDER, "transport mpi: %s", why);
+        return ZI_FAIL(ZOPT_ERR_ORDER, "transport over MPI: %s", why);
     MPI_Initialized(&running);
     if (running)
         return ZOPT_OK;

@@ -38,7 +38,7 @@ static void answer(zi_mpi *m)
 static void answer_if_called(zi_mpi *m)
 {
     int called = 0;
-    if (m->connected && !m->answered &&
+    if (m->calls_roll && !m->answered &&
         MPI_Iprobe(MPI_ANY_SOURCE, ZI_TAG_ROLL, m->comm, &called, MPI_STATUS_IGNORE) ==
             MPI_SUCCESS &&
         called)
@@ -83,7 +83,7 @@ static void call_roll(zi_mpi *m, zi_rank_text *missing)
 static zopt_status hang(zi_mpi *m, const zi_mpi_wait *awaited)
 {
     zi_rank_text missing = {""};
-    if (m->connected)
+    if (m->calls_roll)
         call_roll(m, &missing);
     if (missing.text[0] == '\0' && awaited->peer >= 0)
         zi_rank_list(&missing, awaited->peer);

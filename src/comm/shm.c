@@ -120,6 +120,7 @@ static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *
     if (!via->planned)
         zi_channel_join(&s->base, s->block);
     s->meeting = meeting;
+    meeting->calls_roll = 0; /* a rank that waits in the channel would not answer */
     s->table_bytes = table_bytes;
     *out = s;
     return ZOPT_OK;

@@ -30,7 +30,7 @@ void zi_wait_begin(zi_wait *wait, const zi_comm *comm)
 
 int zi_wait_is_long(const zi_wait *wait)
 {
-    return wait->n_pauses >= N_YIELDS;
+    return wait->n_spins == 0 && wait->n_pauses >= N_YIELDS;
 }
 
 int zi_wait_pause(zi_wait *wait)

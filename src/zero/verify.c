@@ -63,31 +63,32 @@ static zopt_status find_tensor(zi_zero *z, uint32_t *id)
     return ZOPT_OK;
 }
 
-/* The first of n elements that differ; n: none. */
-static uint64_t first_difference(const char *a, const char *b, uint64_t n, size_t bytes)
+/* The first of the n <= PIECE_ELEMS elements from `at` on that is not its master weight, rounded;
+ * n: none. */
+static zopt_status compare_piece(const zi_zero *z, const zi_tensor *tensor, uint64_t at, uint64_t n,
+                                 const float *master, uint64_t *first)
 {
-    for (uint64_t i = 0; i < n; i++)
-        if (memcmp(a + i * bytes, b + i * bytes, bytes) != 0)
-            return i;
-    return n;
+    char want[PIECE_ELEMS * sizeof(float)], have[PIECE_ELEMS * sizeof(float)];
+    size_t bytes = zopt_dtype_bytes(tensor->dtype);
+    zi_convert(want, tensor->dtype, master, ZOPT_FP32, (size_t)n);
+    z->config.device->copy(NULL, have, param_address(z, tensor, at), (size_t)n * bytes);
+    ZI_TRY(z->config.device->wait(NULL));
+    for (*first = 0; *first < n; (*first)++)
+        if (memcmp(want + *first * bytes, have + *first * bytes, bytes) != 0)
+            break;
+    return ZOPT_OK;
 }
 
-/* The first element of the tensor that is not its owner's master weight, rounded; INT64_MAX: none.
- */
+/* The tensor's first element that is damaged on this rank; INT64_MAX: none. */
 static zopt_status find_element(zi_zero *z, uint32_t id, int64_t *element)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    size_t bytes = zopt_dtype_bytes(tensor->dtype);
     float master[PIECE_ELEMS];
-    char want[PIECE_ELEMS * sizeof(float)], have[PIECE_ELEMS * sizeof(float)];
     *element = INT64_MAX;
     for (uint64_t at = 0; at < tensor->n_elems; at += PIECE_ELEMS) {
-        uint64_t n = piece_elems(tensor, at);
+        uint64_t first, n = piece_elems(tensor, at);
         ZI_TRY(zi_get_owned(z, -1, (int)id, at, n, master));
-        zi_convert(want, tensor->dtype, master, ZOPT_FP32, (size_t)n);
-        z->config.device->copy(NULL, have, param_address(z, tensor, at), (size_t)n * bytes);
-        ZI_TRY(z->config.device->wait(NULL));
-        uint64_t first = first_difference(want, have, n, bytes);
+        ZI_TRY(compare_piece(z, tensor, at, n, master, &first));
         if (first < n && *element == INT64_MAX)
             *element = (int64_t)(at + first);
     }
@@ -140,11 +141,58 @@ static zopt_status compare(zi_zero *z)
     return same ? ZOPT_OK : name_difference(z);
 }
 
+/* One buffer is the same for all, damaged or not: owners compare their own parts of it. */
+static zopt_status find_owned(const zi_zero *z, int64_t *id, int64_t *element)
+{
+    const zi_device_ops *device = z->config.device;
+    float master[PIECE_ELEMS];
+    *id = *element = INT64_MAX;
+    for (uint32_t i = 0; i < z->n_tensors && *id == INT64_MAX; i++) {
+        const zi_tensor *tensor = &z->tensors[i];
+        zi_piece piece = {0};
+        for (uint64_t at = 0; at < tensor->n_elems && *id == INT64_MAX; at += piece.n_elems) {
+            uint64_t first;
+            piece = zi_layout_piece(&z->layout, tensor, at, at + piece_elems(tensor, at));
+            if (piece.owner != z->comm->rank)
+                continue;
+            device->copy(NULL, master, z->master + piece.owned_at, piece.n_elems * sizeof *master);
+            ZI_TRY(device->wait(NULL));
+            ZI_TRY(compare_piece(z, tensor, at, piece.n_elems, master, &first));
+            if (first == piece.n_elems)
+                continue;
+            *id = i;
+            *element = (int64_t)(at + first);
+        }
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status compare_shared(zi_zero *z)
+{
+    zi_comm *comm = z->comm;
+    const void *param;
+    int64_t mine, element;
+    for (uint32_t i = 0; i < z->n_tensors; i++)
+        ZI_TRY(zi_param_acquire(z, (int)i, &param));
+    ZI_TRY(zi_comm_agree(comm, find_owned(z, &mine, &element)));
+    int64_t id = mine;
+    ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &id, 1));
+    if (id == INT64_MAX)
+        return ZOPT_OK;
+    if (id != mine)
+        element = INT64_MAX;
+    ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &element, 1));
+    return ZI_FAIL(ZOPT_ERR_NUMERICS,
+                   "after step %" PRIu64 ": the shared parameters are damaged: not what their "
+                   "owners have, first in '%s' at element %" PRId64,
+                   z->step, z->tensors[id].name, element);
+}
+
 zopt_status zi_params_agree(zi_zero *z)
 {
     int phase = zi_phase(z, -1);
     z->comm->phase = "parameter check";
-    zopt_status status = compare(z);
+    zopt_status status = z->comm->shared_params ? compare_shared(z) : compare(z);
     z->failed |= status != ZOPT_OK;
     zi_phase(z, phase);
     return status;

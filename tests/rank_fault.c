@@ -1,4 +1,4 @@
-/* Loaded into a run of zopt (LD_PRELOAD) to make one of its ranks fail for real: ZOPT_FAULT is
+/* Loaded into a run of zopt (LD_PRELOAD) to make one of its ranks fail for real: ZOPT_RANK_FAULT is
  * "RANK FUNCTION N KIND", and the N-th call of that function by that rank is where it happens. It
  * stands before the functions below alone; tests/test_faults.sh says what must come of it. */
 #include <cblas.h>
@@ -68,7 +68,7 @@ static void called(const char *function)
     static int n;
     char where[32], kind[16];
     int rank, at;
-    const char *fault = getenv("ZOPT_FAULT"), *mine = getenv("OMPI_COMM_WORLD_RANK");
+    const char *fault = getenv("ZOPT_RANK_FAULT"), *mine = getenv("OMPI_COMM_WORLD_RANK");
     if (fault == NULL || mine == NULL ||
         sscanf(fault, "%d %31s %d %15s", &rank, where, &at, kind) != 4)
         return;
