@@ -83,6 +83,11 @@ const char *zopt_transport(const zopt *z)
     return z != NULL ? z->api->transport(z) : "none";
 }
 
+const char *zopt_device(const zopt *z)
+{
+    return z != NULL ? z->api->device(z) : "none";
+}
+
 zopt_status zopt_add_group(zopt *z, const zopt_setting *settings, size_t n_settings, int *group)
 {
     CHECK_HANDLE(z);
@@ -221,6 +226,13 @@ zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report)
     CHECK_HANDLE(z);
     CHECK_POINTER(report);
     return z->api->report(z, wait, report);
+}
+
+zopt_status zopt_copy(zopt *z, void *dst, const void *src, size_t bytes)
+{
+    CHECK_HANDLE(z);
+    CHECK(bytes == 0 || (dst != NULL && src != NULL), "zopt_copy: dst or src is NULL");
+    return z->api->copy(z, dst, src, bytes);
 }
 
 zopt_status zopt_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out)

@@ -11,6 +11,7 @@ typedef struct zi_api {
     int (*rank)(const zopt *z);
     int (*world)(const zopt *z);
     const char *(*transport)(const zopt *z);
+    const char *(*device)(const zopt *z);
     zopt_status (*add_group)(zopt *z, const zopt_setting *settings, size_t n, int *group);
     zopt_status (*group_set_lr)(zopt *z, int group, double lr);
     zopt_status (*add_tensor)(zopt *z, const char *name, zopt_dtype dtype, int ndim,
@@ -32,6 +33,7 @@ typedef struct zi_api {
     zopt_status (*micro_end)(zopt *z, double loss);
     zopt_status (*step)(zopt *z);
     zopt_status (*report)(zopt *z, int wait, zopt_step_report *report);
+    zopt_status (*copy)(zopt *z, void *dst, const void *src, size_t bytes);
     zopt_status (*gather_f64)(zopt *z, int64_t index, double value, double *out, int *n_out);
     zopt_status (*memory)(const zopt *z, zopt_memory_usage *usage);
     zopt_status (*export_model)(zopt *z, const char *path, int params);

@@ -28,15 +28,31 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }
 
+/* The rank's queue of its device; symmetric memory is the device's from here on. */
+static zopt_status open_device(zi_comm *comm, const zi_device_ops *device)
+{
+    if (!device->on_host && !comm->ops->device_memory)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport %s cannot use the memory of device %s",
+                       comm->ops->name, device->name);
+    if (!comm->planned)
+        ZI_TRY(device->open(comm->local_rank, &comm->queue));
+    comm->device = device;
+    return ZOPT_OK;
+}
+
 static void local_destroy(zopt *z)
 {
     zi_local *l = zi_local_of(z);
+    zi_queue *queue = l->comm != NULL ? l->comm->queue : NULL;
+    const zi_device_ops *device = l->comm != NULL ? l->comm->device : NULL;
     zi_ckpt_destroy(l->ckpt);
     if (l->comm != NULL)
         zi_mem_free_table(&l->mem, l->gathered, 2 * (size_t)l->comm->world * sizeof *l->gathered);
     zi_zero_destroy(l->zero);
     if (l->comm != NULL)
         l->comm->ops->destroy(l->comm);
+    if (queue != NULL)
+        device->close(queue);
     free(l);
 }
 
@@ -71,6 +87,8 @@ zopt_status zi_local_create(const zopt_options *options, zopt **out)
         local_destroy(&l->handle);
         return connected;
     }
+    if (status == ZOPT_OK)
+        status = open_device(l->comm, config.device);
     if (status == ZOPT_OK)
         status = zi_zero_create(&config, l->comm, &l->mem, &l->zero);
     if (status == ZOPT_OK)
@@ -158,6 +176,11 @@ static int local_world(const zopt *z)
 static const char *local_transport(const zopt *z)
 {
     return zi_zero_of(z)->comm->ops->name;
+}
+
+static const char *local_device(const zopt *z)
+{
+    return zi_zero_of(z)->config.device->name;
 }
 
 static zopt_status local_add_group(zopt *z, const zopt_setting *settings, size_t n, int *group)
@@ -270,7 +293,7 @@ static zopt_status local_loss_scale(const zopt *z, const float **scale)
 {
     const zi_zero *zero = zi_zero_of(z);
     ZI_TRY(zi_check_running(zero, "zopt_loss_scale"));
-    *scale = &zero->control.loss_scale;
+    *scale = &zero->placed.control->loss_scale;
     return ZOPT_OK;
 }
 
@@ -334,6 +357,14 @@ static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_report before the first zopt_step");
     *report = zero->report;
     return ZOPT_OK;
+}
+
+static zopt_status local_copy(zopt *z, void *dst, const void *src, size_t bytes)
+{
+    zi_zero *zero = zi_local_of(z)->zero;
+    ZI_TRY(zi_check_running(zero, "zopt_copy"));
+    zero->config.device->copy(zero->queue, dst, src, bytes);
+    return zero->config.device->wait(zero->queue);
 }
 
 static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out)
@@ -410,6 +441,7 @@ static const zi_api local_api = {
     .rank = local_rank,
     .world = local_world,
     .transport = local_transport,
+    .device = local_device,
     .add_group = local_add_group,
     .group_set_lr = local_group_set_lr,
     .add_tensor = local_add_tensor,
@@ -429,6 +461,7 @@ static const zi_api local_api = {
     .micro_end = local_micro_end,
     .step = local_step,
     .report = local_report,
+    .copy = local_copy,
     .gather_f64 = local_gather_f64,
     .memory = local_memory,
     .export_model = zi_local_export,

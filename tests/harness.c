@@ -126,13 +126,18 @@ static void write_grad(const h_problem *problem, zopt *z, int step, int slot, in
     MUST(zopt_needs_grad(z, tensor, &needed));
     if (!needed)
         return;
-    float *values = malloc(n * sizeof *values);
+    size_t bytes = n * zopt_dtype_bytes(t->dtype);
+    float *values = malloc(n * sizeof *values), times;
+    void *rounded = malloc(bytes);
     MUST(zopt_loss_scale(z, &scale));
+    MUST(zopt_copy(z, &times, scale, sizeof times));
     for (uint64_t e = 0; e < n; e++)
-        values[e] = *scale * (problem->grad ? problem->grad : h_wide_grad)(step, slot, tensor, e);
+        values[e] = times * (problem->grad ? problem->grad : h_wide_grad)(step, slot, tensor, e);
     MUST(zopt_grad_acquire(z, tensor, &grad));
-    MUST(zopt_convert(grad, t->dtype, values, ZOPT_FP32, n));
+    MUST(zopt_convert(rounded, t->dtype, values, ZOPT_FP32, n));
+    MUST(zopt_copy(z, grad, rounded, bytes));
     MUST(zopt_grad_ready(z, tensor));
+    free(rounded);
     free(values);
 }
 
@@ -157,16 +162,18 @@ static void check_params(const h_problem *problem, zopt *z, int tensor, const fl
     uint64_t n = h_elems(t);
     size_t bytes = n * zopt_dtype_bytes(t->dtype);
     const void *param;
-    void *rounded = malloc(bytes);
+    void *rounded = malloc(bytes), *got = malloc(bytes);
     MUST(zopt_param_acquire(z, tensor, &param));
+    MUST(zopt_copy(z, got, param, bytes));
     MUST(zopt_convert(rounded, t->dtype, master, ZOPT_FP32, n));
-    if (memcmp(rounded, param, bytes) != 0) {
+    if (memcmp(rounded, got, bytes) != 0) {
         fprintf(stderr, "rank %d: parameters of '%s' are not the rounded master weights\n",
                 zopt_rank(z), t->name);
         abort();
     }
     MUST(zopt_param_release(z, tensor));
     free(rounded);
+    free(got);
 }
 
 /* The optimizer's states: those memory categories that zopt_get_state knows. */

@@ -22,7 +22,7 @@ if [ -z "$compiler" ] || ! echo "$probe" |
     exit 77
 fi
 
-cmake -S "$root" -B "$build" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+cmake -S "$root" -B "$build" -DCMAKE_C_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DZOPT_CUDA=OFF \
     -DCMAKE_C_FLAGS="$sanitize -fno-sanitize-recover=all -fno-omit-frame-pointer" \
     -DZOPT_MPI=OFF -DZOPT_TRAINER=OFF -DZOPT_TESTS=OFF >"$build/configure.log"
 cmake --build "$build" --parallel 2 --target zopt_lib >"$build/build.log" 2>&1 || {

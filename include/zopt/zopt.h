@@ -107,7 +107,7 @@ typedef struct zopt_options {
     zopt_threads *threads; /* the world of transport "threads" */
     int threads_rank;      /* this thread's rank in it */
 
-    const char *device; /* where state lives and updates run: "auto" (default), "cpu" */
+    const char *device; /* where state lives and updates run: "auto" (default: "cpu"), "cuda" */
     int stage;          /* ZeRO stage: 1 */
 
     /* S, the number of gradient contributions a step; part of the result. 0 (default): one for
@@ -213,6 +213,8 @@ ZOPT_API int zopt_rank(const zopt *z);
 ZOPT_API int zopt_world(const zopt *z);
 /* Name of the transport in use, e.g. "mpi". */
 ZOPT_API const char *zopt_transport(const zopt *z);
+/* Name of the device in use. "cpu": what the handle lends is the host's memory. */
+ZOPT_API const char *zopt_device(const zopt *z);
 
 /* Add a group of tensors that share hyper-parameters: the handle's settings, overridden by these.
  * Every optimizer has two settings beside its own: "lr_mult" multiplies the group's rate whatever
@@ -333,6 +335,10 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
  * ranks that gave index >= 0, by ascending index, *n_out of them. Summing them in that order gives
  * the same bits however many ranks shared the work. *Collective.* ERR_ARGUMENT: an index twice. */
 ZOPT_API zopt_status zopt_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out);
+
+/* Copy between host memory and memory that the handle has lent (gradients, parameters, the loss
+ * scale: device memory on GPUs), and wait for it. */
+ZOPT_API zopt_status zopt_copy(zopt *z, void *dst, const void *src, size_t bytes);
 
 /* Convert n elements between dtypes, to nearest even, NaNs to 16 bits as the canonical one; equal
  * dtypes are copied. Errors: ERR_ARGUMENT where the ranges overlap. */

@@ -213,6 +213,7 @@ void zi_progress_apply(zi_zero *z, const zi_progress *progress)
     z->good_step = progress->good_step;
     z->scale = progress->scale;
     z->control.loss_scale = (float)progress->scale.scale;
+    zi_place_control(z);
     z->comm->step = progress->step + 1;
     z->report = (zopt_step_report){0};
     for (uint32_t g = 0; g < z->n_groups; g++) {

@@ -83,7 +83,7 @@ static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *pa
     walk_begin(s, what, &w);
     while (walk_next(&w, writer, &run)) {
         char *host = piece != NULL ? piece + run.at : packed + bytes;
-        s->z->config.device->copy(NULL, what.to_file ? host : run.memory,
+        s->z->config.device->copy(s->z->queue, what.to_file ? host : run.memory,
                                   what.to_file ? run.memory : host, run.bytes);
         bytes += run.bytes;
     }
@@ -129,10 +129,10 @@ static zopt_status step_to_file(zi_shuffle *s, uint64_t first, int j, char *piec
     if (j == 0) {
         if (sends)
             copy_memory(s, out, me, NULL, piece);
-        return s->z->config.device->wait(NULL);
+        return s->z->config.device->wait(s->z->queue);
     }
     size_t sent = sends ? copy_memory(s, out, to, s->send, NULL) : 0;
-    ZI_TRY(s->z->config.device->wait(NULL));
+    ZI_TRY(s->z->config.device->wait(s->z->queue));
     ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, me) : 0));
     if (receives)
         copy_piece(s, in, me, s->receive, piece);
@@ -151,13 +151,13 @@ static zopt_status step_from_file(zi_shuffle *s, uint64_t first, int j, char *pi
     if (j == 0) {
         if (sends)
             copy_memory(s, out, me, NULL, piece);
-        return s->z->config.device->wait(NULL);
+        return s->z->config.device->wait(s->z->queue);
     }
     size_t sent = sends ? copy_piece(s, out, me, s->send, piece) : 0;
     ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, from) : 0));
     if (receives)
         copy_memory(s, in, from, s->receive, NULL);
-    return s->z->config.device->wait(NULL);
+    return s->z->config.device->wait(s->z->queue);
 }
 
 zopt_status zi_shuffle_round(zi_shuffle *s, uint64_t first, zi_direction direction, char *piece)

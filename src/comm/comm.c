@@ -143,6 +143,7 @@ void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *c
     comm->rank = comm->planned ? config->plan_rank : 0;
     comm->world = comm->planned ? config->plan_world : 1;
     comm->deadline_ms = config->deadline_ms;
+    comm->device = zi_devices[0];
     comm->on_hang = config->on_hang;
     comm->on_hang_arg = config->on_hang_arg;
     comm->bucket = -1;
@@ -214,18 +215,18 @@ static size_t begin(const zi_symmetric_node *node, int rank)
     return node->room_bytes > 0 ? zi_stagger(index, node->memory.bytes) : 0;
 }
 
-/* From the heap, if that is where this comm's memory is. */
+/* The device's, unless the comm has a source of its own. */
 static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
 {
     zi_symmetric *memory = &node->memory;
     int is_mine = comm->source == NULL && (!memory->shared || comm->rank == 0);
     if (comm->planned || memory->bytes == 0 || !is_mine)
         return ZOPT_OK;
-    char *begun = zi_aligned_zalloc(node->room_bytes + memory->bytes);
-    if (begun == NULL)
-        return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu bytes",
-                       zi_category_name(node->category), memory->bytes);
-    memory->base = begun + begin(node, comm->rank);
+    zi_mem uncounted = *comm->mem; /* symmetric_add counts */
+    void *begun;
+    ZI_TRY(comm->device->alloc(comm->queue, &uncounted, node->category,
+                               node->room_bytes + memory->bytes, &begun));
+    memory->base = (char *)begun + begin(node, comm->rank);
     return ZOPT_OK;
 }
 
@@ -269,12 +270,15 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
 {
     zi_symmetric_node *node = *link;
     zi_symmetric *memory = &node->memory;
+    zi_mem uncounted = *comm->mem;
     *link = node->next;
     if (comm->source != NULL && memory->base != NULL) {
         move_peers(comm, node, -1);
         comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer);
     } else if (!keep && memory->base != NULL) {
-        free((char *)memory->base - begin(node, comm->rank));
+        comm->device->free(comm->queue, &uncounted, node->category,
+                           (char *)memory->base - begin(node, comm->rank),
+                           node->room_bytes + memory->bytes);
     }
     zi_mem_uncount(comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);

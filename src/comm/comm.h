@@ -17,6 +17,7 @@
 #define ZI_COMM_COMM_H
 
 #include "base/mem.h"
+#include "device/device.h"
 
 typedef struct zi_comm zi_comm;
 
@@ -64,6 +65,7 @@ typedef struct zi_comm_ops {
     const char *name;
     const char *help;
     int peer_memory;              /* 1: tables point into peers' memory */
+    int device_memory;            /* 1: symmetric memory may be a device's, not only the host's */
     const char *(*missing)(void); /* NULL where usable in this process, else why not */
     int (*wanted)(const zi_comm_config *config); /* 1: "auto" takes this row if none before it */
     /* What "auto" takes where create says ERR_UNSUPPORTED, on all ranks alike; NULL: nothing. */
@@ -81,10 +83,10 @@ typedef struct zi_comm_ops {
      * them and what bytes in transit need, counted, on a planning comm too. */
     zopt_status (*reserve)(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 
-    /* Zeroed, 64-byte aligned, counted in the comm's mem; parameters are shared where the config
-     * says so. Collective: all ranks get it or none.
-     * Freed by destroy at the latest. free_symmetric is no collective; it waits for this rank's own
-     * transfers, and memory that peers may still touch outlives it. */
+    /* The device's, zeroed, 64-byte aligned, counted in the comm's mem; parameters are shared where
+     * the config says so. Collective: all ranks get it or none. Freed by destroy at the latest.
+     * free_symmetric is no collective; it waits for this rank's own transfers, and memory that
+     * peers may still touch outlives it. */
     zopt_status (*alloc_symmetric)(zi_comm *comm, zi_category category, size_t bytes,
                                    zi_symmetric *out);
     void (*free_symmetric)(zi_comm *comm, zi_category category, zi_symmetric *memory);
@@ -129,7 +131,12 @@ typedef struct zi_comm_ops {
 struct zi_comm {
     const zi_comm_ops *ops;
     int rank, world; /* rank -1: not known yet */
+    int local_rank;  /* among the ranks of this node, as far as is known */
     zi_mem *mem;
+    /* Where symmetric memory lives: the host until its owner says otherwise, before the first. What
+     * a rank does to it is ordered by the queue: a transfer begins behind what was enqueued. */
+    const zi_device_ops *device;
+    zi_queue *queue;
     int deadline_ms;
     void (*on_hang)(void *arg, const char *text);
     void *on_hang_arg;

@@ -162,6 +162,7 @@ const zi_comm_ops zi_comm_self = {
     .name = "self",
     .help = "one rank, no peers",
     .peer_memory = 1,
+    .device_memory = 1,
     .missing = missing,
     .wanted = wanted,
     .create = create,

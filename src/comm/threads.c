@@ -160,6 +160,7 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
     }
     t->base.base.rank = config->threads_rank;
     t->base.base.world = config->threads->n_ranks;
+    t->base.base.local_rank = config->threads_rank;
     zi_channel_join(&t->base, t->meeting->block);
     return ZOPT_OK;
 }

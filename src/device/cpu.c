@@ -83,6 +83,36 @@ static const char *missing(void)
                : "ZOPT_CPU_KERNELS was set after the kernels had been chosen";
 }
 
+static zopt_status open_queue(int local_rank, zi_queue **out)
+{
+    (void)local_rank;
+    *out = NULL;
+    return ZOPT_OK;
+}
+
+static void close_queue(zi_queue *q)
+{
+    (void)q;
+}
+
+static uint64_t available(zi_queue *q)
+{
+    (void)q;
+    return zi_memory_available();
+}
+
+static zopt_status alloc(zi_queue *q, zi_mem *mem, zi_category category, size_t bytes, void *out)
+{
+    (void)q;
+    return zi_mem_array(mem, category, bytes, out);
+}
+
+static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes)
+{
+    (void)q;
+    zi_mem_free_array(mem, category, array, bytes);
+}
+
 static void zero(zi_queue *q, void *dst, size_t bytes)
 {
     (void)q;
@@ -135,8 +165,13 @@ const zi_device_ops zi_device_cpu = {
     .name = "cpu",
     .help = "host memory, vector kernels",
     .missing = missing,
-    .alloc = zi_mem_array,
-    .free = zi_mem_free_array,
+    .on_host = 1,
+    .units = (1u << ZI_N_UNITS) - 1,
+    .open = open_queue,
+    .close = close_queue,
+    .available = available,
+    .alloc = alloc,
+    .free = free_array,
     .zero = zero,
     .wait = wait,
     .copy = copy,

@@ -90,9 +90,18 @@ update_kernel *const update_of_rule[ZI_N_RULES] = {
 #define RULE_ROW(NAME, function, states) update<ZI_RULE_##NAME, states>,
     ZI_RULE_LIST(RULE_ROW)};
 
-unsigned tiles(uint64_t n_elems, uint64_t tile_elems)
+template <typename... Parameters>
+cudaError_t start(void (*kernel)(Parameters...), uint64_t n_thread_blocks, cudaStream_t stream,
+                  Parameters... parameters)
 {
-    return (unsigned)((n_elems + tile_elems - 1) / tile_elems);
+    void *pointers[] = {&parameters...};
+    return cudaLaunchKernel((const void *)kernel, dim3((unsigned)n_thread_blocks),
+                            dim3(ZI_CUDA_THREADS), pointers, 0, stream);
+}
+
+uint64_t tiles(uint64_t n_elems, uint64_t tile_elems)
+{
+    return (n_elems + tile_elems - 1) / tile_elems;
 }
 
 } // namespace
@@ -100,20 +109,17 @@ unsigned tiles(uint64_t n_elems, uint64_t tile_elems)
 cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *launch)
 {
     const zi_cuda_job &job = launch->job;
-    const unsigned n_tiles = tiles(job.n_elems, (uint64_t)TEAMS * ZI_BLOCK);
-    const unsigned resident = (unsigned)launch->n_processors * 8;
+    const uint64_t n_tiles = tiles(job.n_elems, (uint64_t)TEAMS * ZI_BLOCK);
+    const uint64_t resident = (uint64_t)launch->n_processors * 8;
     switch (launch->kernel) {
     case ZI_CUDA_NORM:
-        norm<<<n_tiles < resident ? n_tiles : resident, ZI_CUDA_THREADS, 0, stream>>>(
-            job, launch->sum, launch->n_bad);
-        break;
+        return start(norm, n_tiles < resident ? n_tiles : resident, stream, job, launch->sum,
+                     launch->n_bad);
     case ZI_CUDA_ACCUMULATE:
-        accumulate<<<n_tiles, ZI_CUDA_THREADS, 0, stream>>>(job, launch->acc, launch->n_bad);
-        break;
+        return start(accumulate, n_tiles, stream, job, launch->acc, launch->n_bad);
     case ZI_CUDA_UPDATE:
-        update_of_rule[launch->variant->rule]<<<tiles(job.n_elems, ZI_UPDATE_TILE), ZI_CUDA_THREADS,
-                                                0, stream>>>(job);
-        break;
+        return start(update_of_rule[launch->variant->rule], tiles(job.n_elems, ZI_UPDATE_TILE),
+                     stream, job);
     }
-    return cudaGetLastError();
+    return cudaErrorInvalidValue;
 }

@@ -1,5 +1,6 @@
 /* How a CUDA thread reads and writes memory: four elements at a time, 128 bits of floats and 64 of
- * halves, past the caches where nothing comes back to them. As C the same on the host, for tests. */
+ * halves, past the caches where nothing comes back to them. As C the same on the host, for tests.
+ */
 #ifndef ZI_DEVICE_CUDA_MEMORY_H
 #define ZI_DEVICE_CUDA_MEMORY_H
 
@@ -194,8 +195,9 @@ ZI_TILE zi_raw zi_narrow(zi_quad q, zopt_dtype dtype)
         if (dtype == ZOPT_FP32)
             raw.word[e] = zi_float_word(q.x[e]);
         else
-            raw.word[e / 2] |= (dtype == ZOPT_FP16 ? zi_narrow_half(q.x[e]) : zi_narrow_bf16(q.x[e]))
-                               << (e % 2 * 16);
+            raw.word[e / 2] |=
+                (dtype == ZOPT_FP16 ? zi_narrow_half(q.x[e]) : zi_narrow_bf16(q.x[e]))
+                << (e % 2 * 16);
     }
     return raw;
 }

@@ -55,8 +55,8 @@ ZI_TILE void zi_apply_rule(zi_rule rule, float g, float *p, float *const state[Z
 #define ZI_ARGUMENTS_1 state[0],
 #define ZI_ARGUMENTS_2 ZI_ARGUMENTS_1 state[1],
 #define ZI_ARGUMENTS_3 ZI_ARGUMENTS_2 state[2],
-#define ZI_RULE_CASE(NAME, function, states)        \
-    case ZI_RULE_##NAME:                            \
+#define ZI_RULE_CASE(NAME, function, states)     \
+    case ZI_RULE_##NAME:                         \
         function(g, p, ZI_ARGUMENTS_##states k); \
         break;
     switch (rule) {
@@ -72,7 +72,8 @@ typedef struct zi_group_of_four {
     zi_quad master, state[ZI_MAX_STATES];
 } zi_group_of_four;
 
-ZI_TILE void zi_load_group(const zi_cuda_job *job, int n_states, uint64_t i, zi_group_of_four *group)
+ZI_TILE void zi_load_group(const zi_cuda_job *job, int n_states, uint64_t i,
+                           zi_group_of_four *group)
 {
     if (job->n_sources > 0)
         group->raw = zi_load_raw(job->source[0].data, job->source[0].dtype, i);

@@ -6,27 +6,47 @@
 #include "base/status.h"
 #include "device/cpu.h"
 
+extern const zi_device_ops zi_device_cuda;
+
+/* "auto" is the first: a program that does not ask for a GPU expects the host's memory. */
 const zi_device_ops *const zi_devices[] = {
     &zi_device_cpu,
+    &zi_device_cuda,
 };
 const size_t zi_n_devices = sizeof zi_devices / sizeof zi_devices[0];
 
+#ifndef ZI_HAVE_CUDA
+static const char *built_without(void)
+{
+    return "built without CUDA (ZOPT_CUDA=OFF, or no nvcc was found)";
+}
+
+static const char *no_variant(void)
+{
+    return "none";
+}
+
+const zi_device_ops zi_device_cuda = {
+    .name = "cuda",
+    .help = "NVIDIA GPUs",
+    .missing = built_without,
+    .variant = no_variant,
+};
+#endif
+
 zopt_status zi_device_find(const char *name, const zi_device_ops **out)
 {
-    int any = strcmp(name, "auto") == 0;
-    const char *missing = NULL;
+    if (strcmp(name, "auto") == 0)
+        name = zi_devices[0]->name;
     *out = NULL;
     for (size_t i = 0; i < zi_n_devices; i++) {
-        if (!any && strcmp(name, zi_devices[i]->name) != 0)
+        if (strcmp(name, zi_devices[i]->name) != 0)
             continue;
-        missing = zi_devices[i]->missing();
-        if (missing == NULL) {
-            *out = zi_devices[i];
-            return ZOPT_OK;
-        }
+        const char *missing = zi_devices[i]->missing();
+        if (missing != NULL)
+            return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device '%s': %s", name, missing);
+        *out = zi_devices[i];
+        return ZOPT_OK;
     }
-    if (missing != NULL)
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device '%s': %s", name, missing);
-    return ZI_FAIL(ZOPT_ERR_CONFIG, "unknown device '%s'; there is '%s'", name,
-                   zi_devices[0]->name);
+    return ZI_FAIL(ZOPT_ERR_CONFIG, "unknown device '%s'; there are 'cpu' and 'cuda'", name);
 }

@@ -3,9 +3,12 @@
  * a table of destinations; it is the same for one rank, for peers in shared memory and for received
  * slices. Every device gives the same bits.
  *
- * Kernels and copies are enqueued on q (NULL on the CPU, which runs them before it returns). None
- * of them fails by itself: the first failure on a queue sticks to it and comes out of wait(), which
- * comes before the host reads what was enqueued. */
+ * Kernels and copies are enqueued on q (NULL on the CPU, which runs them before it returns) and run
+ * in that order. None of them fails by itself: the first failure on a queue sticks to it and comes
+ * out of wait(), which comes before the host reads what was enqueued.
+ *
+ * What a kernel reads and writes lies in the device's memory: arrays, spans, control and sums. The
+ * job and its tables of sources and destinations are the host's, read before the call returns. */
 #ifndef ZI_DEVICE_DEVICE_H
 #define ZI_DEVICE_DEVICE_H
 
@@ -30,7 +33,7 @@ typedef struct zi_dest {
 } zi_dest;
 
 /* Consecutive elements that share a group, and where the unit is the tensor, a tensor: up to but
- * not including `end`, counted from the job's first element. */
+ * not including `end`, counted from the job's first element, a multiple of ZI_LANES. */
 typedef struct zi_span {
     uint64_t end;
     uint32_t group;
@@ -70,17 +73,29 @@ typedef struct zi_job {
 typedef struct zi_device_ops {
     const char *name;
     const char *help;
-    /* NULL where the device can be used here, else why not. */
+    /* NULL where the device can be used here, else why not: until the thread's next call. */
     const char *(*missing)(void);
+    int on_host;    /* 1: its memory is the host's, and calls return when all is done */
+    unsigned units; /* those that update can do, bits 1 << zi_unit */
+    int max_table;  /* sources that a job may have, and destinations; 0: any number */
 
-    /* Zeroed arrays in the device's memory, counted in mem (on a dry one only counted). */
-    zopt_status (*alloc)(zi_mem *mem, zi_category category, size_t bytes, void *out);
-    void (*free)(zi_mem *mem, zi_category category, void *array, size_t bytes);
+    /* A queue for the rank of that number on its node; NULL where on_host. From here on a thread's
+     * calls with it may leave another device current in the thread. Errors: ERR_UNSUPPORTED. */
+    zopt_status (*open)(int local_rank, zi_queue **out);
+    void (*close)(zi_queue *q); /* NULL is fine */
+
+    /* Bytes that the device could still give out; UINT64_MAX where it does not say. */
+    uint64_t (*available)(zi_queue *q);
+    /* Zeroed arrays in the device's memory, counted in mem (on a dry one only counted, and q is not
+     * looked at). Errors: ERR_MEMORY. */
+    zopt_status (*alloc)(zi_queue *q, zi_mem *mem, zi_category category, size_t bytes, void *out);
+    /* Waits for what was enqueued. */
+    void (*free)(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes);
 
     void (*zero)(zi_queue *q, void *dst, size_t bytes);
     /* Wait for all that was enqueued. Errors: the queue's first, with the device's own text. */
     zopt_status (*wait)(zi_queue *q);
-    /* Between any two of host and device memory. */
+    /* Between any two of host and device memory. Host memory that is read may be reused at once. */
     void (*copy)(zi_queue *q, void *dst, const void *src, size_t bytes);
 
     /* acc[i] = ((acc[i] + source 0) + source 1) + ...; adds to *n_bad the number of blocks in which
@@ -105,7 +120,7 @@ typedef struct zi_device_ops {
 extern const zi_device_ops *const zi_devices[];
 extern const size_t zi_n_devices;
 
-/* The row of that name, or the first usable one for "auto". Errors: ERR_CONFIG with what there is,
+/* The row of that name, or the first one for "auto". Errors: ERR_CONFIG with what there is,
  * ERR_UNSUPPORTED with the reason. */
 zopt_status zi_device_find(const char *name, const zi_device_ops **out);
 

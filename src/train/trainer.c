@@ -100,6 +100,11 @@ zopt_status trainer_connect(trainer *t)
     options.on_hang_arg = t->request->on_hang_arg;
     options.force_config = t->request->force_config;
     TRAIN_ZOPT(zopt_create(&options, &t->z));
+    if (strcmp(zopt_device(t->z), "cpu") != 0)
+        return train_fail(ZOPT_ERR_UNSUPPORTED,
+                          "device %s: zopt train computes its gradients on the CPU; set device to "
+                          "\"cpu\"",
+                          zopt_device(t->z));
     t->rank = zopt_rank(t->z);
     t->world = zopt_world(t->z);
     t->gathered = calloc((size_t)t->world, sizeof *t->gathered);

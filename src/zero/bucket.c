@@ -67,6 +67,7 @@ static zopt_status wait_reusable(zi_zero *z, int id)
 zopt_status zi_grad_acquire(zi_zero *z, int id)
 {
     ZI_TRY(wait_reusable(z, id));
+    ZI_TRY(z->config.device->wait(z->queue)); /* the caller writes without the queue */
     z->grad_state[id] = ZI_GRAD_ACQUIRED;
     return ZOPT_OK;
 }
@@ -92,7 +93,7 @@ static void zero_rest(zi_zero *z, int id, uint64_t from)
     const zi_tensor *tensor = &z->tensors[id];
     size_t bytes = zopt_dtype_bytes(tensor->dtype);
     if (tensor->extent > from)
-        z->config.device->zero(NULL, (char *)zi_grad_address(z, id) + from * bytes,
+        z->config.device->zero(z->queue, (char *)zi_grad_address(z, id) + from * bytes,
                                (tensor->extent - from) * bytes);
 }
 

@@ -7,70 +7,101 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
-enum { SLOT_BITS = 23 };
+enum { SLOT_BITS = 23, PIECE = 16 * ZI_BLOCK };
+
+typedef struct range {
+    uint64_t lo, hi; /* [lo, hi) */
+} range;
 
 static int64_t key_of(uint32_t tensor, int slot)
 {
     return (int64_t)tensor << SLOT_BITS | slot;
 }
 
-/* Up to a block of a source's elements, as floats on the host. */
-static void fetch(const zi_zero *z, const zi_source *source, uint64_t first, size_t n, float *out)
+/* Up to PIECE of a source's elements, as floats on the host. */
+static zopt_status fetch(const zi_zero *z, const zi_source *source, uint64_t first, size_t n,
+                         float *out)
 {
-    char raw[ZI_BLOCK * sizeof(float)];
+    char raw[PIECE * sizeof(float)];
     size_t bytes = zopt_dtype_bytes(source->dtype);
-    z->config.device->copy(NULL, raw, (const char *)source->data + first * bytes, n * bytes);
+    z->config.device->copy(z->queue, raw, (const char *)source->data + first * bytes, n * bytes);
+    ZI_TRY(z->config.device->wait(z->queue));
     zi_convert(out, ZOPT_FP32, raw, source->dtype, n);
+    return ZOPT_OK;
 }
 
-/* 1 if the sum of sources [from, to) has a non-finite element in [lo, hi) of the slice. */
-static int has_bad(const zi_zero *z, const zi_job *job, int from, int to, uint64_t lo, uint64_t hi)
+/* *bad = 1 if the sum of sources [from, to) has a non-finite element in [lo, hi) of the slice. */
+static zopt_status find_bad(const zi_zero *z, const zi_job *job, int from, int to, range in,
+                            int *bad)
 {
-    for (uint64_t at = lo; at < hi; at += ZI_BLOCK) {
-        float sum[ZI_BLOCK] = {0}, x[ZI_BLOCK];
-        size_t n = hi - at < ZI_BLOCK ? (size_t)(hi - at) : ZI_BLOCK;
+    *bad = 0;
+    for (uint64_t at = in.lo; at < in.hi && !*bad; at += PIECE) {
+        float sum[PIECE] = {0}, x[PIECE];
+        size_t n = in.hi - at < PIECE ? (size_t)(in.hi - at) : PIECE;
         for (int s = from; s < to; s++) {
-            fetch(z, &job->source[s], at, n, x);
+            ZI_TRY(fetch(z, &job->source[s], at, n, x));
             for (size_t i = 0; i < n; i++)
                 sum[i] += x[i];
         }
         for (size_t i = 0; i < n; i++)
-            if (!isfinite(sum[i]))
-                return 1;
+            *bad |= !isfinite(sum[i]);
     }
-    return 0;
+    return ZOPT_OK;
 }
 
-/* The first slot with a non-finite element in [lo, hi) of the slice; -1: all is finite. */
-static int first_bad_slot(const zi_zero *z, const zi_job *job, uint64_t lo, uint64_t hi)
+/* The first slot with a non-finite element in the range of the slice; -1: all is finite. */
+static zopt_status first_bad_slot(const zi_zero *z, const zi_job *job, range in, int *slot)
 {
     int first = z->n_micro > 1 && z->micro == z->n_micro - 1; /* source 0: the accumulators */
-    for (int s = first; s < job->n_sources; s++)
-        if (has_bad(z, job, s, s + 1, lo, hi))
-            return z->micro * z->comm->world + s - first;
-    return has_bad(z, job, 0, job->n_sources, lo, hi) ? ZI_SLOT_SUM : -1;
+    int bad = 0;
+    for (int s = first; s < job->n_sources; s++) {
+        ZI_TRY(find_bad(z, job, s, s + 1, in, &bad));
+        *slot = z->micro * z->comm->world + s - first;
+        if (bad)
+            return ZOPT_OK;
+    }
+    ZI_TRY(find_bad(z, job, 0, job->n_sources, in, &bad));
+    *slot = bad ? ZI_SLOT_SUM : -1;
+    return ZOPT_OK;
 }
 
-void zi_locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+static zopt_status locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 {
-    uint64_t slice = bucket->start + (uint64_t)z->comm->rank * bucket->slice_elems;
     uint32_t left = bucket->n_tensors;
     for (uint32_t id = bucket->first_tensor; left > 0; id++) {
         const zi_tensor *tensor = &z->tensors[id];
         if (tensor->space != bucket->space)
             continue;
         left--;
-        uint64_t lo = tensor->start > slice ? tensor->start - slice : 0;
         uint64_t end = tensor->start + tensor->n_elems;
-        uint64_t hi = end > slice ? end - slice : 0;
-        hi = hi < bucket->slice_elems ? hi : bucket->slice_elems;
-        int slot = lo < hi ? first_bad_slot(z, job, lo, hi) : -1;
+        range in = {tensor->start > job->start ? tensor->start - job->start : 0,
+                    end > job->start ? end - job->start : 0};
+        in.hi = in.hi < job->n_elems ? in.hi : job->n_elems;
+        int slot = -1;
+        if (in.lo < in.hi)
+            ZI_TRY(first_bad_slot(z, job, in, &slot));
         if (slot < 0)
             continue;
         if (z->bad_key > key_of(id, slot))
             z->bad_key = key_of(id, slot);
-        return; /* later tensors have larger keys */
+        return ZOPT_OK; /* later tensors have larger keys */
     }
+    return ZOPT_OK;
+}
+
+zopt_status zi_locate(zi_zero *z)
+{
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_job job;
+        ZI_TRY(zi_reduce_job(z, bucket, &job));
+        zi_norm_clear(z);
+        z->config.device->norm(z->queue, &job, &z->placed.norm->squares, &z->placed.norm->n_bad);
+        ZI_TRY(zi_norm_fetch(z));
+        if (z->norm.n_bad > 0)
+            ZI_TRY(locate_slice(z, bucket, &job));
+    }
+    return ZOPT_OK;
 }
 
 zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report)

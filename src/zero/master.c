@@ -17,7 +17,7 @@ static void store_params(const zi_zero *z, const zi_tensor *tensor, uint64_t off
     for (uint64_t i = 0; i < n; i += ZI_BLOCK) {
         size_t m = n - i < ZI_BLOCK ? (size_t)(n - i) : ZI_BLOCK;
         zi_convert(rounded, tensor->dtype, values + i, ZOPT_FP32, m);
-        z->config.device->copy(NULL, param + i * bytes, rounded, m * bytes);
+        z->config.device->copy(z->queue, param + i * bytes, rounded, m * bytes);
     }
 }
 
@@ -41,13 +41,13 @@ zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const
         zi_piece piece = zi_layout_piece(&z->layout, tensor, at, offset + n);
         const float *from = values + (at - offset);
         if (piece.owner == z->comm->rank)
-            z->config.device->copy(NULL, z->master + piece.owned_at, from,
+            z->config.device->copy(z->queue, z->master + piece.owned_at, from,
                                    piece.n_elems * sizeof *values);
         if (piece.owner == z->comm->rank && shared)
             store_params(z, tensor, at, piece.n_elems, from);
         at += piece.n_elems;
     }
-    ZI_TRY(z->config.device->wait(NULL));      /* `values` is the caller's */
+    ZI_TRY(z->config.device->wait(z->queue));  /* `values` is the caller's */
     return shared ? all_are_here(z) : ZOPT_OK; /* nobody reads before all have stored */
 }
 
@@ -79,8 +79,8 @@ static zopt_status read_owned(const zi_zero *z, const zi_tensor *tensor, int sta
     const zi_device_ops *device = z->config.device;
     if (state >= 0)
         return zi_state_read(z, tensor, state, piece->owned_at, piece->n_elems, out);
-    device->copy(NULL, out, z->master + piece->owned_at, piece->n_elems * sizeof *out);
-    return device->wait(NULL);
+    device->copy(z->queue, out, z->master + piece->owned_at, piece->n_elems * sizeof *out);
+    return device->wait(z->queue);
 }
 
 zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_t n, float *values)
@@ -89,8 +89,8 @@ zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_
     ZI_TRY(same_request(z, state, id, offset, n));
     const float *factors = state >= 0 ? zi_state_factors(z, id, state) : NULL;
     if (factors != NULL && n > 0) {
-        z->config.device->copy(NULL, values, factors + offset, n * sizeof *values);
-        return z->config.device->wait(NULL);
+        z->config.device->copy(z->queue, values, factors + offset, n * sizeof *values);
+        return z->config.device->wait(z->queue);
     }
     for (uint64_t at = offset; at < offset + n;) {
         uint64_t end = offset + n - at < PIECE_ELEMS ? offset + n : at + PIECE_ELEMS;
@@ -111,11 +111,12 @@ static void round_slice(const zi_zero *z, const zi_bucket *bucket, int n_dests)
     float values[ZI_BLOCK];
     size_t bytes = ZI_BLOCK * zopt_dtype_bytes(bucket->dtype);
     for (uint64_t at = 0; at < bucket->slice_elems; at += ZI_BLOCK) {
-        z->config.device->copy(NULL, values, z->master + bucket->owned_start + at, sizeof values);
-        (void)z->config.device->wait(NULL);
+        z->config.device->copy(z->queue, values, z->master + bucket->owned_start + at,
+                               sizeof values);
+        (void)z->config.device->wait(z->queue);
         zi_convert(rounded, bucket->dtype, values, ZOPT_FP32, ZI_BLOCK);
         for (int i = 0; i < n_dests; i++)
-            z->config.device->copy(NULL, (char *)z->dest_at[i] + at / ZI_BLOCK * bytes, rounded,
+            z->config.device->copy(z->queue, (char *)z->dest_at[i] + at / ZI_BLOCK * bytes, rounded,
                                    bytes);
     }
 }
@@ -130,7 +131,7 @@ static zopt_status publish_trained(zi_zero *z)
         int n_dests;
         ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &n_dests));
         round_slice(z, bucket, n_dests);
-        ZI_TRY(z->config.device->wait(NULL));
+        ZI_TRY(z->config.device->wait(z->queue));
         ZI_TRY(z->comm->ops->publish(z->comm, &params));
     }
     z->n_updates++;
@@ -146,7 +147,7 @@ static zopt_status spread_frozen(zi_zero *z, int id, float *values)
         ZI_TRY(zi_get_owned(z, -1, id, at, n, values));
         store_params(z, tensor, at, n, values);
     }
-    return z->config.device->wait(NULL);
+    return z->config.device->wait(z->queue);
 }
 
 zopt_status zi_params_from_master(zi_zero *z)

@@ -12,9 +12,9 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
         .start = bucket->start + (uint64_t)z->comm->rank * bucket->slice_elems,
         .source = z->source,
         .master = z->master + bucket->owned_start,
-        .span = z->spans.span + z->spans.first[b],
+        .span = z->placed.span + z->spans.first[b],
         .n_spans = z->spans.first[b + 1] - z->spans.first[b],
-        .control = &z->control,
+        .control = z->placed.control,
         .tensor = z->statistics,
     };
     zi_states_slice(z, bucket, job);
@@ -39,17 +39,21 @@ zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 zopt_status zi_reduce_accumulate(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
+    zi_norm_clear(z);
     if (z->micro == 0)
-        device->zero(NULL, z->accum, z->layout.trained_elems * sizeof *z->accum);
+        device->zero(z->queue, z->accum, z->layout.trained_elems * sizeof *z->accum);
     for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
-        zi_transfer transfer = zi_grad_transfer(z, bucket);
         zi_job job;
-        int64_t n_bad = 0;
         ZI_TRY(zi_reduce_job(z, bucket, &job));
-        device->accumulate(NULL, &job, z->accum + bucket->owned_start, &n_bad);
-        if (n_bad > 0 && z->measure)
-            zi_locate_slice(z, bucket, &job);
+        device->accumulate(z->queue, &job, z->accum + bucket->owned_start, &z->placed.norm->n_bad);
+    }
+    if (z->measure)
+        ZI_TRY(zi_norm_fetch(z));
+    if (z->measure && z->norm.n_bad > 0)
+        ZI_TRY(zi_locate(z));
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
+        zi_transfer transfer = zi_grad_transfer(z, &z->layout.bucket[z->layout.order[i]]);
         ZI_TRY(z->comm->ops->consumed(z->comm, &transfer));
     }
     return ZOPT_OK;

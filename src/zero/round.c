@@ -19,23 +19,23 @@ static size_t norm_words(const zi_zero *z)
 
 static void norm_begin(zi_zero *z)
 {
-    zi_exact_clear(&z->norm_sum);
-    z->norm_bad = 0;
+    zi_norm_clear(z);
 }
 
 static void norm_add_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 {
-    int64_t bad_before = z->norm_bad;
-    z->config.device->norm(NULL, job, &z->norm_sum, &z->norm_bad);
-    if (z->norm_bad > bad_before)
-        zi_locate_slice(z, bucket, job);
+    zi_norm_sums *sums = z->placed.norm;
+    (void)bucket;
+    z->config.device->norm(z->queue, job, &sums->squares, &sums->n_bad);
 }
 
-static void norm_end(zi_zero *z)
+static zopt_status norm_end(zi_zero *z)
 {
-    zi_exact_carry(z->norm_sum.limb);
-    memcpy(z->sums, z->norm_sum.limb, sizeof z->norm_sum.limb);
-    z->sums[ZI_EXACT_LIMBS] = z->norm_bad;
+    ZI_TRY(zi_norm_fetch(z));
+    zi_exact_carry(z->norm.squares.limb);
+    memcpy(z->sums, z->norm.squares.limb, sizeof z->norm.squares.limb);
+    z->sums[ZI_EXACT_LIMBS] = z->norm.n_bad;
+    return ZOPT_OK;
 }
 
 /* ---- what both first rounds come to ---- */
@@ -45,10 +45,15 @@ static zopt_status decide(zi_zero *z, double sum_of_squares, int64_t n_bad)
     z->decision = zi_decide(&z->config.scale_rules, &z->scale, z->measure, sum_of_squares, n_bad);
     z->control.coef = (float)z->decision.coef;
     z->control.skip = z->decision.skip;
-    if (z->decision.skip)
-        return zi_locate_agree(z, &z->report);
-    zi_group_prepare(z, z->good_step + 1);
-    return ZOPT_OK;
+    z->control.loss_scale = (float)z->scale.scale;
+    if (!z->decision.skip)
+        zi_group_prepare(z, z->good_step + 1);
+    zi_place_control(z);
+    if (!z->decision.skip)
+        return ZOPT_OK;
+    if (z->norm.n_bad > 0)
+        ZI_TRY(zi_locate(z));
+    return zi_locate_agree(z, &z->report);
 }
 
 static zopt_status decide_on_norm(zi_zero *z)
@@ -96,8 +101,7 @@ static zopt_status sum(zi_zero *z, const zi_round *round)
         ZI_TRY(zi_reduce_job(z, bucket, &job));
         round->add_slice(z, bucket, &job);
     }
-    ZI_TRY(z->config.device->wait(NULL));
-    round->end(z);
+    ZI_TRY(round->end(z));
     return z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words(z));
 }
 

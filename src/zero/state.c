@@ -63,8 +63,8 @@ zopt_status zi_states_alloc(zi_zero *z)
             zi_state_slice *state = &z->memory[s].state[i];
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
             state_bytes bytes = bytes_of(z, s, row->form);
-            ZI_TRY(device->alloc(z->mem, category, bytes.data, &state->data));
-            ZI_TRY(device->alloc(z->mem, category, bytes.absmax, &state->absmax));
+            ZI_TRY(device->alloc(z->queue, z->mem, category, bytes.data, &state->data));
+            ZI_TRY(device->alloc(z->queue, z->mem, category, bytes.absmax, &state->absmax));
         }
     }
     return ZOPT_OK;
@@ -80,8 +80,8 @@ void zi_states_free(zi_zero *z)
             zi_state_slice *state = &z->memory[s].state[i];
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
             state_bytes bytes = bytes_of(z, s, row->form);
-            device->free(z->mem, category, state->data, bytes.data);
-            device->free(z->mem, category, state->absmax, bytes.absmax);
+            device->free(z->queue, z->mem, category, state->data, bytes.data);
+            device->free(z->queue, z->mem, category, state->absmax, bytes.absmax);
         }
     }
 }
@@ -113,7 +113,7 @@ static void fill(const zi_zero *z, float *array, uint64_t n, float value)
         block[i] = value;
     for (uint64_t at = 0; at < n; at += ZI_BLOCK) {
         uint64_t m = n - at < ZI_BLOCK ? n - at : ZI_BLOCK;
-        z->config.device->copy(NULL, array + at, block, (size_t)m * sizeof *block);
+        z->config.device->copy(z->queue, array + at, block, (size_t)m * sizeof *block);
     }
 }
 
@@ -181,16 +181,17 @@ static void decode(zi_form form, const uint8_t *code, float absmax, uint64_t n, 
 }
 
 /* n elements of an 8-bit state, the first of them element `at` of its block. */
-static zopt_status read_codes(const zi_device_ops *device, zi_form form, zi_state_slice from,
-                              uint64_t at, uint64_t n, float *values)
+static zopt_status read_codes(const zi_zero *z, zi_form form, zi_state_slice from, uint64_t at,
+                              uint64_t n, float *values)
 {
+    const zi_device_ops *device = z->config.device;
     uint8_t code[ZI_BLOCK];
     float absmax;
     while (n > 0) {
         uint64_t m = n < ZI_BLOCK - at ? n : ZI_BLOCK - at;
-        device->copy(NULL, code, from.data, m);
-        device->copy(NULL, &absmax, from.absmax++, sizeof absmax);
-        ZI_TRY(device->wait(NULL));
+        device->copy(z->queue, code, from.data, m);
+        device->copy(z->queue, &absmax, from.absmax++, sizeof absmax);
+        ZI_TRY(device->wait(z->queue));
         decode(form, code, absmax, m, values);
         from.data = (uint8_t *)from.data + m;
         values += m;
@@ -207,7 +208,7 @@ zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, 
     zi_form form = tensor->variant->state[state].form;
     zi_state_slice from = zi_state_at(z, tensor->space, state, owned_at);
     if (form != ZI_FORM_F32)
-        return read_codes(device, form, from, owned_at % ZI_BLOCK, n, values);
-    device->copy(NULL, values, from.data, n * sizeof *values);
-    return device->wait(NULL);
+        return read_codes(z, form, from, owned_at % ZI_BLOCK, n, values);
+    device->copy(z->queue, values, from.data, n * sizeof *values);
+    return device->wait(z->queue);
 }

@@ -142,7 +142,7 @@ static void add_slice(zi_zero *z, const zi_bucket *bucket, zi_statistics_round r
 {
     const zi_variant *variant = z->layout.space[bucket->space].variant;
     if (variant->unit == ZI_UNIT_TENSOR)
-        z->config.device->statistics(NULL, round, job);
+        z->config.device->statistics(z->queue, round, job);
 }
 
 static void add_moments(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
@@ -156,9 +156,9 @@ static void add_update(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 }
 
 /* z->sums is added to in place. */
-static void end(zi_zero *z)
+static zopt_status end(zi_zero *z)
 {
-    (void)z;
+    return z->config.device->wait(z->queue);
 }
 
 static zopt_status settle(zi_zero *z, zi_statistics_round round)

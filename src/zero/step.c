@@ -85,7 +85,7 @@ static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
         z->dest[i] = (zi_dest){z->dest_at[i], bucket->dtype};
     job.dest = z->dest;
     zi_phase(z, ZOPT_PHASE_UPDATE);
-    z->config.device->update(NULL, z->layout.space[bucket->space].variant, &job);
+    z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
     ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
     zi_phase(z, ZOPT_PHASE_GATHER);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
@@ -159,7 +159,6 @@ static zopt_status take_step(zi_zero *z)
     z->n_exchanges++;
     z->micro = 0;
     z->bad_key = INT64_MAX;
-    z->control.loss_scale = (float)z->scale.scale;
     write_report(z, scale);
     z->comm->step = z->step + 1;
     return ZOPT_OK;
@@ -184,6 +183,7 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
     }
+    ZI_TRY(z->config.device->wait(z->queue));
     zi_phase(z, phase);
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);

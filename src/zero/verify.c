@@ -30,8 +30,8 @@ static zopt_status hash_tensor(const zi_zero *z, const zi_tensor *tensor, uint64
     char piece[PIECE_ELEMS * sizeof(float)];
     for (uint64_t at = 0; at < tensor->n_elems; at += PIECE_ELEMS) {
         size_t bytes = piece_elems(tensor, at) * zopt_dtype_bytes(tensor->dtype);
-        device->copy(NULL, piece, param_address(z, tensor, at), bytes);
-        ZI_TRY(device->wait(NULL));
+        device->copy(z->queue, piece, param_address(z, tensor, at), bytes);
+        ZI_TRY(device->wait(z->queue));
         *hash = XXH3_64bits_withSeed(piece, bytes, *hash);
     }
     return ZOPT_OK;
@@ -71,8 +71,8 @@ static zopt_status compare_piece(const zi_zero *z, const zi_tensor *tensor, uint
     char want[PIECE_ELEMS * sizeof(float)], have[PIECE_ELEMS * sizeof(float)];
     size_t bytes = zopt_dtype_bytes(tensor->dtype);
     zi_convert(want, tensor->dtype, master, ZOPT_FP32, (size_t)n);
-    z->config.device->copy(NULL, have, param_address(z, tensor, at), (size_t)n * bytes);
-    ZI_TRY(z->config.device->wait(NULL));
+    z->config.device->copy(z->queue, have, param_address(z, tensor, at), (size_t)n * bytes);
+    ZI_TRY(z->config.device->wait(z->queue));
     for (*first = 0; *first < n; (*first)++)
         if (memcmp(want + *first * bytes, have + *first * bytes, bytes) != 0)
             break;
@@ -155,8 +155,8 @@ static zopt_status find_owned(const zi_zero *z, int64_t *id, int64_t *element)
             piece = zi_layout_piece(&z->layout, tensor, at, at + piece_elems(tensor, at));
             if (piece.owner != z->comm->rank)
                 continue;
-            device->copy(NULL, master, z->master + piece.owned_at, piece.n_elems * sizeof *master);
-            ZI_TRY(device->wait(NULL));
+            device->copy(z->queue, master, z->master + piece.owned_at, piece.n_elems * sizeof *master);
+            ZI_TRY(device->wait(z->queue));
             ZI_TRY(compare_piece(z, tensor, at, piece.n_elems, master, &first));
             if (first == piece.n_elems)
                 continue;

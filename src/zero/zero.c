@@ -13,6 +13,7 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
     ZI_TRY(zi_mem_table(mem, sizeof *z, &z));
     z->config = *config;
     z->comm = comm;
+    z->queue = comm->queue;
     z->mem = mem;
     z->bad_key = INT64_MAX;
     z->phase = -1;
@@ -88,7 +89,7 @@ static void free_tables(zi_zero *z)
  * much: refuse before. A bound from below, for this rank alone. */
 static zopt_status check_available(const zi_zero *z)
 {
-    uint64_t available = zi_memory_available();
+    uint64_t available = z->comm->planned ? UINT64_MAX : z->config.device->available(z->queue);
     uint64_t n_floats = z->layout.owned_elems + (z->n_micro > 1 ? z->layout.trained_elems : 0);
     uint64_t need = n_floats * sizeof(float) + zi_states_bytes(z);
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
@@ -96,11 +97,13 @@ static zopt_status check_available(const zi_zero *z)
         uint64_t bytes = space->n_padded * zopt_dtype_bytes(space->dtype);
         need += space->variant != NULL ? 2 * bytes : bytes;
     }
-    if (!z->comm->planned && need > available)
+    if (need > available)
         return ZI_FAIL(ZOPT_ERR_MEMORY,
                        "rank %d needs %llu bytes for parameters, gradients and state, and the "
-                       "machine has %llu left",
-                       z->comm->rank, (unsigned long long)need, (unsigned long long)available);
+                       "%s has %llu left",
+                       z->comm->rank, (unsigned long long)need,
+                       z->config.device->on_host ? "machine" : "GPU",
+                       (unsigned long long)available);
     return ZOPT_OK;
 }
 
@@ -123,11 +126,12 @@ static zopt_status allocate_owned(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
-    ZI_TRY(device->alloc(z->mem, ZI_MEM_MASTER, bytes, &z->master));
+    ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_MASTER, bytes, &z->master));
     ZI_TRY(zi_states_alloc(z));
     bytes = z->layout.trained_elems * sizeof(float);
     if (z->n_micro > 1)
-        ZI_TRY(device->alloc(z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
+        ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
+    ZI_TRY(zi_place_tables(z));
     return zi_statistics_describe(z);
 }
 
@@ -142,9 +146,27 @@ static zopt_status check_before_commit(const zi_zero *z)
     return ZOPT_OK;
 }
 
+/* What this device has no kernels for. */
+static zopt_status check_device(const zi_zero *z)
+{
+    const zi_device_ops *device = z->config.device;
+    for (uint32_t i = 0; i < z->n_tensors; i++) {
+        const zi_variant *variant = z->tensors[i].variant;
+        if (variant != NULL && !(device->units & 1u << variant->unit))
+            return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                           "device %s cannot update '%s' with %s: it has no kernel for its states",
+                           device->name, z->tensors[i].name, z->config.optim->name);
+    }
+    if (device->max_table > 0 && z->comm->world >= device->max_table)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device %s sums up to %d ranks, not %d", device->name,
+                       device->max_table - 1, z->comm->world);
+    return ZOPT_OK;
+}
+
 static zopt_status lay_out(zi_zero *z)
 {
     int world = z->comm->world;
+    ZI_TRY(check_device(z));
     z->n_micro = (z->config.scale_rules.slots + world - 1) / world;
     z->measure = must_measure(z);
     zi_rounds_list(z);
@@ -178,7 +200,10 @@ static zopt_status commit(zi_zero *z)
     ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
     zi_states_start(z);
     start(z, z->config.loss_scale);
-    return ZOPT_OK;
+    if (z->comm->planned)
+        return ZOPT_OK;
+    zi_place_control(z);
+    return z->config.device->wait(z->queue);
 }
 
 zopt_status zi_zero_commit(zi_zero *z)
@@ -192,9 +217,10 @@ zopt_status zi_zero_commit(zi_zero *z)
 static void free_arrays(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
-    device->free(z->mem, ZI_MEM_MASTER, z->master, z->layout.owned_elems * sizeof(float));
+    device->free(z->queue, z->mem, ZI_MEM_MASTER, z->master, z->layout.owned_elems * sizeof(float));
     zi_states_free(z);
-    device->free(z->mem, ZI_MEM_GRAD_ACCUM, z->accum, z->layout.trained_elems * sizeof(float));
+    device->free(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, z->accum,
+                 z->layout.trained_elems * sizeof(float));
 }
 
 void zi_zero_destroy(zi_zero *z)
@@ -202,6 +228,7 @@ void zi_zero_destroy(zi_zero *z)
     if (z == NULL)
         return;
     free_arrays(z);
+    zi_unplace_tables(z);
     free_tables(z);
     zi_spans_free(z->mem, &z->spans);
     zi_layout_free(z->mem, &z->layout);

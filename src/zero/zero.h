@@ -32,7 +32,7 @@ typedef struct zi_round {
     size_t (*n_words)(const zi_zero *z); /* int64 words that are summed; NULL: there is no pass */
     void (*begin)(zi_zero *z);
     void (*add_slice)(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
-    void (*end)(zi_zero *z); /* writes z->sums, this rank's share */
+    zopt_status (*end)(zi_zero *z); /* waits for the kernels; writes z->sums, this rank's share */
     /* z->sums has the totals, the same on all ranks. May set control.skip, and is then the last. */
     zopt_status (*act)(zi_zero *z);
 } zi_round;
@@ -45,6 +45,20 @@ typedef struct zi_space_memory {
     zi_state_slice state[ZI_MAX_STATES]; /* by the variant's states: of owned elements, or all */
                                          /* rows or columns of the space's tensors */
 } zi_space_memory;
+
+/* What kernels sum for the norm round. */
+typedef struct zi_norm_sums {
+    zi_exact squares;
+    int64_t n_bad; /* blocks that are not finite */
+} zi_norm_sums;
+
+/* Tables and sums as kernels see them, in the device's memory. */
+typedef struct zi_placed {
+    zi_span *span;
+    float (*scalars)[ZI_MAX_SCALARS];
+    zi_control *control;
+    zi_norm_sums *norm;
+} zi_placed;
 
 /* One line that ranks must agree on beside the options. */
 typedef struct zi_agreed {
@@ -69,6 +83,7 @@ typedef struct zi_zero_config {
 struct zi_zero {
     zi_mem *mem;
     zi_comm *comm;
+    zi_queue *queue; /* of the device */
     zi_zero_config config;
     int committed;
     int failed; /* 1: commit or a step failed half way; only destroy may follow */
@@ -111,8 +126,8 @@ struct zi_zero {
     zi_decision decision;             /* of this step */
     zi_tensor_statistics *statistics; /* [n_tensors]; NULL: no variant has any */
     float *row_means;                 /* of every factored matrix */
-    zi_exact norm_sum;                /* this rank's share of the norm round */
-    int64_t norm_bad;
+    zi_norm_sums norm;                /* this rank's share of the norm round */
+    zi_placed placed;
     int64_t bad_key;       /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
     double *losses;        /* [n_micro + 1] this rank's, and a mark of its settings */
     double *all_losses;    /* [world * (n_micro + 1)] */
@@ -201,6 +216,16 @@ zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
 /* A micro-step that is not the last: add all buckets onto the accumulators. */
 zopt_status zi_reduce_accumulate(zi_zero *z);
 
+/* place.c: tables and sums in the device's memory. */
+/* At commit, once the host's are there. Errors: ERR_MEMORY. */
+zopt_status zi_place_tables(zi_zero *z);
+void zi_unplace_tables(zi_zero *z);
+/* Enqueue what z->control says now. */
+void zi_place_control(zi_zero *z);
+/* Zero what kernels add to; wait for it and read it into z->norm. */
+void zi_norm_clear(zi_zero *z);
+zopt_status zi_norm_fetch(zi_zero *z);
+
 /* round.c: what is summed over all owned elements and all ranks before the update. */
 /* Fill in z->rounds and z->n_sums. At commit. */
 void zi_rounds_list(zi_zero *z);
@@ -222,7 +247,8 @@ zopt_status zi_statistics_describe(zi_zero *z);
 
 /* locate.c: where a non-finite gradient came from. Collective. */
 enum { ZI_SLOT_SUM = 0x7fffff }; /* no slot held it: the sum overflowed */
-void zi_locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+/* Look through all gradients of the micro-step under way; they are not consumed yet. */
+zopt_status zi_locate(zi_zero *z);
 zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report);
 
 /* step.c */

@@ -1,0 +1,271 @@
+/* The CUDA device: one stream of one GPU for each rank, its memory, and launches of the kernels.
+ * The kernels themselves: cuda_tile.h and cuda_kernels.cu. */
+#include "device/cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+
+enum { LEAST_MAJOR = 8 }; /* compute capability that kernels are compiled for */
+
+struct zi_queue {
+    int ordinal; /* of the GPU */
+    int n_processors;
+    int is_idle; /* 1: nothing was enqueued since the last wait */
+    cudaStream_t stream;
+    cudaError_t error;  /* the first */
+    const char *failed; /* what it came out of */
+};
+
+/* ---- life ---- */
+
+static const char *missing(void)
+{
+    static _Thread_local char text[192];
+    int n = 0, driver = 0, runtime = 0;
+    cudaError_t error = cudaGetDeviceCount(&n);
+    if (error == cudaSuccess && n > 0)
+        return NULL;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (error == cudaErrorInsufficientDriver && driver > 0)
+        snprintf(text, sizeof text, "the driver is for CUDA %d.%d, zopt was built with %d.%d",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    else if (error == cudaErrorInsufficientDriver)
+        snprintf(text, sizeof text, "no NVIDIA driver is installed here");
+    else if (error == cudaSuccess || error == cudaErrorNoDevice)
+        snprintf(text, sizeof text, "no GPU, or CUDA_VISIBLE_DEVICES hides all");
+    else
+        snprintf(text, sizeof text, "%s", cudaGetErrorString(error));
+    return text;
+}
+
+static zopt_status check(cudaError_t error, int ordinal, const char *call)
+{
+    if (error == cudaSuccess)
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_FAILURE, "GPU %d: %s: %s", ordinal, call, cudaGetErrorString(error));
+}
+
+/* Threads of one process read and write each other's memory, on other GPUs too where these can. */
+static void reach_peers(int ordinal, int n_gpus)
+{
+    for (int peer = 0; peer < n_gpus; peer++) {
+        int can = 0;
+        if (peer != ordinal && cudaDeviceCanAccessPeer(&can, ordinal, peer) == cudaSuccess && can)
+            cudaDeviceEnablePeerAccess(peer, 0); /* an error if it is on already */
+    }
+    cudaGetLastError();
+}
+
+static zopt_status open_gpu(zi_queue *q)
+{
+    int major = 0;
+    ZI_TRY(check(cudaSetDevice(q->ordinal), q->ordinal, "cudaSetDevice"));
+    ZI_TRY(check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->ordinal),
+                 q->ordinal, "cudaDeviceGetAttribute"));
+    if (major < LEAST_MAJOR)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "GPU %d has compute capability %d.x; zopt's kernels need %d.0", q->ordinal,
+                       major, LEAST_MAJOR);
+    ZI_TRY(
+        check(cudaDeviceGetAttribute(&q->n_processors, cudaDevAttrMultiProcessorCount, q->ordinal),
+              q->ordinal, "cudaDeviceGetAttribute"));
+    return check(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), q->ordinal,
+                 "cudaStreamCreateWithFlags");
+}
+
+/* Ranks of a node take its GPUs in turn; several may share one. */
+static zopt_status open_queue(int local_rank, zi_queue **out)
+{
+    int n_gpus = 0;
+    *out = NULL;
+    const char *why = missing();
+    if (why != NULL || cudaGetDeviceCount(&n_gpus) != cudaSuccess)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device cuda: %s", why ? why : "no GPU");
+    zi_queue *q = calloc(1, sizeof *q);
+    if (q == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a queue");
+    q->ordinal = local_rank % n_gpus;
+    zopt_status status = open_gpu(q);
+    if (status != ZOPT_OK) {
+        free(q);
+        return status;
+    }
+    reach_peers(q->ordinal, n_gpus);
+    *out = q;
+    return ZOPT_OK;
+}
+
+static void close_queue(zi_queue *q)
+{
+    if (q == NULL)
+        return;
+    cudaSetDevice(q->ordinal);
+    cudaStreamDestroy(q->stream);
+    free(q);
+}
+
+/* ---- what is enqueued ---- */
+
+static void note(zi_queue *q, cudaError_t error, const char *call)
+{
+    q->is_idle = 0;
+    if (error == cudaSuccess || q->error != cudaSuccess)
+        return;
+    q->error = error;
+    q->failed = call;
+}
+
+/* 1: go on. Nothing is enqueued behind a failure. */
+static int enter(zi_queue *q)
+{
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess || current != q->ordinal)
+        note(q, cudaSetDevice(q->ordinal), "cudaSetDevice");
+    return q->error == cudaSuccess;
+}
+
+static zopt_status wait_queue(zi_queue *q)
+{
+    enter(q);
+    if (!q->is_idle)
+        note(q, cudaStreamSynchronize(q->stream), "the work up to cudaStreamSynchronize");
+    q->is_idle = 1;
+    return check(q->error, q->ordinal, q->failed);
+}
+
+static void zero(zi_queue *q, void *dst, size_t bytes)
+{
+    if (bytes > 0 && enter(q))
+        note(q, cudaMemsetAsync(dst, 0, bytes, q->stream), "cudaMemsetAsync");
+}
+
+/* From pageable host memory CUDA copies to a buffer of its own before it returns. */
+static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
+{
+    if (bytes > 0 && enter(q))
+        note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, q->stream), "cudaMemcpyAsync");
+}
+
+/* ---- memory ---- */
+
+static uint64_t available(zi_queue *q)
+{
+    size_t free_bytes = 0, total = 0;
+    if (!enter(q) || cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
+        return UINT64_MAX;
+    return free_bytes;
+}
+
+static zopt_status out_of_memory(zi_queue *q, const zi_mem *mem, zi_category category, size_t bytes,
+                                 cudaError_t error)
+{
+    cudaGetLastError(); /* it does not stick */
+    return ZI_FAIL(error == cudaErrorMemoryAllocation ? ZOPT_ERR_MEMORY : ZOPT_ERR_FAILURE,
+                   "%s: no memory for %zu bytes on GPU %d, which has %llu free; %llu bytes already "
+                   "in use: %s",
+                   zi_category_name(category), bytes, q->ordinal, (unsigned long long)available(q),
+                   (unsigned long long)mem->total_bytes, cudaGetErrorString(error));
+}
+
+static zopt_status alloc(zi_queue *q, zi_mem *mem, zi_category category, size_t bytes, void *out)
+{
+    void *array = NULL;
+    if (bytes > 0 && !mem->dry) {
+        if (!enter(q))
+            return wait_queue(q);
+        cudaError_t error = cudaMalloc(&array, bytes);
+        if (error != cudaSuccess) {
+            array = NULL;
+            memcpy(out, &array, sizeof array);
+            return out_of_memory(q, mem, category, bytes, error);
+        }
+        zero(q, array, bytes);
+    }
+    memcpy(out, &array, sizeof array);
+    zi_mem_count(mem, category, bytes);
+    return ZOPT_OK;
+}
+
+static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes)
+{
+    if (array == NULL && !(mem->dry && bytes > 0))
+        return;
+    if (array != NULL) {
+        wait_queue(q);
+        cudaFree(array);
+    }
+    zi_mem_uncount(mem, category, bytes);
+}
+
+/* ---- kernels ---- */
+
+static void launch_kernel(zi_queue *q, const zi_job *job, zi_cuda_launch *launch)
+{
+    if (job->n_elems == 0 || !enter(q))
+        return;
+    if (job->n_sources > ZI_CUDA_MAX_TABLE || job->n_dests > ZI_CUDA_MAX_TABLE) {
+        note(q, cudaErrorInvalidValue, "a job with larger tables than kernels take");
+        return;
+    }
+    zi_cuda_job *to = &launch->job;
+    to->n_elems = job->n_elems;
+    to->n_spans = job->n_spans;
+    to->n_sources = job->n_sources;
+    to->n_dests = job->n_dests;
+    to->master = job->master;
+    to->span = job->span;
+    to->control = job->control;
+    memcpy(to->state, job->state, sizeof to->state);
+    memcpy(to->source, job->source, (size_t)job->n_sources * sizeof *to->source);
+    if (job->n_dests > 0)
+        memcpy(to->dest, job->dest, (size_t)job->n_dests * sizeof *to->dest);
+    launch->n_processors = q->n_processors;
+    note(q, zi_cuda_launch_kernel(q->stream, launch), "a kernel's launch");
+}
+
+static void accumulate(zi_queue *q, const zi_job *job, float *acc, int64_t *n_bad)
+{
+    zi_cuda_launch launch = {.kernel = ZI_CUDA_ACCUMULATE, .acc = acc, .n_bad = n_bad};
+    launch_kernel(q, job, &launch);
+}
+
+static void norm(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad)
+{
+    zi_cuda_launch launch = {.kernel = ZI_CUDA_NORM, .sum = sum, .n_bad = n_bad};
+    launch_kernel(q, job, &launch);
+}
+
+static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
+{
+    zi_cuda_launch launch = {.kernel = ZI_CUDA_UPDATE, .variant = variant};
+    launch_kernel(q, job, &launch);
+}
+
+static const char *variant(void)
+{
+    return "sm_80, sm_90, sm_100 and PTX";
+}
+
+const zi_device_ops zi_device_cuda = {
+    .name = "cuda",
+    .help = "NVIDIA GPUs",
+    .missing = missing,
+    .units = 1u << ZI_UNIT_ELEMENT,
+    .max_table = ZI_CUDA_MAX_TABLE,
+    .open = open_queue,
+    .close = close_queue,
+    .available = available,
+    .alloc = alloc,
+    .free = free_array,
+    .zero = zero,
+    .wait = wait_queue,
+    .copy = copy,
+    .accumulate = accumulate,
+    .norm = norm,
+    .update = update,
+    .variant = variant,
+};

@@ -1,0 +1,12 @@
+/* Between the shim's memory and its streams. */
+#ifndef TESTS_CUDA_SHIM_MEMORY_H
+#define TESTS_CUDA_SHIM_MEMORY_H
+
+#include <cuda_runtime_api.h>
+
+/* While a stream runs, device memory is open. */
+void shim_enter(void);
+void shim_leave(void);
+int shim_is_device(const void *address);
+
+#endif

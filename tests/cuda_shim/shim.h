@@ -1,0 +1,24 @@
+/* What a test tells the runtime of cuda_runtime_api.h to be, and asks it. */
+#ifndef TESTS_CUDA_SHIM_H
+#define TESTS_CUDA_SHIM_H
+
+#include <stddef.h>
+
+typedef struct shim_machine {
+    int n_gpus;
+    int driver_version;   /* 0: no driver */
+    int capability_major; /* of every GPU */
+    size_t memory_bytes;  /* of the GPU */
+    int fail_at_launch;   /* this many launches from now the stream breaks; 0: never */
+} shim_machine;
+
+extern shim_machine shim;
+
+/* What a test that is done with it sets back to: one GPU of compute capability 9. */
+extern const shim_machine shim_healthy;
+
+size_t shim_bytes_in_use(void);
+/* Of any kernel, so far. */
+int shim_n_launches(void);
+
+#endif

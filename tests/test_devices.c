@@ -1,0 +1,160 @@
+/* Whole runs on every device that is not the CPU, each equal to the CPU's bit for bit: every
+ * optimizer, dtypes, buckets, several slots a rank, overflow; and what a device cannot do is
+ * refused by name. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness.h"
+#include "on_devices.h"
+#include "optimizer_cases.h"
+
+static void use_case(h_problem *problem, const optimizer_case *c)
+{
+    problem->lr = c->lr;
+    problem->weight_decay[0] = c->weight_decay;
+    problem->options.optimizer = c->optimizer;
+    problem->options.settings = c->setting;
+    problem->options.n_settings = case_n_settings(c);
+}
+
+static int has_kernels(const zi_device_ops *device, const char *optimizer)
+{
+    int tensors = strcmp(optimizer, "Adafactor") == 0;
+    return (int)(device->units >> (tensors ? ZI_UNIT_TENSOR : ZI_UNIT_ELEMENT) & 1u);
+}
+
+/* The problem on one rank of each device, against the CPU's result. */
+static void compare_devices(h_problem *problem, const char *name)
+{
+    h_result want, got;
+    char what[96];
+    problem->options.transport = "self";
+    problem->options.device = "cpu";
+    h_run_one(problem, &problem->options, &want);
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        const zi_device_ops *device = zi_devices[d];
+        if (device->on_host || !device_is_here(device) ||
+            !has_kernels(device, problem->options.optimizer))
+            continue;
+        problem->options.device = device->name;
+        h_run_one(problem, &problem->options, &got);
+        snprintf(what, sizeof what, "%s on %s", name, device->name);
+        h_compare(&want, &got, what);
+        h_free(&got);
+    }
+    h_free(&want);
+}
+
+/* _i / 3: the case; _i % 3: the dtype, and with it buckets, slots, clipping and the scale. */
+START_TEST(runs_of_every_optimizer_are_the_cpus_bits)
+{
+    const optimizer_case *c = &optimizer_cases[_i / 3];
+    h_problem problem;
+    h_uneven(&problem, (zopt_dtype)(_i % 3), _i % 2);
+    use_case(&problem, c);
+    problem.options.clip_norm = _i % 3 == 1 ? 0 : 0.5;
+    problem.options.check_overflow = _i % 3 == 1 ? 0 : -1; /* 1: no norm round */
+    problem.options.dynamic_loss_scale = _i % 3 == 0;
+    problem.options.loss_scale = _i % 3 == 0 ? 256 : 1;
+    problem.options.slots = _i % 3 == 2 ? 1 : 3;
+    problem.options.bucket_elems = _i % 3 == 0 ? 700 : 0;
+    compare_devices(&problem, c->name);
+}
+END_TEST
+
+/* Halves overflow in step 2 of slot 1; in step 3 a sum does, of numbers that do not. */
+static float bad_grad(int step, int slot, int tensor, uint64_t element)
+{
+    if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
+        return INFINITY;
+    if (step == 3 && tensor == 8 && element == 17)
+        return 3e38f;
+    return h_wide_grad(step, slot, tensor, element);
+}
+
+START_TEST(overflows_are_skipped_and_found_as_on_the_cpu)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP32, 0);
+    problem.options.dynamic_loss_scale = 1;
+    problem.options.optimizer = "AdamW";
+    problem.options.bucket_elems = 700;
+    problem.options.slots = 2 + _i;
+    problem.grad = bad_grad;
+    compare_devices(&problem, "overflow");
+}
+END_TEST
+
+static const char *refusal(const zopt_options *options)
+{
+    zopt *z;
+    ck_assert_int_eq(zopt_create(options, &z), ZOPT_ERR_UNSUPPORTED);
+    ck_assert_ptr_null(z);
+    return zopt_last_error();
+}
+
+START_TEST(what_a_device_cannot_do_is_refused_by_name)
+{
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        const zi_device_ops *device = zi_devices[d];
+        zopt_options options;
+        zopt_threads *threads;
+        zopt_options_init(&options);
+        options.device = device->name;
+        if (device->missing() != NULL) {
+            ck_assert_ptr_nonnull(strstr(refusal(&options), device->missing()));
+            continue;
+        }
+        if (device->on_host)
+            continue;
+        ck_assert_int_eq(zopt_threads_create(1, &threads), ZOPT_OK);
+        options.threads = threads;
+        const char *text = refusal(&options);
+        ck_assert_msg(strstr(text, "threads") && strstr(text, device->name), "%s", text);
+        zopt_threads_destroy(threads);
+    }
+}
+END_TEST
+
+START_TEST(an_optimizer_without_a_kernel_is_refused_at_commit)
+{
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        const zi_device_ops *device = zi_devices[d];
+        if (device->missing() != NULL || has_kernels(device, "Adafactor"))
+            continue;
+        zopt_options options;
+        zopt *z;
+        int group, id;
+        const uint64_t extent[] = {8, 8};
+        zopt_options_init(&options);
+        options.device = device->name;
+        options.optimizer = "Adafactor";
+        ck_assert_int_eq(zopt_create(&options, &z), ZOPT_OK);
+        ck_assert_str_eq(zopt_device(z), device->name);
+        ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+        ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP32, 2, extent, group, &id), ZOPT_OK);
+        ck_assert_int_eq(zopt_commit(z), ZOPT_ERR_UNSUPPORTED);
+        ck_assert_ptr_nonnull(strstr(zopt_last_error(), "Adafactor"));
+        zopt_destroy(z);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("devices");
+    TCase *tcase = tcase_create("devices");
+    tcase_set_timeout(tcase, 120);
+    tcase_add_loop_test(tcase, runs_of_every_optimizer_are_the_cpus_bits, 0, 3 * N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tcase, overflows_are_skipped_and_found_as_on_the_cpu, 0, 2);
+    tcase_add_test(tcase, what_a_device_cannot_do_is_refused_by_name);
+    tcase_add_test(tcase, an_optimizer_without_a_kernel_is_refused_at_commit);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
