@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# What the CUDA compiler made of the kernels: no spills, AdamW's state read and written 128 bits at a
+# time with all loads before the first use, and no instruction that the contract of rule.h forbids
+# (contraction, approximate division or root, flushed subnormals). Prints registers by kernel.
+#
+# usage: tests/test_cuda_resources.sh NVCC [COMPUTE_CAPABILITY]...      (default: 90)
+set -euo pipefail
+
+nvcc=$1
+shift
+[ $# -gt 0 ] || set -- 90
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# As in src/CMakeLists.txt.
+flags=(-std=c++17 -O3 -DNDEBUG -fmad=false -ftz=false -prec-div=true -prec-sqrt=true "-I$root/src"
+    "-I$root/include")
+fail() {
+    echo "FAILED: $*"
+    exit 1
+}
+
+codes=()
+for capability in "$@"; do
+    codes+=(-gencode "arch=compute_$capability,code=sm_$capability")
+done
+"$nvcc" "${flags[@]}" -Xptxas -v "${codes[@]}" -keep -keep-dir "$work" \
+    -c "$root/src/device/cuda_kernels.cu" -o "$work/kernels.o" 2>"$work/log"
+ptx=$(find "$work" -name '*.ptx' | sort | tail -n 1)
+
+# GPU, kernel, registers, bytes of stack, of spills. Update kernels are named by rule and states.
+awk '/Compiling entry function/ {
+        split($0, q, "\047"); name = q[2]; gpu = q[4]
+        if (match(name, /zi_rule[0-9]+ELi[0-9]+/)) {
+            split(substr(name, RSTART + 7, RLENGTH - 7), q, "ELi")
+            name = "update, rule " q[1] ", " q[2] " states"
+        } else if (match(name, /(norm|accumulate|statistics)/))
+            name = substr(name, RSTART, RLENGTH)
+    }
+    /bytes stack frame/ { stack = $1; spills = $5 + $9 }
+    /Used [0-9]+ registers/ { printf "%-7s %-28s %3d %4d %4d\n", gpu, name, $5, stack, spills }
+    ' "$work/log" | sort >"$work/table"
+cat "$work/table"
+[ "$(grep -c . "$work/table")" -ge $((14 * $#)) ] || fail "fewer kernels than there are"
+awk '$NF != 0 || $(NF - 1) != 0 { print; bad = 1 } END { exit bad }' "$work/table" ||
+    fail "spills, or arrays that are not in registers"
+
+# The body of AdamW's kernel: rule 0, 2 states.
+awk '/\.entry.*updateIL7zi_rule0E/ { on = 1 } on { print } on && /^}/ { exit }' "$ptx" >"$work/adamw"
+n_loads=$(grep -c 'ld\.global\.cs\.v4\.f32' "$work/adamw")
+n_stores=$(grep -c 'st\.global\.cs\.v4\.f32' "$work/adamw")
+if [ "$n_loads/$n_stores" != 6/6 ]; then
+    fail "AdamW: $n_loads loads and $n_stores stores of 128 bits, want 6 and 6"
+fi
+if grep -nE '(ld|st)\.global\.cs\.f32' "$work/adamw"; then
+    fail "AdamW: narrow accesses of state"
+fi
+awk '/ld\.global\.cs\.v4\.f32/ { last = NR } /fma\.rn\.f32/ && !first { first = NR }
+    END { exit !(last && first && last < first) }' "$work/adamw" ||
+    fail "AdamW: arithmetic before the last load"
+
+forbidden='\.ftz|\.approx|div\.full|(mul|add|sub)\.f(32|64)|mad\.f(32|64)|fma\.r[zmp]'
+if grep -nE "$forbidden" "$ptx"; then
+    fail "instructions that the contract forbids"
+fi
+echo "no spills; AdamW: 6 loads and 6 stores of 128 bits; IEEE operations only"
