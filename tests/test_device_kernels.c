@@ -13,8 +13,16 @@ static const struct {
     zi_variant variant;
     const char *name;
 } rules[] = {
-#define RULE(NAME, function, states) {{ZI_RULE_##NAME, ZI_UNIT_ELEMENT, states, {{0, 0}}}, #NAME},
-    ZI_RULE_LIST(RULE)};
+#define ELEMENT(NAME, function, states) \
+    {{ZI_RULE_##NAME, ZI_UNIT_ELEMENT, states, {{0, ZI_FORM_F32}}}, #NAME},
+#define BLOCK(NAME, function, states)                                              \
+    {{ZI_RULE_##NAME,                                                              \
+      ZI_UNIT_BLOCK,                                                               \
+      states,                                                                      \
+      {{0, ZI_FORM_Q8_SIGNED}, {1, ZI_FORM_Q8_UNSIGNED}, {2, ZI_FORM_Q8_SIGNED}}}, \
+     #NAME " in 8 bits"},
+    ZI_RULE_LIST(ELEMENT) ZI_BLOCK_RULE_LIST(BLOCK)};
+enum { N_RULES = sizeof rules / sizeof rules[0] };
 
 static const size_t sizes[] = {1, 4, 7, 8, 9, 16, 17}; /* in blocks; a tile of the update has 8 */
 static const int dest_tables[] = {1, 2, 4, 8};
@@ -23,7 +31,7 @@ static const int source_tables[] = {0, 1, 2, 3, 4, 8};
 /* A job's memory: all that a kernel reads or writes, on the host or on a device. */
 typedef struct memory {
     void *source[MAX_TABLE], *dest[MAX_TABLE];
-    float *master, *state[ZI_MAX_STATES], *acc;
+    float *master, *state[ZI_MAX_STATES], *absmax[ZI_MAX_STATES], *acc; /* state: or codes */
     zi_span *span;
     float (*scalars)[ZI_MAX_SCALARS];
     zi_control *control;
@@ -42,7 +50,7 @@ typedef struct row {
     size_t bytes;
 } row;
 
-enum { MAX_ROWS = 2 * MAX_TABLE + ZI_MAX_STATES + 8 };
+enum { MAX_ROWS = 2 * MAX_TABLE + 2 * ZI_MAX_STATES + 8 };
 
 static int list(const shape *s, memory *m, row rows[MAX_ROWS])
 {
@@ -54,6 +62,8 @@ static int list(const shape *s, memory *m, row rows[MAX_ROWS])
         rows[n++] = (row){&m->dest[i], s->n_elems * zopt_dtype_bytes(s->dest_dtype)};
     for (int i = 0; i < ZI_MAX_STATES; i++)
         rows[n++] = (row){&m->state[i], floats};
+    for (int i = 0; i < ZI_MAX_STATES; i++)
+        rows[n++] = (row){&m->absmax[i], floats / ZI_BLOCK};
     rows[n++] = (row){&m->master, floats};
     rows[n++] = (row){&m->acc, floats};
     rows[n++] = (row){&m->span, s->n_spans * sizeof *m->span};
@@ -104,6 +114,9 @@ static void fill_arrays(reference_random *random, const shape *s, int content, m
         for (int i = 0; i < ZI_MAX_STATES; i++)
             m->state[i][e] = fabsf(gradient(random, ORDINARY, ZOPT_FP16));
     }
+    for (int i = 0; i < ZI_MAX_STATES; i++)
+        for (size_t b = 0; b < s->n_elems / ZI_BLOCK; b++)
+            m->absmax[i][b] = b % 3 == 2 ? 0 : fabsf(gradient(random, ORDINARY, ZOPT_FP16));
 }
 
 static void fill(reference_random *random, shape *s, int content, memory *m)
@@ -182,16 +195,21 @@ static zi_job job_of(const shape *s, const memory *m, tables_of *t)
     for (int i = 0; i < s->n_dests; i++)
         t->dest[i] = (zi_dest){m->dest[i], s->dest_dtype};
     for (int i = 0; i < ZI_MAX_STATES; i++)
-        job.state[i].data = m->state[i];
+        job.state[i] = (zi_state_slice){m->state[i], m->absmax[i]};
     return job;
 }
 
-static size_t n_wrong(const shape *s, const memory *want, const memory *got)
+static size_t n_wrong(const shape *s, zi_unit unit, const memory *want, const memory *got)
 {
     size_t wrong = n_different(want->master, got->master, s->n_elems) +
                    n_different(want->acc, got->acc, s->n_elems);
-    for (int i = 0; i < ZI_MAX_STATES; i++)
-        wrong += n_different(want->state[i], got->state[i], s->n_elems);
+    for (int i = 0; i < ZI_MAX_STATES; i++) {
+        if (unit == ZI_UNIT_BLOCK)
+            wrong += memcmp(want->state[i], got->state[i], s->n_elems * sizeof(float)) != 0;
+        else
+            wrong += n_different(want->state[i], got->state[i], s->n_elems);
+        wrong += n_different(want->absmax[i], got->absmax[i], s->n_elems / ZI_BLOCK);
+    }
     for (int d = 0; d < s->n_dests; d++) {
         if (s->dest_dtype == ZOPT_FP32)
             wrong += n_different(want->dest[d], got->dest[d], s->n_elems);
@@ -220,7 +238,7 @@ static void check(rig *r, shape *s, uint64_t seed, run_kernel *run, int rule)
     download(r, s, &there, &got);
     job = job_of(s, &want, &tables);
     run(&zi_device_cpu, NULL, &rules[rule].variant, &want, &job);
-    size_t wrong = n_wrong(s, &want, &got);
+    size_t wrong = n_wrong(s, rules[rule].variant.unit, &want, &got);
     ck_assert_msg(wrong == 0, "%s, %s, %zu elements, %d sources, %d destinations: %zu differ",
                   r->device->name, rules[rule].name, s->n_elems, s->n_sources, s->n_dests, wrong);
     release(s, &want);
@@ -244,7 +262,8 @@ static void each_shape(const zi_device_ops *device, run_kernel *run, int rule)
 {
     rig r = {.device = device};
     uint64_t seed = (uint64_t)rule * 1000;
-    if (device->on_host || !device_is_here(device))
+    if (device->on_host || !device_is_here(device) ||
+        !(device->units & 1u << rules[rule].variant.unit))
         return;
     ck_assert_msg(device->open(0, &r.queue) == ZOPT_OK, "%s", zopt_last_error());
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
@@ -320,7 +339,7 @@ int main(void)
     Suite *suite = suite_create("device_kernels");
     TCase *tcase = tcase_create("device_kernels");
     tcase_set_timeout(tcase, 120);
-    tcase_add_loop_test(tcase, updates_of_every_rule_are_the_cpus_bits, 0, ZI_N_RULES);
+    tcase_add_loop_test(tcase, updates_of_every_rule_are_the_cpus_bits, 0, N_RULES);
     tcase_add_test(tcase, norms_are_the_cpus_bits);
     tcase_add_test(tcase, accumulated_sums_are_the_cpus_bits);
     tcase_add_test(tcase, a_skipped_update_writes_nothing);

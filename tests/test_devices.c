@@ -21,8 +21,10 @@ static void use_case(h_problem *problem, const optimizer_case *c)
 
 static int has_kernels(const zi_device_ops *device, const char *optimizer)
 {
-    int tensors = strcmp(optimizer, "Adafactor") == 0;
-    return (int)(device->units >> (tensors ? ZI_UNIT_TENSOR : ZI_UNIT_ELEMENT) & 1u);
+    zi_unit unit = strcmp(optimizer, "Adafactor") == 0 ? ZI_UNIT_TENSOR
+                   : strstr(optimizer, "8bit") != NULL ? ZI_UNIT_BLOCK
+                                                       : ZI_UNIT_ELEMENT;
+    return (int)(device->units >> unit & 1u);
 }
 
 /* The problem on one rank of each device, against the CPU's result. */

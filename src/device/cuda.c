@@ -242,6 +242,8 @@ static void norm(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad)
 static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
 {
     zi_cuda_launch launch = {.kernel = ZI_CUDA_UPDATE, .variant = variant};
+    for (int s = 0; s < variant->n_states; s++)
+        launch.job.form[s] = variant->state[s].form;
     launch_kernel(q, job, &launch);
 }
 
@@ -254,7 +256,7 @@ const zi_device_ops zi_device_cuda = {
     .name = "cuda",
     .help = "NVIDIA GPUs",
     .missing = missing,
-    .units = 1u << ZI_UNIT_ELEMENT,
+    .units = 1u << ZI_UNIT_ELEMENT | 1u << ZI_UNIT_BLOCK,
     .max_table = ZI_CUDA_MAX_TABLE,
     .open = open_queue,
     .close = close_queue,

@@ -1,7 +1,7 @@
-/* The CUDA kernels: what a thread does is in cuda_tile.h; here is what threads do together, and the
- * launches. Compiled with -fmad=false and IEEE division and square root, so that every bit is the
- * CPU's. */
-#include "device/cuda_tile.h"
+/* The CUDA kernels: what a thread does is in cuda_tile.h and cuda_block.h; here is what threads do
+ * together, and the launches. Compiled with -fmad=false and IEEE division and square root, so that
+ * every bit is the CPU's. */
+#include "device/cuda_block.h"
 
 namespace
 {
@@ -84,11 +84,39 @@ __global__ void __launch_bounds__(ZI_CUDA_THREADS) update(const __grid_constant_
     zi_update_thread(rule, n_states, &job, blockIdx.x, threadIdx.x);
 }
 
+constexpr int WARPS = ZI_CUDA_THREADS / ZI_WARP; /* in a thread block */
+
+template <zi_rule rule, int n_states>
+__global__ void __launch_bounds__(ZI_CUDA_THREADS)
+    update_blocks(const __grid_constant__ zi_cuda_job job)
+{
+    const uint64_t block = (uint64_t)blockIdx.x * WARPS + threadIdx.x / ZI_WARP;
+    const uint32_t thread = threadIdx.x % ZI_WARP;
+    zi_block_part part;
+    if (block >= job.n_elems / ZI_BLOCK ||
+        !zi_update_block_thread(rule, n_states, &job, block, thread, &part))
+        return; /* the whole warp */
+    for (int s = 0; s < n_states; s++)
+        for (int half = ZI_WARP / 2; half > 0; half /= 2)
+            part.largest[s] = zi_q8_larger(
+                part.largest[s], __shfl_xor_sync(0xffffffffu, part.largest[s], half, ZI_WARP));
+    zi_encode_block_thread(n_states, &job, block, thread, &part);
+}
+
 typedef void update_kernel(zi_cuda_job job);
 
-update_kernel *const update_of_rule[ZI_N_RULES] = {
-#define RULE_ROW(NAME, function, states) update<ZI_RULE_##NAME, states>,
-    ZI_RULE_LIST(RULE_ROW)};
+/* A thread block takes tile_elems. */
+const struct update_row {
+    zi_unit unit;
+    zi_rule rule;
+    update_kernel *kernel;
+    uint64_t tile_elems;
+} update_rows[] = {
+#define ELEMENT_ROW(NAME, function, states) \
+    {ZI_UNIT_ELEMENT, ZI_RULE_##NAME, update<ZI_RULE_##NAME, states>, ZI_UPDATE_TILE},
+#define BLOCK_ROW(NAME, function, states) \
+    {ZI_UNIT_BLOCK, ZI_RULE_##NAME, update_blocks<ZI_RULE_##NAME, states>, WARPS * ZI_BLOCK},
+    ZI_RULE_LIST(ELEMENT_ROW) ZI_BLOCK_RULE_LIST(BLOCK_ROW)};
 
 template <typename... Parameters>
 cudaError_t start(void (*kernel)(Parameters...), uint64_t n_thread_blocks, cudaStream_t stream,
@@ -102,6 +130,14 @@ cudaError_t start(void (*kernel)(Parameters...), uint64_t n_thread_blocks, cudaS
 uint64_t tiles(uint64_t n_elems, uint64_t tile_elems)
 {
     return (n_elems + tile_elems - 1) / tile_elems;
+}
+
+cudaError_t start_update(cudaStream_t stream, const zi_variant *variant, const zi_cuda_job &job)
+{
+    for (const update_row &row : update_rows)
+        if (row.unit == variant->unit && row.rule == variant->rule)
+            return start(row.kernel, tiles(job.n_elems, row.tile_elems), stream, job);
+    return cudaErrorInvalidDeviceFunction;
 }
 
 } // namespace
@@ -118,8 +154,7 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
     case ZI_CUDA_ACCUMULATE:
         return start(accumulate, n_tiles, stream, job, launch->acc, launch->n_bad);
     case ZI_CUDA_UPDATE:
-        return start(update_of_rule[launch->variant->rule], tiles(job.n_elems, ZI_UPDATE_TILE),
-                     stream, job);
+        return start_update(stream, launch->variant, job);
     }
     return cudaErrorInvalidValue;
 }

@@ -61,6 +61,17 @@ ZI_TILE void zi_store_raw4(void *p, zi_raw raw)
     *(uint4 *)p = make_uint4(raw.word[0], raw.word[1], raw.word[2], raw.word[3]);
 }
 
+/* Four bytes. */
+ZI_TILE uint32_t zi_load_word(const void *p)
+{
+    return __ldcs((const unsigned *)p);
+}
+
+ZI_TILE void zi_store_word(void *p, uint32_t word)
+{
+    __stcs((unsigned *)p, word);
+}
+
 ZI_TILE float zi_word_float(uint32_t word)
 {
     return __uint_as_float(word);
@@ -129,6 +140,18 @@ ZI_TILE void zi_store_raw2(void *p, zi_raw raw)
 ZI_TILE void zi_store_raw4(void *p, zi_raw raw)
 {
     memcpy(p, &raw, sizeof raw);
+}
+
+ZI_TILE uint32_t zi_load_word(const void *p)
+{
+    uint32_t word;
+    memcpy(&word, p, sizeof word);
+    return word;
+}
+
+ZI_TILE void zi_store_word(void *p, uint32_t word)
+{
+    memcpy(p, &word, sizeof word);
 }
 
 ZI_TILE float zi_word_float(uint32_t word)

@@ -28,6 +28,11 @@
     X(ADAGRAD, zi_rule_adagrad, 1)                                     \
     X(LION, zi_rule_lion, 1)
 
+/* Those that also work on 8-bit states (ZI_UNIT_BLOCK). */
+#define ZI_BLOCK_RULE_LIST(X)  \
+    X(ADAMW, zi_rule_adamw, 2) \
+    X(ADAM, zi_rule_adam, 2)
+
 typedef enum zi_rule {
 #define ZI_RULE_ENUM(name, function, states) ZI_RULE_##name,
     ZI_RULE_LIST(ZI_RULE_ENUM)

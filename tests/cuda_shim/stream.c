@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/cuda_tile.h"
+#include "device/cuda_block.h"
 #include "memory.h"
 #include "shim.h"
 
@@ -201,14 +201,44 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
 
 /* ------------------------------------------------------------------ kernels ------------------ */
 
-static void run_update(const zi_cuda_launch *launch)
+static void run_update_elements(const zi_cuda_launch *launch)
 {
     const zi_cuda_job *job = &launch->job;
-    must_be_device(job->control->scalars);
     uint64_t n_tiles = (job->n_elems + ZI_UPDATE_TILE - 1) / ZI_UPDATE_TILE;
     for (uint64_t tile = 0; tile < n_tiles; tile++)
         for (uint32_t thread = 0; thread < ZI_CUDA_THREADS; thread++)
             zi_update_thread(launch->variant->rule, launch->variant->n_states, job, tile, thread);
+}
+
+static void run_update_blocks(const zi_cuda_launch *launch)
+{
+    const zi_cuda_job *job = &launch->job;
+    const zi_variant *v = launch->variant;
+    for (uint64_t block = 0; block < job->n_elems / ZI_BLOCK; block++) {
+        zi_block_part part[ZI_WARP];
+        float largest[ZI_MAX_STATES] = {0};
+        int goes_on = 1;
+        for (uint32_t t = 0; t < ZI_WARP; t++)
+            goes_on &= zi_update_block_thread(v->rule, v->n_states, job, block, t, &part[t]);
+        for (int t = 0; t < ZI_WARP && goes_on; t++)
+            for (int s = 0; s < v->n_states; s++)
+                largest[s] = zi_q8_larger(largest[s], part[t].largest[s]);
+        for (uint32_t t = 0; t < ZI_WARP && goes_on; t++) {
+            memcpy(part[t].largest, largest, sizeof largest);
+            zi_encode_block_thread(v->n_states, job, block, t, &part[t]);
+        }
+    }
+}
+
+static void (*const run_update_of_unit[ZI_N_UNITS])(const zi_cuda_launch *launch) = {
+    [ZI_UNIT_ELEMENT] = run_update_elements,
+    [ZI_UNIT_BLOCK] = run_update_blocks,
+};
+
+static void run_update(const zi_cuda_launch *launch)
+{
+    must_be_device(launch->job.control->scalars);
+    run_update_of_unit[launch->variant->unit](launch);
 }
 
 /* What team_sum does: each step adds the lanes of the thread `half` further on. */
