@@ -155,7 +155,8 @@ static zopt_status find_owned(const zi_zero *z, int64_t *id, int64_t *element)
             piece = zi_layout_piece(&z->layout, tensor, at, at + piece_elems(tensor, at));
             if (piece.owner != z->comm->rank)
                 continue;
-            device->copy(z->queue, master, z->master + piece.owned_at, piece.n_elems * sizeof *master);
+            device->copy(z->queue, master, z->master + piece.owned_at,
+                         piece.n_elems * sizeof *master);
             ZI_TRY(device->wait(z->queue));
             ZI_TRY(compare_piece(z, tensor, at, piece.n_elems, master, &first));
             if (first == piece.n_elems)
