@@ -5,7 +5,7 @@
 
 static zopt_status alloc(bench_update *u, zi_category category, size_t element_bytes, void *out)
 {
-    return u->device->alloc(&u->mem, category, u->c->slice_elems * element_bytes, out);
+    return u->device->alloc(NULL, &u->mem, category, u->c->slice_elems * element_bytes, out);
 }
 
 static zopt_status alloc_state(bench_update *u, int s)
@@ -19,7 +19,7 @@ static zopt_status alloc_state(bench_update *u, int s)
         return ZOPT_OK;
     }
     ZI_TRY(alloc(u, category, 1, &state->data));
-    return u->device->alloc(&u->mem, category, u->c->slice_elems / ZI_BLOCK * sizeof(float),
+    return u->device->alloc(NULL, &u->mem, category, u->c->slice_elems / ZI_BLOCK * sizeof(float),
                             &state->absmax);
 }
 
@@ -53,10 +53,10 @@ void bench_update_close(bench_update *u)
         zi_state_slice *state = &u->job.state[s];
         zi_category category = (zi_category)(ZI_MEM_STATE + s);
         size_t bytes = state->absmax != NULL ? 1 : sizeof(float);
-        u->device->free(&u->mem, category, state->data, n * bytes);
-        u->device->free(&u->mem, category, state->absmax, n / ZI_BLOCK * sizeof(float));
+        u->device->free(NULL, &u->mem, category, state->data, n * bytes);
+        u->device->free(NULL, &u->mem, category, state->absmax, n / ZI_BLOCK * sizeof(float));
     }
-    u->device->free(&u->mem, ZI_MEM_MASTER, u->job.master, n * sizeof(float));
+    u->device->free(NULL, &u->mem, ZI_MEM_MASTER, u->job.master, n * sizeof(float));
 }
 
 zopt_status bench_update_run(bench_update *u, zi_source source, zi_dest dest)
