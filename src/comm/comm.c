@@ -207,8 +207,8 @@ size_t zi_share(const zi_comm *comm, int rank, size_t n)
     return n / world * r + n % world * r / world;
 }
 
-/* Where a rank's part begins in its memory of room_bytes and bytes: each one's elsewhere, and other
- * than the rank's own arrays. */
+/* Where a rank's part begins in what a source maps, room_bytes and bytes: each one's elsewhere, and
+ * other than the rank's own arrays. */
 static size_t begin(const zi_symmetric_node *node, int rank)
 {
     unsigned index = ZI_N_CATEGORIES + 2 * (unsigned)rank + (node->category == ZI_MEM_PARAMS);
@@ -223,11 +223,8 @@ static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
     if (comm->planned || memory->bytes == 0 || !is_mine)
         return ZOPT_OK;
     zi_mem uncounted = *comm->mem; /* symmetric_add counts */
-    void *begun;
-    ZI_TRY(comm->device->alloc(comm->queue, &uncounted, node->category,
-                               node->room_bytes + memory->bytes, &begun));
-    memory->base = (char *)begun + begin(node, comm->rank);
-    return ZOPT_OK;
+    return comm->device->alloc(comm->queue, &uncounted, node->category, memory->bytes,
+                               &memory->base);
 }
 
 static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
@@ -241,7 +238,8 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
                                   .peer = n_peers ? node->peer : NULL,
                                   .shared = comm->shared_params && category == ZI_MEM_PARAMS};
     node->category = category;
-    node->room_bytes = node->memory.shared || zi_stagger(1, bytes) == 0 ? 0 : ZI_STAGGER_BYTES;
+    if (comm->source != NULL && !node->memory.shared && zi_stagger(1, bytes) > 0)
+        node->room_bytes = ZI_STAGGER_BYTES;
     zopt_status status = symmetric_base(comm, node);
     if (status != ZOPT_OK) {
         zi_mem_free_table(comm->mem, node, node_bytes);
@@ -276,9 +274,7 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
         move_peers(comm, node, -1);
         comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer);
     } else if (!keep && memory->base != NULL) {
-        comm->device->free(comm->queue, &uncounted, node->category,
-                           (char *)memory->base - begin(node, comm->rank),
-                           node->room_bytes + memory->bytes);
+        comm->device->free(comm->queue, &uncounted, node->category, memory->base, memory->bytes);
     }
     zi_mem_uncount(comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
@@ -309,7 +305,9 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
 void *zi_symmetric_heap(const zi_comm *comm)
 {
     const zi_symmetric_node *node = comm->symmetric;
-    return node->memory.base == NULL ? NULL : (char *)node->memory.base - begin(node, comm->rank);
+    return node->memory.base == NULL
+               ? NULL
+               : (char *)node->memory.base - zi_stagger(node->category, node->memory.bytes);
 }
 
 /* By the table of peers, where there is one: a base may have been filled in. */
