@@ -29,7 +29,8 @@ cat >run.json <<'JSON'
   "scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 240, "warmup_num_steps": 20}},
   "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_ctx": 8},
   "checkpoint": {"interval": 3, "keep_last": 3, "keep_every": 120},
-  "eval": {"batches": 1, "interval": 60}, "sample": {"length": 20}, "data": {"path": "small.txt"}
+  "eval": {"batches": 1, "interval": 60}, "sample": {"length": 20}, "data": {"path": "small.txt"},
+  "comm": {"deadline_s": 20}
 }
 JSON
 
@@ -72,7 +73,8 @@ kill_something() {
     for pid in "${pids[@]}"; do
         timeout 60 tail -s 0.05 --pid "$pid" -f /dev/null || fail "rank $pid lives on"
     done
-    # mpirun of Open MPI 4.1 can hang in its own end then, in PMIx_server_finalize.
+    # mpirun of Open MPI 4.1 can hang in its own end then, in PMIx_server_finalize; if before it has
+    # ended the other ranks, they end at their deadline.
     if ! timeout 20 tail -s 0.05 --pid "$job" -f /dev/null; then
         stuck=$((stuck + 1))
         kill -KILL "$job"

@@ -37,6 +37,11 @@ static void poison(void)
     poisoned = 1;
 }
 
+static void kill_launcher(void)
+{
+    kill(getppid(), SIGKILL);
+}
+
 static const struct {
     const char *name;
     int signal;
@@ -44,7 +49,7 @@ static const struct {
 } kinds[] = {
     {"kill", SIGKILL, NULL}, {"segv", SIGSEGV, NULL},  {"stop", SIGSTOP, NULL},
     {"usr1", SIGUSR1, NULL}, {"heap", 0, damage_heap}, {"exit", 0, exit_unfinished},
-    {"loop", 0, loop},       {"nan", 0, poison},
+    {"loop", 0, loop},       {"nan", 0, poison},       {"launcher", 0, kill_launcher},
 };
 
 static void fail_as(const char *kind)

@@ -153,6 +153,15 @@ rate() { # OUT STEP
     sed -nE "s/^\\{\"step\":$2,.*\"lr\":([^,]+),.*/\\1/p" "$1/metrics.jsonl"
 }
 
+# A launcher that is killed leaves ranks that live on for a moment; the next start must not meet them.
+test_launcher_that_dies() {
+    rm -rf parts
+    expect 0 "run.sh: exit code 137; newest checkpoint:" env LD_PRELOAD="$fault" \
+        ZOPT_RANK_FAULT="1 cblas_sgemm 2000 launcher" \
+        "$root/launch/run.sh" -n 2 --backoff 0 run.json --out parts
+    same_as_whole parts
+}
+
 test_refusals() {
     rm -rf parts
     train 2 parts --set train_steps=20
@@ -203,6 +212,7 @@ test_other_numbers_of_ranks
 test_metrics_of_a_killed_run
 test_signals
 test_wrapper
+test_launcher_that_dies
 test_refusals
 test_lost_numbers
 
