@@ -24,9 +24,10 @@ static sources_kind kind_of_sources(const zi_job *job)
 static inline __attribute__((always_inline)) void
 sum_line(float *g, const float *start, const zi_job *job, sources_kind kind, size_t at, float coef)
 {
+    static const float zeros[ZI_LINE];
     vector sum[VECTORS];
     for (size_t v = 0; v < VECTORS; v++)
-        sum[v] = start != NULL ? widen(start + v * VECTOR, ZOPT_FP32) : (vector){0};
+        sum[v] = widen((start != NULL ? start : zeros) + v * VECTOR, ZOPT_FP32);
     for (int s = 0; s < job->n_sources; s++) {
         const zi_source *source = &job->source[s];
         zopt_dtype dtype = kind == ALL_FP16   ? ZOPT_FP16
@@ -34,10 +35,10 @@ sum_line(float *g, const float *start, const zi_job *job, sources_kind kind, siz
                                               : source->dtype;
         const char *x = (const char *)source->data + at * element_bytes(dtype);
         for (size_t v = 0; v < VECTORS; v++)
-            sum[v] += widen(x + v * VECTOR * element_bytes(dtype), dtype);
+            sum[v] = add(sum[v], widen(x + v * VECTOR * element_bytes(dtype), dtype));
     }
     for (size_t v = 0; v < VECTORS; v++)
-        put(g + v * VECTOR, sum[v] * coef);
+        put_times(g + v * VECTOR, sum[v], coef);
 }
 
 static inline __attribute__((always_inline)) void sum_lines(float *g, const float *start,

@@ -32,9 +32,14 @@ static inline vector widen(const void *data, zopt_dtype dtype)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
 
-static inline void put(float *dst, vector x)
+static inline vector add(vector a, vector b)
 {
-    _mm512_storeu_ps(dst, x);
+    return _mm512_add_ps(a, b);
+}
+
+static inline void put_times(float *dst, vector x, float k)
+{
+    _mm512_storeu_ps(dst, _mm512_mul_ps(x, _mm512_set1_ps(k)));
 }
 
 static inline __m256i narrow16(const float *src)
@@ -102,9 +107,14 @@ static inline vector widen(const void *data, zopt_dtype dtype)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
 
-static inline void put(float *dst, vector x)
+static inline vector add(vector a, vector b)
 {
-    _mm256_storeu_ps(dst, x);
+    return _mm256_add_ps(a, b);
+}
+
+static inline void put_times(float *dst, vector x, float k)
+{
+    _mm256_storeu_ps(dst, _mm256_mul_ps(x, _mm256_set1_ps(k)));
 }
 
 static inline __m128i narrow8(const float *src)
@@ -164,30 +174,38 @@ static inline void store_end(void)
 
 /* As long as a line, so that the compiler sees loops worth vectorizing. */
 enum { VECTOR = ZI_LINE, VECTORS = 1 };
-typedef float vector __attribute__((vector_size(4 * VECTOR)));
+typedef struct vector {
+    float lane[VECTOR];
+} vector;
 typedef struct packed {
     uint16_t bits[ZI_LINE];
 } packed;
 
-static inline __attribute__((always_inline)) vector widen(const void *data, zopt_dtype dtype)
+static inline vector widen(const void *data, zopt_dtype dtype)
 {
-    float wide[VECTOR];
     uint16_t bits[VECTOR];
     vector x;
-    memcpy(dtype == ZOPT_FP32 ? (void *)wide : (void *)bits, data, VECTOR * element_bytes(dtype));
+    memcpy(dtype == ZOPT_FP32 ? (void *)x.lane : (void *)bits, data, VECTOR * element_bytes(dtype));
     if (dtype == ZOPT_FP16)
         for (size_t i = 0; i < VECTOR; i++)
-            wide[i] = zi_half_to_float(bits[i]);
+            x.lane[i] = zi_half_to_float(bits[i]);
     else if (dtype == ZOPT_BF16)
         for (size_t i = 0; i < VECTOR; i++)
-            wide[i] = zi_bf16_to_float(bits[i]);
-    memcpy(&x, wide, sizeof x);
+            x.lane[i] = zi_bf16_to_float(bits[i]);
     return x;
 }
 
-static inline __attribute__((always_inline)) void put(float *dst, vector x)
+static inline vector add(vector a, vector b)
 {
-    memcpy(dst, &x, sizeof x);
+    for (size_t i = 0; i < VECTOR; i++)
+        a.lane[i] += b.lane[i];
+    return a;
+}
+
+static inline void put_times(float *dst, vector x, float k)
+{
+    for (size_t i = 0; i < VECTOR; i++)
+        dst[i] = x.lane[i] * k;
 }
 
 static inline packed narrow_half(const float *src)
