@@ -63,15 +63,35 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
     stream_end();
 }
 
-void bench_add_run(const bench_add *a)
+/* n_words and n_bytes are constants. */
+static inline __attribute__((always_inline)) void add_arrays(const bench_add *a, int n_words,
+                                                             int n_bytes)
 {
     int n = a->n_sources == a->n_dests ? a->n_sources : 0;
-    if (a->n_words == 3 && a->n_bytes == 0 && n == 1)
-        add_lines(a, 1, 3, 0, 1);
-    else if (a->n_words == 3 && a->n_bytes == 0 && n == 2)
-        add_lines(a, 2, 3, 0, 2);
-    else if (a->n_words == 3 && a->n_bytes == 0 && n == 4)
-        add_lines(a, 4, 3, 0, 4);
+    if (n == 1)
+        add_lines(a, 1, n_words, n_bytes, 1);
+    else if (n == 2)
+        add_lines(a, 2, n_words, n_bytes, 2);
+    else if (n == 4)
+        add_lines(a, 4, n_words, n_bytes, 4);
     else
-        add_lines(a, a->n_sources, a->n_words, a->n_bytes, a->n_dests);
+        add_lines(a, a->n_sources, n_words, n_bytes, a->n_dests);
+}
+
+void bench_add_run(const bench_add *a)
+{
+    if (a->n_bytes == 0 && a->n_words == 0)
+        add_arrays(a, 0, 0);
+    else if (a->n_bytes == 0 && a->n_words == 1)
+        add_arrays(a, 1, 0);
+    else if (a->n_bytes == 0 && a->n_words == 2)
+        add_arrays(a, 2, 0);
+    else if (a->n_bytes == 0 && a->n_words == 3)
+        add_arrays(a, 3, 0);
+    else if (a->n_bytes == 0 && a->n_words == 4)
+        add_arrays(a, 4, 0);
+    else if (a->n_bytes == 2 && a->n_words == 1)
+        add_arrays(a, 1, 2);
+    else
+        add_arrays(a, a->n_words, a->n_bytes);
 }
