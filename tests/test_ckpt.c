@@ -244,10 +244,9 @@ END_TEST
 /* Tensors of several pieces, and a piece of several tensors; in parts, too. */
 START_TEST(large_tensors_go_piece_by_piece)
 {
-    h_problem problem = {.n_tensors = 4, .n_steps = 1, .lr = 1e-2};
-    static const h_tensor tensors[] = {{"b", ZOPT_BF16, 1, {2500001}, 0},
+    h_problem problem = {.n_tensors = 3, .n_steps = 1, .lr = 1e-2};
+    static const h_tensor tensors[] = {{"b", ZOPT_BF16, 1, {2200001}, 0},
                                        {"a", ZOPT_BF16, 2, {3, 1000}, 1},
-                                       {"c", ZOPT_FP32, 1, {2200000}, 1},
                                        {"d", ZOPT_BF16, 1, {70000}, 0}};
     memcpy(problem.tensor, tensors, sizeof tensors);
     zopt_options_init(&problem.options);
@@ -271,7 +270,7 @@ START_TEST(large_tensors_go_piece_by_piece)
         h_compare(&want, &got, "large tensors");
         h_free(&got);
     }
-    problem.options.part_bytes = 9 << 20;
+    problem.options.part_bytes = 8 << 20;
     char parts[256], again[256];
     snprintf(parts, sizeof parts, "%s/parts", root);
     job save = {.problem = &problem, .dir = parts, .save_every = 1, .last_step = 1};
