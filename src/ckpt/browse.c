@@ -224,6 +224,7 @@ typedef struct export
 {
     const zopt_checkpoint *c;
     zopt_dtype dtype;
+    zi_file_text text;
     zi_tensorfile out; /* its tensors by name, as the parts' are */
     uint64_t *data_at; /* [n_files] of elements of the parts before */
     zi_disk_file file;
@@ -279,9 +280,9 @@ static zopt_status write_file(export *e, zopt_checkpoint *c, const char *tmp, co
 
 static zopt_status export_to(export *e, zopt_checkpoint *c, const char *path)
 {
-    zi_file_text text = {"format", "pt"};
     char tmp[ZI_PATH_BYTES], *header;
-    e->out.text = &text;
+    e->text = (zi_file_text){"format", "pt"};
+    e->out.text = &e->text;
     e->out.n_texts = 1;
     if (e->out.tensor == NULL || e->data_at == NULL || e->converted == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory to export %s", c->path);

@@ -59,9 +59,9 @@ static zopt_status prune(int folder, const char *dir, pruning *p)
     zopt_status status = keep != NULL ? ZOPT_OK : ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory", dir);
     if (status == ZOPT_OK && n > 0)
         status = find_valid(dir, steps, n, &p->rules.validated);
-    if (status == ZOPT_OK)
+    if (status == ZOPT_OK && keep != NULL)
         zi_folder_choose(&p->rules, steps, n, keep);
-    for (size_t i = n; i-- > 0 && status == ZOPT_OK;) { /* the oldest first */
+    for (size_t i = n; i-- > 0 && status == ZOPT_OK && keep != NULL;) { /* the oldest first */
         if (keep[i])
             continue;
         if (p->each != NULL)

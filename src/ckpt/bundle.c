@@ -91,9 +91,9 @@ typedef struct blob {
 static char *add_record(blob *b, record head)
 {
     size_t need = b->bytes + sizeof head + (size_t)head.bytes;
-    if (need > b->room) {
-        size_t room = need > 2 * b->room ? need : 2 * b->room;
-        char *more = realloc(b->data, room);
+    if (need > b->room || b->data == NULL) {
+        size_t room = need + b->room;
+        char *more = realloc(b->data, room); /* NOLINT: a record is never empty */
         if (more == NULL)
             return NULL;
         b->data = more;
@@ -212,7 +212,7 @@ static zopt_status check_index(const char *stem, zi_bundle *out, int s, const ch
                                const record *head, const char *path)
 {
     uint32_t first = s == ZI_STEM_MODEL ? 0 : out->n_parts[ZI_STEM_MODEL];
-    zi_tensorfile *parts = calloc(out->n_parts[s], sizeof *parts);
+    zi_tensorfile *parts = calloc(out->n_parts[s] + (size_t)1, sizeof *parts);
     if (parts == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %u parts", path, out->n_parts[s]);
     for (uint32_t p = 0; p < out->n_parts[s]; p++)

@@ -51,8 +51,8 @@ const char *zi_bundle_text(const zi_bundle *bundle, const char *key);
 /* What is on disk about a bundle beside its data, in one piece of memory, so that one rank can
  * read it for all: headers and indexes, checked by zi_bundle_decode. `folder` is a step's. Errors:
  * ERR_READ, ERR_DATA, ERR_MEMORY. */
-zopt_status zi_bundle_load(int folder, const char *path, char **blob, size_t *bytes);
+zopt_status zi_bundle_load(int folder, const char *path, char **out, size_t *bytes);
 /* Everything that can be checked without the data. `path` is for error texts. */
-zopt_status zi_bundle_decode(const char *blob, size_t bytes, const char *path, zi_bundle *out);
+zopt_status zi_bundle_decode(const char *data, size_t bytes, const char *path, zi_bundle *out);
 
 #endif

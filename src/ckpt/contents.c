@@ -152,8 +152,8 @@ static zopt_status encode_stem(const zi_contents *contents, zi_stem stem, zi_bun
     for (uint32_t p = 0; p < n; p++) {
         zi_bundle_file *file = &out->file[first + p];
         zi_part_name(name, p, n, file->name);
-        ZI_TRY(encode_part(contents, stem, room + p * (contents->texts[stem]->n + ZI_SEAL_TEXTS),
-                           file));
+        ZI_TRY(encode_part(contents, stem,
+                           room + (size_t)p * (contents->texts[stem]->n + ZI_SEAL_TEXTS), file));
     }
     if (n <= 1)
         return ZOPT_OK;

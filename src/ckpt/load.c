@@ -296,7 +296,7 @@ static zopt_status load_newest(zi_ckpt *ckpt, const char *root, const uint64_t *
     char why[800] = "";
     int touched = 0, damaged = 1;
     for (size_t i = 0; i < n && damaged; i++) {
-        candidate c = {.step = steps[i], .folder = -1};
+        candidate c = {.step = steps[i], .folder = -1}; /* NOLINT: n of them */
         status = try_one(ckpt, root, &c, &damaged);
         damaged = damaged && (status == ZOPT_ERR_DATA || status == ZOPT_ERR_READ);
         touched = (touched || c.touched) && status != ZOPT_OK;

@@ -58,17 +58,17 @@ typedef struct differences {
 /* want or have may be NULL. */
 static void tell(differences *d, const zi_file_tensor *want, const zi_file_tensor *have)
 {
-    char text[sizeof d->first], a[200] = "", b[200] = "";
+    char text[sizeof d->first] = "", a[200] = "", b[200] = "";
     if (want != NULL)
         shape_text(want, a, sizeof a);
     if (have != NULL)
         shape_text(have, b, sizeof b);
-    if (have == NULL)
+    if (have == NULL && want != NULL)
         snprintf(text, sizeof text, "%s: tensor '%.200s' %s is missing", d->stem, want->name, a);
-    else if (want == NULL)
+    else if (want == NULL && have != NULL)
         snprintf(text, sizeof text, "%s: tensor '%.200s' %s is not one of this run's", d->stem,
                  have->name, b);
-    else
+    else if (want != NULL)
         snprintf(text, sizeof text, "%s: tensor '%.100s' is %s, and %s in this run", d->stem,
                  want->name, b, a);
     if (d->n++ == 0)

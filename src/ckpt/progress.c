@@ -146,7 +146,7 @@ static zopt_status read_count(const zi_tensorfile *head, const char *path, const
 
 static zopt_status read_scale(const zi_tensorfile *head, const char *path, zi_scale_state *scale)
 {
-    double value[4];
+    double value[4] = {0};
     ZI_TRY(read_numbers(head, path, "zopt.scale", value, 4));
     for (int i = 1; i < 4; i++)
         if (!(value[i] >= 0 && value[i] <= 1e9 && value[i] == floor(value[i])))

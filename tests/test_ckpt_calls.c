@@ -1,0 +1,274 @@
+/* The calls for checkpoints: refusals that name everything that is wrong, what a handle does after
+ * them, and checkpoints without a handle. */
+#include <string.h>
+
+#include "ckpt_runs.h"
+
+/* ------------------------------------------------------------------ refusals ----------------- */
+
+static int count(const char *text, const char *part)
+{
+    int n = 0;
+    for (; (text = strstr(text, part)) != NULL; text++)
+        n++;
+    return n;
+}
+
+static void make_first(h_problem *problem, char path[256])
+{
+    h_uneven(problem, ZOPT_FP32, 0);
+    snprintf(path, 256, "%s/first", root);
+    job first = {.problem = problem, .dir = path, .save_every = 1, .last_step = 1};
+    run_job(&first, 2);
+}
+
+START_TEST(other_tensors_are_refused_and_all_are_told)
+{
+    h_problem problem;
+    char path[256];
+    make_first(&problem, path);
+    problem.options.force_config = 1; /* which tensors are in a group is configuration, too */
+    problem.tensor[2].name = "renamed";
+    problem.tensor[4].shape[0] = 258;
+    job load = {.problem = &problem, .load = path};
+    run_job(&load, 3);
+    ck_assert_int_eq(load.load_status, ZOPT_ERR_DATA);
+    ck_assert_msg(strstr(load.error, "9 tensors are not this run's") != NULL, "%s", load.error);
+    /* Each in the model and in two states. */
+    ck_assert_int_eq(count(load.warnings, "n255' F32 [255] is not one of this run's"), 3);
+    ck_assert_int_eq(count(load.warnings, "renamed' F32 [255] is missing"), 3);
+    ck_assert_int_eq(count(load.warnings, "n257' is F32 [257], and F32 [258] in this run"), 3);
+}
+END_TEST
+
+START_TEST(other_settings_are_refused_unless_forced)
+{
+    h_problem problem;
+    char path[256];
+    make_first(&problem, path);
+    problem.lr *= 2;
+    problem.options.clip_norm = 3;
+    job load = {.problem = &problem, .load = path, .last_step = 1};
+    run_job(&load, 2);
+    ck_assert_int_eq(load.load_status, ZOPT_ERR_CONFIG);
+    ck_assert_int_eq(count(load.warnings, "\n"), 3);
+    ck_assert_int_eq(count(load.warnings, "clip_norm: 0 in the checkpoint, 3 in this run"), 1);
+    ck_assert_int_eq(count(load.warnings, "group.1.lr: "), 1);
+    problem.options.force_config = 1;
+    run_job(&load, 2);
+    ck_assert_int_eq(load.load_status, ZOPT_OK);
+    ck_assert_int_eq(count(load.warnings, "\n"), 3);
+}
+END_TEST
+
+START_TEST(nothing_to_load_is_told_from_a_fresh_start)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP32, 0);
+    job load = {.problem = &problem, .load = path_of("nowhere")};
+    run_job(&load, 2);
+    ck_assert_int_eq(load.load_status, ZOPT_ERR_READ);
+    load.load = root;
+    run_job(&load, 2);
+    ck_assert_int_eq(load.load_status, ZOPT_ERR_READ);
+    ck_assert_msg(strstr(load.error, "there is no checkpoint") != NULL, "%s", load.error);
+    job fresh = {.problem = &problem, .dir = path_of("new"), .resume = 1, .last_step = 1};
+    run_job(&fresh, 2);
+    ck_assert_int_eq(fresh.load_status, ZOPT_OK);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ one handle --------------- */
+
+static void expect(zopt_status got, zopt_status want, const char *text)
+{
+    ck_assert_msg(got == want, "status %d, not %d: %s", got, want, zopt_last_error());
+    ck_assert_msg(strstr(zopt_last_error(), text) != NULL, "%s", zopt_last_error());
+}
+
+/* A failed save changes nothing, and another can follow. */
+START_TEST(a_handle_outlives_failed_saves)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.transport = "self";
+    h_result want, got = {0};
+    h_run_one(&problem, &problem.options, &want);
+    zopt *z;
+    MUST(h_create(&problem, &problem.options, &z));
+    for (int step = 1; step <= problem.n_steps; step++) {
+        expect(zopt_save(z, "nowhere/at/all"), ZOPT_ERR_WRITE, "No such file");
+        MUST(h_step(&problem, z, step));
+        MUST(zopt_save(z, path_of("dir")));
+    }
+    MUST(zopt_memory(z, &got.memory));
+    h_collect(&problem, z, &got);
+    memset(want.report, 0, sizeof want.report);
+    h_compare(&want, &got, "with failed saves");
+    zopt_destroy(z);
+    h_free(&want);
+    h_free(&got);
+}
+END_TEST
+
+START_TEST(calls_at_the_wrong_time_are_refused)
+{
+    h_problem problem;
+    const char *value;
+    void *grad;
+    int resumed;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.transport = "self";
+    problem.options.slots = 1;
+    MUST(zopt_create(&problem.options, &z));
+    expect(zopt_save(z, root), ZOPT_ERR_ORDER, "before zopt_commit");
+    expect(zopt_note(z, "a", "b"), ZOPT_ERR_ORDER, "before zopt_commit");
+    zopt_destroy(z);
+    MUST(h_create(&problem, &problem.options, &z));
+    expect(zopt_note(z, "", "b"), ZOPT_ERR_ARGUMENT, "empty or too long");
+    expect(zopt_note(z, "a", "\xff"), ZOPT_ERR_ARGUMENT, "not UTF-8");
+    MUST(zopt_noted(z, "a", &value));
+    ck_assert_ptr_eq(value, NULL);
+    MUST(zopt_grad_acquire(z, 9, &grad));
+    MUST(zopt_micro_end(z, 0));
+    expect(zopt_save(z, root), ZOPT_ERR_ORDER, "in the middle of a step");
+    expect(zopt_load(z, root), ZOPT_ERR_ORDER, "in the middle of a step");
+    expect(zopt_resume(z, root, &resumed), ZOPT_ERR_ORDER, "in the middle of a step");
+    zopt_destroy(z);
+}
+END_TEST
+
+/* What is loaded is what was saved, notes and loss scale too; then back to an earlier one. */
+START_TEST(loads_bring_back_where_the_run_stood)
+{
+    h_problem problem;
+    const char *value;
+    const float *scale;
+    zopt_step_report report;
+    char path[256];
+    zopt *z;
+    make_problem(&problem);
+    problem.options.transport = "self";
+    MUST(h_create(&problem, &problem.options, &z));
+    MUST(zopt_loss_scale(z, &scale));
+    for (int step = 1; step <= 5; step++) {
+        char text[32];
+        MUST(h_step(&problem, z, step));
+        snprintf(text, sizeof text, "\"%d\" of \xc3\xa4", step);
+        MUST(zopt_note(z, "place", text));
+        MUST(zopt_save(z, path_of("dir")));
+    }
+    float last = *scale;
+    snprintf(path, sizeof path, "%s/dir/step-00000002/", root);
+    MUST(zopt_load(z, path));
+    ck_assert_uint_eq(zopt_steps(z), 2);
+    ck_assert(*scale != last);
+    MUST(zopt_noted(z, "place", &value));
+    ck_assert_str_eq(value, "\"2\" of \xc3\xa4");
+    expect(zopt_report(z, 1, &report), ZOPT_ERR_ORDER, "before the first");
+    for (int step = 3; step <= 5; step++)
+        MUST(h_step(&problem, z, step));
+    ck_assert(*scale == last);
+    zopt_destroy(z);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ without a handle --------- */
+
+static void add_step(void *arg, uint64_t step)
+{
+    uint64_t *sum = arg;
+    *sum = *sum * 10 + step;
+}
+
+START_TEST(checkpoints_open_without_a_handle)
+{
+    h_problem problem;
+    zopt_checkpoint *c;
+    zopt_checkpoint_tensor t;
+    uint64_t steps = 0;
+    const char *key, *value;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    char *dir = path_of("dir");
+    problem.options.part_bytes = 10000;
+    job j = {.problem = &problem, .dir = dir, .save_every = 1, .last_step = 3};
+    h_result want = result_of(&j, 2);
+    MUST(zopt_checkpoint_list(dir, add_step, &steps));
+    ck_assert_uint_eq(steps, 321);
+    MUST(zopt_checkpoint_open(dir, &c));
+    ck_assert_uint_eq(zopt_checkpoint_step(c), 3);
+    MUST(zopt_checkpoint_verify(c));
+    size_t n = 0;
+    for (; zopt_checkpoint_tensor_at(c, n, &t) == ZOPT_OK && t.name != NULL; n++)
+        if (strcmp(t.name, "n4096") == 0) {
+            float *values = malloc(t.bytes);
+            ck_assert_uint_eq(t.bytes, 4096 * sizeof(float));
+            MUST(zopt_checkpoint_read(c, n, 0, t.bytes, values));
+            uint64_t at = 1 + 1 + 255 + 256 + 257 + 4095;
+            ck_assert(memcmp(values, want.master + at, t.bytes) == 0);
+            expect(zopt_checkpoint_read(c, n, 4, t.bytes, values), ZOPT_ERR_ARGUMENT, "bytes");
+            free(values);
+        }
+    ck_assert_uint_eq(n, 3 * (size_t)problem.n_tensors);
+    int found = 0;
+    for (size_t i = 0; zopt_checkpoint_text_at(c, i, &key, &value) == ZOPT_OK && key; i++)
+        found += strcmp(key, "zopt.note.position") == 0 && strcmp(value, "after step 3") == 0;
+    ck_assert_int_eq(found, 1);
+    zopt_checkpoint_close(c);
+    h_free(&want);
+}
+END_TEST
+
+/* The same file as the job itself writes of its 16-bit weights, and of its FP32 ones. */
+START_TEST(exports_are_those_of_the_handle)
+{
+    h_problem problem;
+    zopt_checkpoint *c;
+    zopt *z;
+    size_t na, nb;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.transport = "self";
+    problem.options.part_bytes = 10000;
+    MUST(h_create(&problem, &problem.options, &z));
+    MUST(h_step(&problem, z, 1));
+    MUST(zopt_save(z, path_of("dir")));
+    MUST(zopt_export(z, path_of("32")));
+    MUST(zopt_export_params(z, path_of("16")));
+    zopt_destroy(z);
+    MUST(zopt_checkpoint_open(path_of("dir"), &c));
+    MUST(zopt_checkpoint_export(c, path_of("from32"), ZOPT_FP32));
+    MUST(zopt_checkpoint_export(c, path_of("from16"), ZOPT_FP16));
+    zopt_checkpoint_close(c);
+    static const char *const pairs[][2] = {{"32", "from32"}, {"16", "from16"}};
+    for (int i = 0; i < 2; i++) {
+        char *a = read_file(path_of(pairs[i][0]), &na), *b = read_file(path_of(pairs[i][1]), &nb);
+        ck_assert_uint_eq(na, nb);
+        ck_assert_msg(memcmp(a, b, na) == 0, "%s", pairs[i][0]);
+        free(a);
+        free(b);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("ckpt_calls");
+    TCase *tests = tcase_create("ckpt_calls");
+    suite_add_tcase(suite, tests);
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_set_timeout(tests, 300);
+    tcase_add_test(tests, other_tensors_are_refused_and_all_are_told);
+    tcase_add_test(tests, other_settings_are_refused_unless_forced);
+    tcase_add_test(tests, nothing_to_load_is_told_from_a_fresh_start);
+    tcase_add_test(tests, a_handle_outlives_failed_saves);
+    tcase_add_test(tests, calls_at_the_wrong_time_are_refused);
+    tcase_add_test(tests, loads_bring_back_where_the_run_stood);
+    tcase_add_test(tests, checkpoints_open_without_a_handle);
+    tcase_add_test(tests, exports_are_those_of_the_handle);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
