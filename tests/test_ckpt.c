@@ -118,6 +118,15 @@ static void check_resumes(h_problem *problem, const char *name)
     h_free(&want);
 }
 
+/* Each step's a thousandth of the last one's, so that moments decay from where they stood. */
+static float fading_grad(int step, int slot, int tensor, uint64_t element)
+{
+    float g = h_wide_grad(step, slot, tensor, element);
+    for (int i = 1; i < step; i++)
+        g /= 1024;
+    return g;
+}
+
 START_TEST(every_optimizer_resumes)
 {
     const optimizer_case *c = &optimizer_cases[_i];
@@ -129,6 +138,18 @@ START_TEST(every_optimizer_resumes)
     problem.options.settings = c->setting;
     problem.options.n_settings = case_n_settings(c);
     check_resumes(&problem, c->name);
+}
+END_TEST
+
+/* A last block of which most is padding: its codes are not in the file, and matter. */
+START_TEST(blocks_that_end_in_padding_resume)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.optimizer = "AdamW8bit";
+    problem.tensor[6].shape[0] = 5 * 4096 + 3;
+    problem.grad = fading_grad;
+    check_resumes(&problem, "padding");
 }
 END_TEST
 
@@ -153,6 +174,7 @@ int main(void)
     tcase_add_test(tests, large_tensors_go_piece_by_piece);
     tcase_add_loop_test(tests, every_optimizer_resumes, 0,
                         (int)(sizeof optimizer_cases / sizeof optimizer_cases[0]));
+    tcase_add_test(tests, blocks_that_end_in_padding_resume);
     tcase_add_test(tests, frozen_tensors_resume);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
