@@ -1,5 +1,6 @@
-/* 32 elements at a time, a line of each 16-bit array; the usual numbers of sources and arrays are
- * constants of the loop, as they are in the kernels that this one is the limit of. */
+/* Compiled once for each instruction set; ZI_VARIANT names it. 32 elements at a time, a line of
+ * each 16-bit array; the usual numbers of sources and arrays are constants of the loop, as they are
+ * in the kernels that this one is the limit of. */
 #include "bench/add.h"
 
 #include <string.h>
@@ -7,6 +8,9 @@
 #ifdef __SSE2__
 #include <immintrin.h>
 #endif
+
+#define JOIN2(a, b) a##b
+#define JOIN(a, b)  JOIN2(a, b)
 
 enum { LINE = 32 };
 
@@ -17,7 +21,13 @@ typedef struct line {
 /* Past the caches, as the update kernels store. */
 static inline void stream(uint16_t *dst, const line *x)
 {
-#ifdef __SSE2__
+#if defined(__AVX512F__)
+    _mm512_stream_si512((__m512i *)(void *)dst, _mm512_load_si512(x->value));
+#elif defined(__AVX2__)
+    for (int i = 0; i < LINE; i += 16)
+        _mm256_stream_si256((__m256i *)(void *)(dst + i),
+                            _mm256_load_si256((const __m256i *)(const void *)(x->value + i)));
+#elif defined(__SSE2__)
     for (int i = 0; i < LINE; i += 8)
         _mm_stream_si128((__m128i *)(void *)(dst + i),
                          _mm_load_si128((const __m128i *)(const void *)(x->value + i)));
@@ -78,7 +88,7 @@ static inline __attribute__((always_inline)) void add_arrays(const bench_add *a,
         add_lines(a, a->n_sources, n_words, n_bytes, a->n_dests);
 }
 
-void bench_add_run(const bench_add *a)
+void JOIN(bench_add_, ZI_VARIANT)(const bench_add *a)
 {
     if (a->n_bytes == 0 && a->n_words == 0)
         add_arrays(a, 0, 0);

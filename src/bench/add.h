@@ -23,6 +23,11 @@ typedef struct bench_add {
 
 /* sum = source 0 + source 1 + ..., modulo 2^16; word[i] += sum; byte[i] += sum; every destination =
  * the low half of word[0], or sum where there is none. */
-void bench_add_run(const bench_add *add);
+typedef void bench_add_run(const bench_add *add);
+
+/* With the instructions of the kernels in use. */
+bench_add_run *bench_add_kernel(void);
+
+bench_add_run bench_add_portable, bench_add_avx2, bench_add_avx512;
 
 #endif

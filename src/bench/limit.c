@@ -15,7 +15,7 @@
 #include "base/status.h"
 #include "bench/add.h"
 #include "bench/contestant.h"
-#include "device/device.h"
+#include "device/cpu.h"
 
 enum { STAGGER = 1088, GRADS = 0, PARAMS = 1 };
 
@@ -26,8 +26,21 @@ typedef struct limit {
     const void *source[BENCH_MAX_RANKS];
     void *dest[BENCH_MAX_RANKS];
     bench_add add;
+    bench_add_run *run;
     uint64_t n_rounds; /* begun */
 } limit;
+
+bench_add_run *bench_add_kernel(void)
+{
+#ifdef ZI_HAVE_X86
+    const char *name = zi_device_cpu.variant();
+    if (strcmp(name, zi_cpu_kernels_avx512.name) == 0)
+        return bench_add_avx512;
+    if (strcmp(name, zi_cpu_kernels_avx2.name) == 0)
+        return bench_add_avx2;
+#endif
+    return bench_add_portable;
+}
 
 static size_t buffer_bytes(const bench_case *c)
 {
@@ -73,6 +86,7 @@ static zopt_status create(void *self, const bench_case *c)
     int n = c->n_slots, rank = c->crew->rank;
     uint64_t first = c->owned_first - c->held_first;
     l->c = c;
+    l->run = bench_add_kernel();
     ZI_TRY(bench_shared_open(c->crew, 2 * buffer_bytes(c), &l->shared));
     for (int i = 0; i < n; i++) {
         int peer = n == 1 ? rank : i;
@@ -108,7 +122,7 @@ static zopt_status prepare(void *self)
 static zopt_status one_round(void *self)
 {
     const limit *l = self;
-    bench_add_run(&l->add);
+    l->run(&l->add);
     return ZOPT_OK;
 }
 

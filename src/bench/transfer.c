@@ -13,6 +13,7 @@ typedef struct transfer {
     zi_symmetric grads, params;
     const void *source[BENCH_MAX_RANKS];
     void *dest[BENCH_MAX_RANKS];
+    bench_add_run *run;
     zi_transfer of_grads, of_params;
 } transfer;
 
@@ -39,6 +40,7 @@ static zopt_status create(void *self, const bench_case *c)
     transfer *t = self;
     size_t world = (size_t)c->crew->world, slice_bytes = c->slice_elems * sizeof(uint16_t);
     t->c = c;
+    t->run = bench_add_kernel();
     ZI_TRY(connect(t));
     const zi_comm_ops *ops = t->comm->ops;
     ZI_TRY(ops->reserve(t->comm, 2, slice_bytes));
@@ -79,7 +81,7 @@ static zopt_status one_round(void *self)
     ZI_TRY(ops->open(t->comm));
     ZI_TRY(ops->expose_wait(t->comm, &t->of_grads, t->source));
     ZI_TRY(ops->dest_wait(t->comm, &t->of_params, t->dest, &add.n_dests));
-    bench_add_run(&add);
+    t->run(&add);
     ZI_TRY(ops->consumed(t->comm, &t->of_grads));
     ZI_TRY(ops->publish(t->comm, &t->of_params));
     ZI_TRY(ops->publish_wait(t->comm, t->of_params.ordinal));
