@@ -49,6 +49,45 @@ static void compare_devices(h_problem *problem, const char *name)
     h_free(&want);
 }
 
+/* Threads of one process on one GPU, or on several that reach each other. */
+static void compare_worlds(h_problem *problem, const char *name)
+{
+    static const int worlds[] = {2, 3};
+    h_result want, got;
+    char what[96];
+    problem->options.transport = "threads";
+    problem->options.device = "cpu";
+    h_run_threads(problem, 1, &want);
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        const zi_device_ops *device = zi_devices[d];
+        problem->options.device = device->name;
+        for (size_t w = 0; w < sizeof worlds / sizeof worlds[0]; w++) {
+            if (device->on_host || !device_is_here(device) ||
+                !has_kernels(device, problem->options.optimizer))
+                continue;
+            h_run_threads(problem, worlds[w], &got);
+            snprintf(what, sizeof what, "%s on %s, %d ranks", name, device->name, worlds[w]);
+            h_compare(&want, &got, what);
+            h_free(&got);
+        }
+    }
+    h_free(&want);
+}
+
+START_TEST(threads_on_a_device_are_the_cpus_bits)
+{
+    const optimizer_case *c = &optimizer_cases[_i];
+    h_problem problem;
+    h_uneven(&problem, (zopt_dtype)(_i % 3), 0);
+    use_case(&problem, c);
+    problem.options.clip_norm = _i % 2 ? 0.5 : 0;
+    problem.options.bucket_elems = 700;
+    problem.options.slots = 3 + _i % 2;
+    problem.options.shared_params = _i % 4 == 3;
+    compare_worlds(&problem, c->name);
+}
+END_TEST
+
 /* _i / 3: the case; _i % 3: the dtype, and with it buckets, slots, clipping and the scale. */
 START_TEST(runs_of_every_optimizer_are_the_cpus_bits)
 {
@@ -102,20 +141,10 @@ START_TEST(what_a_device_cannot_do_is_refused_by_name)
     for (size_t d = 0; d < zi_n_devices; d++) {
         const zi_device_ops *device = zi_devices[d];
         zopt_options options;
-        zopt_threads *threads;
         zopt_options_init(&options);
         options.device = device->name;
-        if (device->missing() != NULL) {
+        if (device->missing() != NULL)
             ck_assert_ptr_nonnull(strstr(refusal(&options), device->missing()));
-            continue;
-        }
-        if (device->on_host)
-            continue;
-        ck_assert_int_eq(zopt_threads_create(1, &threads), ZOPT_OK);
-        options.threads = threads;
-        const char *text = refusal(&options);
-        ck_assert_msg(strstr(text, "threads") && strstr(text, device->name), "%s", text);
-        zopt_threads_destroy(threads);
     }
 }
 END_TEST
@@ -150,6 +179,7 @@ int main(void)
     TCase *tcase = tcase_create("devices");
     tcase_set_timeout(tcase, 120);
     tcase_add_loop_test(tcase, runs_of_every_optimizer_are_the_cpus_bits, 0, 3 * N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tcase, threads_on_a_device_are_the_cpus_bits, 0, N_OPTIMIZER_CASES);
     tcase_add_loop_test(tcase, overflows_are_skipped_and_found_as_on_the_cpu, 0, 2);
     tcase_add_test(tcase, what_a_device_cannot_do_is_refused_by_name);
     tcase_add_test(tcase, an_optimizer_without_a_kernel_is_refused_at_commit);

@@ -388,6 +388,22 @@ START_TEST(shared_parameters_are_set_when_all_have_read_them_and_read_when_all_h
 }
 END_TEST
 
+/* Memory above a megabyte begins off its page, and what threads share is freed by the last rank. */
+START_TEST(large_buffers_are_given_back_as_they_were_taken)
+{
+    h_problem problem = {.n_tensors = 1, .n_steps = 1, .lr = 1e-3};
+    h_result one, two;
+    problem.tensor[0] = (h_tensor){"large", ZOPT_FP32, 1, {1 << 19}, 0};
+    zopt_options_init(&problem.options);
+    problem.options.slots = 1;
+    h_run_threads(&problem, 1, &one);
+    h_run_threads(&problem, 2, &two);
+    h_compare(&one, &two, "2 ranks");
+    h_free(&one);
+    h_free(&two);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("numerics");
@@ -408,6 +424,7 @@ int main(void)
     tcase_add_test(tests, the_callers_rounding_mode_changes_nothing_and_is_restored);
     tcase_add_test(
         tests, shared_parameters_are_set_when_all_have_read_them_and_read_when_all_have_set_them);
+    tcase_add_test(tests, large_buffers_are_given_back_as_they_were_taken);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -15,12 +15,14 @@ static char *slice_of(const zi_comm *comm, const zi_transfer *transfer, int of)
            (size_t)comm->rank * transfer->slice_bytes;
 }
 
-/* Transfers are begun in order: count this one, if it is the next. */
+/* Transfers are begun in order: count this one, if it is the next. Peers that see the count read or
+ * write without this rank's queue: what is on it comes first. */
 static zopt_status count_next(zi_comm *comm, const char *call, zi_counter which, uint64_t ordinal)
 {
     zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, call));
     ZI_TRY(zi_channel_checked(k, zi_check_next(comm, call, zi_channel_count(k, which), ordinal)));
+    ZI_TRY(zi_channel_checked(k, comm->device->wait(comm->queue)));
     zi_channel_advance(k, which);
     return ZOPT_OK;
 }

@@ -207,8 +207,8 @@ size_t zi_share(const zi_comm *comm, int rank, size_t n)
     return n / world * r + n % world * r / world;
 }
 
-/* Where a rank's part begins in what a source maps, room_bytes and bytes: each one's elsewhere, and
- * other than the rank's own arrays. */
+/* Host memory: where a rank's part begins in its memory of room_bytes and bytes: each one's
+ * elsewhere, and other than the rank's own arrays. */
 static size_t begin(const zi_symmetric_node *node, int rank)
 {
     unsigned index = ZI_N_CATEGORIES + 2 * (unsigned)rank + (node->category == ZI_MEM_PARAMS);
@@ -223,8 +223,46 @@ static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
     if (comm->planned || memory->bytes == 0 || !is_mine)
         return ZOPT_OK;
     zi_mem uncounted = *comm->mem; /* symmetric_add counts */
-    return comm->device->alloc(comm->queue, &uncounted, node->category, memory->bytes,
-                               &memory->base);
+    void *begun;
+    ZI_TRY(comm->device->alloc(comm->queue, &uncounted, node->category,
+                               node->room_bytes + memory->bytes, &begun));
+    memory->base = (char *)begun + begin(node, comm->rank);
+    return ZOPT_OK;
+}
+
+/* Messages need host memory, which counts as what it is: bytes in transit. */
+static zopt_status symmetric_host(const zi_comm *comm, zi_symmetric *memory)
+{
+    memory->host = memory->base;
+    if (memory->peer != NULL || comm->device->on_host)
+        return ZOPT_OK;
+    return zi_mem_array(comm->mem, ZI_MEM_STAGING, memory->bytes, &memory->host);
+}
+
+static zi_heap heap_of(const zi_comm *comm, const zi_symmetric_node *node)
+{
+    zi_heap heap = {comm->device, node->category, node->memory.base, node->room_bytes};
+    heap.bytes += node->memory.bytes;
+    if (heap.memory != NULL)
+        heap.memory = (char *)heap.memory - begin(node, comm->rank);
+    return heap;
+}
+
+void zi_heap_free(const zi_heap *heap, zi_queue *queue)
+{
+    zi_mem uncounted = {0};
+    zi_mem_count(&uncounted, heap->category, heap->bytes);
+    heap->device->free(queue, &uncounted, heap->category, heap->memory, heap->bytes);
+}
+
+/* What symmetric_base got, and symmetric_host. */
+static void free_memory(zi_comm *comm, const zi_symmetric_node *node)
+{
+    const zi_symmetric *memory = &node->memory;
+    const zi_heap heap = heap_of(comm, node);
+    zi_heap_free(&heap, comm->queue);
+    if (memory->host != memory->base)
+        zi_mem_free_array(comm->mem, ZI_MEM_STAGING, memory->host, memory->bytes);
 }
 
 static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
@@ -238,10 +276,14 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
                                   .peer = n_peers ? node->peer : NULL,
                                   .shared = comm->shared_params && category == ZI_MEM_PARAMS};
     node->category = category;
-    if (comm->source != NULL && !node->memory.shared && zi_stagger(1, bytes) > 0)
-        node->room_bytes = ZI_STAGGER_BYTES;
+    node->room_bytes = node->memory.shared || zi_stagger(1, bytes) == 0 || !comm->device->on_host
+                           ? 0
+                           : ZI_STAGGER_BYTES;
     zopt_status status = symmetric_base(comm, node);
+    if (status == ZOPT_OK)
+        status = symmetric_host(comm, &node->memory);
     if (status != ZOPT_OK) {
+        free_memory(comm, node);
         zi_mem_free_table(comm->mem, node, node_bytes);
         return status;
     }
@@ -268,13 +310,12 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
 {
     zi_symmetric_node *node = *link;
     zi_symmetric *memory = &node->memory;
-    zi_mem uncounted = *comm->mem;
     *link = node->next;
     if (comm->source != NULL && memory->base != NULL) {
         move_peers(comm, node, -1);
         comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer);
-    } else if (!keep && memory->base != NULL) {
-        comm->device->free(comm->queue, &uncounted, node->category, memory->base, memory->bytes);
+    } else if (!keep) {
+        free_memory(comm, node);
     }
     zi_mem_uncount(comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
@@ -302,12 +343,9 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
     return status;
 }
 
-void *zi_symmetric_heap(const zi_comm *comm)
+zi_heap zi_symmetric_heap(const zi_comm *comm)
 {
-    const zi_symmetric_node *node = comm->symmetric;
-    return node->memory.base == NULL
-               ? NULL
-               : (char *)node->memory.base - zi_stagger(node->category, node->memory.bytes);
+    return heap_of(comm, comm->symmetric);
 }
 
 /* By the table of peers, where there is one: a base may have been filled in. */

@@ -38,6 +38,7 @@ typedef struct zi_symmetric {
     size_t bytes;
     void **peer; /* [world] every rank's, where peers' memory is addressable; else NULL */
     int shared;  /* 1: they are one buffer; each rank counts its share of it */
+    void *host;  /* where messages leave from and arrive: base, or as much beside a device's */
 } zi_symmetric;
 
 /* One bucket of one exchange of gradients or of parameters. */

@@ -29,9 +29,19 @@ typedef struct zi_symmetric_source {
     void (*unmap)(const zi_comm *comm, size_t bytes, void **peer);
 } zi_symmetric_source;
 
-/* What free() takes of the heap memory that the last zi_symmetric_alloc got for this rank; NULL: it
- * got none. */
-void *zi_symmetric_heap(const zi_comm *comm);
+/* What a device gave out for symmetric memory, as its free takes it. */
+typedef struct zi_heap {
+    const zi_device_ops *device;
+    zi_category category;
+    void *memory; /* NULL: none */
+    size_t bytes;
+} zi_heap;
+
+/* What the last zi_symmetric_alloc got for this rank. */
+zi_heap zi_symmetric_heap(const zi_comm *comm);
+
+/* Uncounted. queue: NULL where its owner is gone. */
+void zi_heap_free(const zi_heap *heap, zi_queue *queue);
 
 /* Where a rank's share of n bytes begins; it ends where the next one's does. */
 size_t zi_share(const zi_comm *comm, int rank, size_t n);

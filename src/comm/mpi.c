@@ -127,6 +127,7 @@ static zopt_status connect(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_conf
     MPI_Comm parent = MPI_COMM_NULL;
     if (!m->base.planned)
         ZI_TRY(join(m, config, &parent));
+    m->base.local_rank = zi_mpi_local_rank();
     zi_engine_init(m);
     size_t bounce_bytes = bounce_size(m->base.world);
     ZI_TRY(zi_mem_array(m->base.mem, ZI_MEM_STAGING, bounce_bytes, &bounce));
@@ -188,6 +189,7 @@ const zi_comm_ops zi_comm_mpi = {
     .name = "mpi",
     .help = "any MPI world, by messages from host memory",
     .peer_memory = 0,
+    .device_memory = 1,
     .missing = zi_mpi_missing,
     .wanted = zi_mpi_wanted,
     .create = create,

@@ -20,8 +20,9 @@ typedef enum zi_mpi_job_kind { ZI_JOB_EXCHANGE, ZI_JOB_GATHER, ZI_N_JOB_KINDS } 
 typedef struct zi_mpi_job {
     zi_mpi_job_kind kind;
     int n_contributors; /* of a gather: all */
-    char *bucket;
+    char *bucket;       /* host memory */
     size_t slice_bytes;
+    char *device; /* the bucket in the device's memory; NULL: it is the host's */
 } zi_mpi_job;
 
 /* Two pieces of a slice are on their way at once, one to a lane: at most 4 messages. */
@@ -90,6 +91,8 @@ zopt_status zi_mpi_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes
 
 /* mpi_process.c */
 const char *zi_mpi_missing(void);
+/* Among the ranks of this node, as launchers tell it; 0 where none does. */
+int zi_mpi_local_rank(void);
 int zi_mpi_wanted(const zi_comm_config *config);
 /* Start MPI if nobody has. */
 zopt_status zi_mpi_start(zi_mpi *m);

@@ -1,5 +1,6 @@
 /* MPI is one for the process: who started it, its start and its end, both under the watchdog, since
  * MPI offers no way to give up on them; and the communicators of others. Next: mpi.c. */
+#include <limits.h>
 #include <stdlib.h>
 
 #include "comm/mpi_internal.h"
@@ -26,6 +27,19 @@ static int launched(void)
     if (size != NULL)
         return strtol(size, NULL, 10) > 1;
     return getenv("PMI_RANK") != NULL || getenv("PMIX_RANK") != NULL;
+}
+
+int zi_mpi_local_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID",
+                                        "SLURM_LOCALID"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *text = getenv(names[i]);
+        long value = text != NULL ? strtol(text, NULL, 10) : -1;
+        if (value >= 0 && value < INT_MAX)
+            return (int)value;
+    }
+    return 0;
 }
 
 int zi_mpi_wanted(const zi_comm_config *config)

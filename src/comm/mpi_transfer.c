@@ -156,12 +156,22 @@ static int round_is_over(const zi_mpi_engine *e)
     return 1;
 }
 
-static void end_round(zi_mpi_engine *e)
+/* What has arrived, from the host to where kernels read it. */
+static void land(zi_mpi *m, const zi_mpi_job *job)
 {
+    if (job->device != NULL)
+        m->base.device->copy(m->base.queue, job->device, job->bucket,
+                             (size_t)job->n_contributors * job->slice_bytes);
+}
+
+static void end_round(zi_mpi *m)
+{
+    zi_mpi_engine *e = &m->engine;
     if (++e->round < e->ranks.size) {
         begin_round(e);
         return;
     }
+    land(m, first_job(e));
     e->n_finished[first_job(e)->kind]++;
     e->finished++;
     e->active = 0;
@@ -178,7 +188,7 @@ zopt_status zi_engine_progress(zi_mpi *m)
             ZI_TRY(turn(m, i, &moved));
         e->n_moves += (uint64_t)moved;
         if (round_is_over(e))
-            end_round(e);
+            end_round(m);
         else if (!moved)
             return ZOPT_OK;
     }
@@ -223,6 +233,21 @@ void zi_engine_cancel(zi_mpi *m)
 
 /* ------------------------------------------------------------------ operations --------------- */
 
+/* This rank's own, from the device to where messages leave from: all slices of a gradient, its own
+ * of the parameters. */
+static zopt_status take_off(zi_comm *comm, const zi_mpi_job *job)
+{
+    size_t bytes = job->slice_bytes, at = (size_t)comm->rank * bytes;
+    if (job->device == NULL)
+        return ZOPT_OK;
+    if (job->kind == ZI_JOB_EXCHANGE) {
+        at = 0;
+        bytes *= comm->rank < job->n_contributors ? (size_t)comm->world : 0;
+    }
+    comm->device->copy(comm->queue, job->bucket + at, job->device + at, bytes);
+    return comm->device->wait(comm->queue);
+}
+
 static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind,
                            const zi_transfer *transfer)
 {
@@ -235,12 +260,17 @@ static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind
         return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s of transfer %llu, but only %zu were reserved",
                        comm->rank, call, (unsigned long long)transfer->ordinal, e->capacity);
     }
-    e->ring[e->queued % e->capacity] = (zi_mpi_job){
+    const zi_symmetric *memory = transfer->memory;
+    const zi_mpi_job job = {
         .kind = kind,
         .n_contributors = kind == ZI_JOB_EXCHANGE ? transfer->n_contributors : comm->world,
-        .bucket = (char *)transfer->memory->base + transfer->offset_bytes,
+        .bucket = (char *)memory->host + transfer->offset_bytes,
         .slice_bytes = transfer->slice_bytes,
+        .device =
+            memory->host != memory->base ? (char *)memory->base + transfer->offset_bytes : NULL,
     };
+    ZI_TRY(take_off(comm, &job));
+    e->ring[e->queued % e->capacity] = job;
     e->queued++;
     e->n_queued[kind]++;
     if (kind == ZI_JOB_GATHER || comm->rank < transfer->n_contributors)

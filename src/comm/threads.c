@@ -51,7 +51,7 @@ static void meeting_destroy(zi_meeting *m)
     while (m->buffers != NULL) {
         zi_buffer *b = m->buffers;
         m->buffers = b->next;
-        free(b->base);
+        zi_heap_free(&b->heap, NULL);
         free(b);
     }
     free(m->blocks);
@@ -103,13 +103,13 @@ static void leave(zi_threads_comm *t)
     pthread_mutex_unlock(&threads->mutex);
 }
 
-/* Make the meeting the owner of `base`. */
-static zopt_status keep(zi_threads_comm *t, void *base)
+/* Make the meeting the owner of what this rank got last. */
+static zopt_status keep(zi_threads_comm *t)
 {
     zi_buffer *b = malloc(sizeof *b);
     if (b == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a table of shared buffers");
-    b->base = base;
+    b->heap = zi_symmetric_heap(&t->base.base);
     pthread_mutex_lock(&t->threads->mutex);
     b->next = t->meeting->buffers;
     t->meeting->buffers = b;
@@ -184,7 +184,7 @@ static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t b
     ZI_TRY(zi_symmetric_alloc(comm, category, bytes, comm->world, out));
     if (comm->planned)
         return ZOPT_OK;
-    zopt_status status = keep(t, zi_symmetric_heap(comm));
+    zopt_status status = keep(t);
     if (status != ZOPT_OK) {
         zi_symmetric_free(comm, category, out, 0);
         return zi_channel_checked(&t->base, status);
@@ -205,6 +205,7 @@ static void free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *me
 const zi_comm_ops zi_comm_threads = {
     .name = "threads",
     .help = "N threads of one process, which read and write each other's memory",
+    .device_memory = 1,
     .missing = missing,
     .wanted = wanted,
     .create = create,

@@ -9,7 +9,7 @@
 /* Symmetric memory that a rank has allocated and peers may touch. */
 typedef struct zi_buffer {
     struct zi_buffer *next;
-    void *base;
+    zi_heap heap;
 } zi_buffer;
 
 /* What a rank sends and nobody has taken yet. */

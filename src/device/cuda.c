@@ -195,7 +195,8 @@ static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *arr
     if (array == NULL && !(mem->dry && bytes > 0))
         return;
     if (array != NULL) {
-        wait_queue(q);
+        if (q != NULL)
+            wait_queue(q);
         cudaFree(array);
     }
     zi_mem_uncount(mem, category, bytes);

@@ -17,7 +17,7 @@ typedef struct zi_cuda_job {
     int n_sources, n_dests;
     float *master;
     zi_state_slice state[ZI_MAX_STATES];
-    int form[ZI_MAX_STATES]; /* zi_form, of the variant's states */
+    zi_form form[ZI_MAX_STATES]; /* of the variant's states */
     const zi_span *span;
     const zi_control *control;
     zi_source source[ZI_CUDA_MAX_TABLE];

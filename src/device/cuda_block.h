@@ -70,7 +70,7 @@ ZI_TILE int zi_update_block_thread(zi_rule rule, int n_states, const zi_cuda_job
         uint64_t i = zi_half_block_element(block, j, thread);
         ZI_UNROLL
         for (int s = 0; s < n_states; s++)
-            group[j].state[s] = zi_decode((zi_form)job->form[s], codes[s][j], absmax[s]);
+            group[j].state[s] = zi_decode(job->form[s], codes[s][j], absmax[s]);
         zi_update_group(rule, job, i, &group[j]);
         zi_store_group(job, 0, i, &group[j]);
     }
@@ -101,7 +101,7 @@ ZI_TILE void zi_encode_block_thread(int n_states, const zi_cuda_job *job, uint64
         ZI_UNROLL
         for (int j = 0; j < ZI_GROUPS; j++)
             zi_store_word(data + zi_half_block_element(block, j, thread),
-                          zi_encode((zi_form)job->form[s], part->state[s][j], inverse));
+                          zi_encode(job->form[s], part->state[s][j], inverse));
     }
 }
 

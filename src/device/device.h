@@ -89,7 +89,7 @@ typedef struct zi_device_ops {
     /* Zeroed arrays in the device's memory, counted in mem (on a dry one only counted, and q is not
      * looked at). Errors: ERR_MEMORY. */
     zopt_status (*alloc)(zi_queue *q, zi_mem *mem, zi_category category, size_t bytes, void *out);
-    /* Waits for what was enqueued. */
+    /* Waits for what was enqueued. q: NULL where it is closed already. */
     void (*free)(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes);
 
     void (*zero)(zi_queue *q, void *dst, size_t bytes);

@@ -1,0 +1,104 @@
+/* Runs over transport mpi on every device that is not the CPU, messages staged through host memory,
+ * against one rank alone on the CPU, bit for bit. Run with mpirun -n 3. */
+#include <math.h>
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness.h"
+#include "on_devices.h"
+
+static int job_rank;
+
+static void compare_devices(h_problem *problem, const char *name)
+{
+    h_result want, got;
+    char what[96];
+    problem->options.transport = "self";
+    problem->options.device = "cpu";
+    h_run_one(problem, &problem->options, &want);
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        const zi_device_ops *device = zi_devices[d];
+        if (device->on_host || !device_is_here(device))
+            continue;
+        problem->options.transport = "mpi";
+        problem->options.device = device->name;
+        h_run_one(problem, &problem->options, &got);
+        snprintf(what, sizeof what, "%s on %s, rank %d", name, device->name, job_rank);
+        h_compare(&want, &got, what);
+        h_free(&got);
+    }
+    h_free(&want);
+}
+
+/* _i: dtype; slots and buckets go with it. */
+START_TEST(mpi_on_a_device_gives_the_cpus_bits)
+{
+    static const char *const optimizers[] = {"AdamW", "AdamW8bit", "SGD"};
+    h_problem problem;
+    h_uneven(&problem, (zopt_dtype)_i, 1);
+    problem.options.optimizer = optimizers[_i];
+    problem.options.clip_norm = _i == 1 ? 0 : 0.5;
+    problem.options.slots = 2 + 2 * _i; /* fewer than ranks, more, and as many again */
+    problem.options.bucket_elems = _i == 2 ? 0 : 700;
+    compare_devices(&problem, optimizers[_i]);
+}
+END_TEST
+
+static float bad_grad(int step, int slot, int tensor, uint64_t element)
+{
+    if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
+        return INFINITY;
+    return h_wide_grad(step, slot, tensor, element);
+}
+
+START_TEST(overflows_are_found_as_on_the_cpu)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.dynamic_loss_scale = 1;
+    problem.options.optimizer = "AdamW";
+    problem.options.bucket_elems = 700;
+    problem.grad = bad_grad;
+    compare_devices(&problem, "overflow");
+}
+END_TEST
+
+START_TEST(shm_refuses_a_devices_memory_by_name)
+{
+    zopt_options options;
+    zopt *z;
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        if (zi_devices[d]->on_host || !device_is_here(zi_devices[d]))
+            continue;
+        zopt_options_init(&options);
+        options.transport = "shm";
+        options.device = zi_devices[d]->name;
+        ck_assert_int_eq(zopt_create(&options, &z), ZOPT_ERR_UNSUPPORTED);
+        ck_assert_ptr_nonnull(strstr(zopt_last_error(), "shm"));
+        ck_assert_ptr_nonnull(strstr(zopt_last_error(), zi_devices[d]->name));
+    }
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &job_rank);
+    Suite *suite = suite_create("devices over mpi");
+    TCase *tests = tcase_create("mpi");
+    tcase_set_timeout(tests, 120);
+    tcase_add_loop_test(tests, mpi_on_a_device_gives_the_cpus_bits, 0, 3);
+    tcase_add_test(tests, overflows_are_found_as_on_the_cpu);
+    tcase_add_test(tests, shm_refuses_a_devices_memory_by_name);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    if (failed)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    MPI_Finalize();
+    return 0;
+}
