@@ -59,6 +59,19 @@ ranks_of() { # JOB
     cat /proc/"$1"/task/*/children 2>/dev/null
 }
 
+# Wait until a process is gone, or is a zombie, which a stuck mpirun leaves of its ranks.
+wait_gone() { # PID SECONDS
+    local left=$((20 * $2))
+    while [ "$left" -gt 0 ]; do
+        case $(sed 's/.*) //' /proc/"$1"/stat 2>/dev/null) in
+        '' | Z*) return 0 ;;
+        esac
+        left=$((left - 1))
+        sleep 0.05
+    done
+    return 1
+}
+
 # Kill at a random moment, and wait until all are gone. 1: the run had ended.
 kill_something() {
     local pids victims=() pid
@@ -71,11 +84,11 @@ kill_something() {
     esac
     if [ ${#victims[@]} -eq 0 ] || ! kill -KILL "${victims[@]}" 2>/dev/null; then return 1; fi
     for pid in "${pids[@]}"; do
-        timeout 60 tail -s 0.05 --pid "$pid" -f /dev/null || fail "rank $pid lives on"
+        wait_gone "$pid" 60 || fail "rank $pid lives on"
     done
     # mpirun of Open MPI 4.1 can hang in its own end then, in PMIx_server_finalize; if before it has
     # ended the other ranks, they end at their deadline.
-    if ! timeout 20 tail -s 0.05 --pid "$job" -f /dev/null; then
+    if ! wait_gone "$job" 20; then
         stuck=$((stuck + 1))
         kill -KILL "$job"
     fi
