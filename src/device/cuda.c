@@ -244,7 +244,7 @@ static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
 {
     zi_cuda_launch launch = {.kernel = ZI_CUDA_UPDATE, .variant = variant};
     for (int s = 0; s < variant->n_states; s++)
-        launch.job.form[s] = variant->state[s].form;
+        launch.job.form[s] = (int)variant->state[s].form;
     launch_kernel(q, job, &launch);
 }
 
