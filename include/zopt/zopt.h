@@ -293,7 +293,8 @@ ZOPT_API zopt_status zopt_needs_grad(const zopt *z, int id, int *needed);
  * samples times the loss scale; the library averages over slots. */
 ZOPT_API zopt_status zopt_grad_acquire(zopt *z, int id, void **grad);
 
-/* The gradient is written (on a GPU: not only enqueued); the library owns the memory until the next acquire. */
+/* The gradient is written (on a GPU: not only enqueued); the library owns the memory until the next
+ * acquire. */
 ZOPT_API zopt_status zopt_grad_ready(zopt *z, int id);
 
 /* End this rank's micro-step, also where it has no slot. `loss`: the slot's mean loss, for the
