@@ -42,7 +42,8 @@ for file in "$root"/configs/gpt-kjv*.json; do
     train "$file" "$name" "$@"
 done
 
-# Bytes: all arrays over parameters, without staging buffers and tables, of the fullest rank.
+# Bytes: all arrays over parameters, without buffers (staging, checkpoint) and tables, of the fullest
+# rank.
 python3 - "$out" "$trigram" "${names[@]}" <<'PY'
 import json, re, statistics, sys
 
@@ -57,7 +58,7 @@ for name in sys.argv[3:]:
         steps = [json.loads(line) for line in file]
     with open(f"{out}/{name}.log") as file:
         elements = int(re.match(r"(\d+) parameters", file.read()).group(1))
-    arrays = max(r["total"] - r["staging"] - r["tables"] for r in ranks)
+    arrays = max(r["total"] - r["staging"] - r["checkpoint"] - r["tables"] for r in ranks)
     loss, params = steps[-1]["val_loss"], optimizer["params"]
     label = optimizer["type"] + (" amsgrad" if params.get("amsgrad") else "")
     rows.append((loss, label, params["lr"], arrays / elements,
