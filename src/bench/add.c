@@ -1,6 +1,7 @@
 /* Compiled once for each instruction set; ZI_VARIANT names it. 32 elements at a time, a line of
- * each 16-bit array; the usual numbers of sources and arrays are constants of the loop, as they are
- * in the kernels that this one is the limit of. */
+ * each 16-bit array, in vectors of one register's size, which compilers keep in registers; the
+ * usual numbers of sources and arrays are constants of the loop, as they are in the kernels that
+ * this one is the limit of. */
 #include "bench/add.h"
 
 #include <string.h>
@@ -12,27 +13,34 @@
 #define JOIN2(a, b) a##b
 #define JOIN(a, b)  JOIN2(a, b)
 
-enum { LINE = 32 };
+#if defined(__AVX512F__)
+enum { LINE = 32, LANES = 16, VECTORS = LINE / LANES };
+#elif defined(__AVX2__)
+enum { LINE = 32, LANES = 8, VECTORS = LINE / LANES };
+#else
+enum { LINE = 32, LANES = 4, VECTORS = LINE / LANES };
+#endif
 
-typedef struct line {
-    _Alignas(64) uint16_t value[LINE];
-} line;
+typedef uint32_t words __attribute__((vector_size(LANES * sizeof(uint32_t)), may_alias));
+typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t)), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(LANES), may_alias));
 
-/* Past the caches, as the update kernels store. */
-static inline void stream(uint16_t *dst, const line *x)
+#if defined(__SSE2__) && !defined(__AVX2__)
+typedef long long quad __attribute__((vector_size(8)));
+#endif
+
+/* Two vectors past the caches, as the update kernels store. */
+static inline __attribute__((always_inline)) void stream(void *dst, const halves *x)
 {
 #if defined(__AVX512F__)
-    _mm512_stream_si512((__m512i *)(void *)dst, _mm512_load_si512(x->value));
+    __m512i low = _mm512_castsi256_si512((__m256i)x[0]);
+    _mm512_stream_si512(dst, _mm512_inserti64x4(low, (__m256i)x[1], 1));
 #elif defined(__AVX2__)
-    for (int i = 0; i < LINE; i += 16)
-        _mm256_stream_si256((__m256i *)(void *)(dst + i),
-                            _mm256_load_si256((const __m256i *)(const void *)(x->value + i)));
+    _mm256_stream_si256(dst, _mm256_set_m128i((__m128i)x[1], (__m128i)x[0]));
 #elif defined(__SSE2__)
-    for (int i = 0; i < LINE; i += 8)
-        _mm_stream_si128((__m128i *)(void *)(dst + i),
-                         _mm_load_si128((const __m128i *)(const void *)(x->value + i)));
+    _mm_stream_si128(dst, _mm_set_epi64x(((quad)x[1])[0], ((quad)x[0])[0]));
 #else
-    memcpy(dst, x, sizeof *x);
+    memcpy(dst, x, 2 * sizeof *x);
 #endif
 }
 
@@ -48,27 +56,34 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
                                                             int n_words, int n_bytes, int n_dests)
 {
     for (size_t first = 0; first < a->n_elems; first += LINE) {
-        line sum = {{0}}, out;
+        words sum[VECTORS] = {{0}};
+        halves out[VECTORS];
         for (int s = 0; s < n_sources; s++) {
-            const uint16_t *restrict x = (const uint16_t *)a->source[s] + first;
-            for (int i = 0; i < LINE; i++)
-                sum.value[i] = (uint16_t)(sum.value[i] + x[i]);
+            const halves *x = (const void *)((const uint16_t *)a->source[s] + first);
+            for (int v = 0; v < VECTORS; v++)
+                sum[v] += __builtin_convertvector(x[v], words);
         }
-        out = sum;
+        for (int v = 0; v < VECTORS; v++) {
+            sum[v] &= 0xffff;
+            out[v] = __builtin_convertvector(sum[v], halves);
+        }
         for (int w = 0; w < n_words; w++) {
-            uint32_t *restrict x = a->word[w] + first;
-            for (int i = 0; i < LINE; i++)
-                x[i] += sum.value[i];
-            for (int i = 0; i < LINE && w == 0; i++)
-                out.value[i] = (uint16_t)x[i];
+            words *x = (void *)(a->word[w] + first);
+            for (int v = 0; v < VECTORS; v++) {
+                words total = x[v] + sum[v];
+                x[v] = total;
+                if (w == 0)
+                    out[v] = __builtin_convertvector(total, halves);
+            }
         }
         for (int b = 0; b < n_bytes; b++) {
-            uint8_t *restrict x = a->byte[b] + first;
-            for (int i = 0; i < LINE; i++)
-                x[i] = (uint8_t)(x[i] + sum.value[i]);
+            bytes *x = (void *)(a->byte[b] + first);
+            for (int v = 0; v < VECTORS; v++)
+                x[v] += __builtin_convertvector(sum[v], bytes);
         }
         for (int d = 0; d < n_dests; d++)
-            stream((uint16_t *)a->dest[d] + first, &out);
+            for (int v = 0; v < VECTORS; v += 2)
+                stream((uint16_t *)a->dest[d] + first + v * LANES, &out[v]);
     }
     stream_end();
 }
