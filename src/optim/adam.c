@@ -120,6 +120,7 @@ static void adam_scalars(const double *value, const zi_instant *now, float scala
     scalar[ZI_ADAM_BETA2] = (float)value[BETA2];
     scalar[ZI_ADAM_ONE_MINUS_BETA2] = (float)(1.0 - value[BETA2]);
     scalar[ZI_ADAM_ROOT_BC2] = (float)sqrt(1.0 - now->power[1]);
+    scalar[ZI_ADAM_INVERSE_ROOT_BC2] = 1.0f / scalar[ZI_ADAM_ROOT_BC2];
     scalar[ZI_ADAM_MINUS_STEP] = (float)(-now->lr / (1.0 - now->power[0]));
     scalar[ZI_ADAM_EPS] = (float)value[EPS];
 }

@@ -14,7 +14,8 @@ enum {
     ZI_ADAM_ONE_MINUS_BETA1,
     ZI_ADAM_BETA2,
     ZI_ADAM_ONE_MINUS_BETA2,
-    ZI_ADAM_ROOT_BC2,   /* sqrt(1 - beta2^t) */
+    ZI_ADAM_ROOT_BC2, /* sqrt(1 - beta2^t) */
+    ZI_ADAM_INVERSE_ROOT_BC2,
     ZI_ADAM_MINUS_STEP, /* -lr / (1 - beta1^t) */
     ZI_ADAM_EPS
 };
@@ -29,8 +30,8 @@ ZI_RULE void zi_adam_moments(float g, float *m, float *v, const float *k)
 /* p less a step along m over the root of v. */
 ZI_RULE float zi_adam_stepped(float p, float m, float v, const float *k)
 {
-    float denominator = sqrtf(v) / k[ZI_ADAM_ROOT_BC2] + k[ZI_ADAM_EPS];
-    return fmaf(k[ZI_ADAM_MINUS_STEP], m / denominator, p);
+    float root = zi_divide(sqrtf(v), k[ZI_ADAM_ROOT_BC2], k[ZI_ADAM_INVERSE_ROOT_BC2]);
+    return fmaf(k[ZI_ADAM_MINUS_STEP], m / (root + k[ZI_ADAM_EPS]), p);
 }
 
 /* The larger one; v where v is NaN. */
