@@ -317,7 +317,10 @@ static zopt_status local_grad_ready(zopt *z, int id)
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_grad(zero, "zopt_grad_ready", id, ZI_GRAD_ACQUIRED));
-    return zi_grad_ready(zero, id);
+    zi_fp_guard guard = zi_fp_enter(); /* it sums full buckets */
+    zopt_status status = zi_grad_ready(zero, id);
+    zi_fp_leave(&guard);
+    return status;
 }
 
 static zopt_status local_micro_end(zopt *z, double loss)

@@ -252,13 +252,32 @@ static void expose_all(flow *f, suite_failure *failure)
     }
 }
 
+/* Of some buckets, until they have come, without a wait. */
+static void test_sources(zi_comm *comm, const zi_transfer *transfer, suite_failure *failure)
+{
+    zi_wait wait;
+    zi_wait_begin(&wait, comm);
+    for (int ready = 0; !ready;) {
+        SUITE_OK(failure, comm->ops->expose_test(comm, transfer, &ready));
+        if (!ready && zi_wait_pause(&wait)) {
+            suite_fail(failure, "transfer %d is never ready", (int)transfer->ordinal);
+            return;
+        }
+    }
+}
+
 static void check_sources(flow *f, int b, suite_failure *failure)
 {
     zi_comm *comm = f->comm;
     const void *source[8] = {NULL};
     size_t n = f->shape.slice_bytes;
     zi_transfer transfer = transfer_of(f, &f->grads, b);
+    int ready = 0;
+    if (b % 2 == f->step % 2)
+        test_sources(comm, &transfer, failure);
     SUITE_OK(failure, comm->ops->expose_wait(comm, &transfer, source));
+    SUITE_OK(failure, comm->ops->expose_test(comm, &transfer, &ready));
+    SUITE_EXPECT(failure, ready, "step %d bucket %d: not ready behind a wait", f->step, b);
     for (int i = 0; i < f->n_contributors; i++) {
         pattern(f->expected, n, (size_t)comm->rank * n, who(f, GRAD, i, b));
         SUITE_EXPECT(failure, memcmp(source[i], f->expected, n) == 0,
@@ -486,6 +505,9 @@ static void wait_in_vain(zi_comm *comm, const suite_failure *told, suite_failure
     comm->phase = "reduce";
     comm->bucket = 3;
     SUITE_OK(failure, ops->expose(comm, &transfer));
+    int ready = 1;
+    SUITE_OK(failure, ops->expose_test(comm, &transfer, &ready));
+    SUITE_EXPECT(failure, !ready, "ready without rank 1");
     zopt_status status = ops->expose_wait(comm, &transfer, source);
     SUITE_EXPECT(failure, status == ZOPT_ERR_TIMEOUT, "status %d: %s", (int)status,
                  zopt_last_error());

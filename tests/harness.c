@@ -116,29 +116,44 @@ zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt
     return ZOPT_OK;
 }
 
-static void write_grad(const h_problem *problem, zopt *z, int step, int slot, int tensor)
+#define TRY(call)                     \
+    do {                              \
+        zopt_status status_ = (call); \
+        if (status_ != ZOPT_OK)       \
+            return status_;           \
+    } while (0)
+
+/* `bytes` bytes of the tensor's dtype. */
+static zopt_status hand_over(zopt *z, int tensor, const void *rounded, size_t bytes)
+{
+    void *grad;
+    TRY(zopt_grad_acquire(z, tensor, &grad));
+    TRY(zopt_copy(z, grad, rounded, bytes));
+    return zopt_grad_ready(z, tensor);
+}
+
+static zopt_status write_grad(const h_problem *problem, zopt *z, int step, int slot, int tensor)
 {
     const h_tensor *t = &problem->tensor[tensor];
     uint64_t n = h_elems(t);
     const float *scale;
-    void *grad;
+    float times;
     int needed;
-    MUST(zopt_needs_grad(z, tensor, &needed));
+    TRY(zopt_needs_grad(z, tensor, &needed));
     if (!needed)
-        return;
+        return ZOPT_OK;
+    TRY(zopt_loss_scale(z, &scale));
+    TRY(zopt_copy(z, &times, scale, sizeof times));
     size_t bytes = n * zopt_dtype_bytes(t->dtype);
-    float *values = malloc(n * sizeof *values), times;
+    float *values = malloc(n * sizeof *values);
     void *rounded = malloc(bytes);
-    MUST(zopt_loss_scale(z, &scale));
-    MUST(zopt_copy(z, &times, scale, sizeof times));
     for (uint64_t e = 0; e < n; e++)
         values[e] = times * (problem->grad ? problem->grad : h_wide_grad)(step, slot, tensor, e);
-    MUST(zopt_grad_acquire(z, tensor, &grad));
     MUST(zopt_convert(rounded, t->dtype, values, ZOPT_FP32, n));
-    MUST(zopt_copy(z, grad, rounded, bytes));
-    MUST(zopt_grad_ready(z, tensor));
+    zopt_status status = hand_over(z, tensor, rounded, bytes);
     free(rounded);
     free(values);
+    return status;
 }
 
 zopt_status h_step(const h_problem *problem, zopt *z, int step)
@@ -148,10 +163,8 @@ zopt_status h_step(const h_problem *problem, zopt *z, int step)
         MUST(zopt_slot(z, &slot));
         for (int i = problem->n_tensors - 1; slot >= 0 && i >= 0; i--)
             if (problem->absent == NULL || !problem->absent(step, slot, i))
-                write_grad(problem, z, step, slot, i);
-        zopt_status status = zopt_micro_end(z, slot < 0 ? -1e9 : 1.0 + slot / 3.0 + step * 0.1);
-        if (status != ZOPT_OK)
-            return status;
+                TRY(write_grad(problem, z, step, slot, i));
+        TRY(zopt_micro_end(z, slot < 0 ? -1e9 : 1.0 + slot / 3.0 + step * 0.1));
     }
     return zopt_step(z);
 }

@@ -129,10 +129,21 @@ zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
     }
 }
 
+static zi_awaited counts(zi_counter which, uint64_t target, int n)
+{
+    return (zi_awaited){
+        .missing = count_missing, .text = awaited[which], .which = which, .target = target, .n = n};
+}
+
+int zi_channel_reached(const zi_channel_comm *k, zi_counter which, uint64_t target, int n)
+{
+    const zi_awaited what = counts(which, target, n);
+    return what.missing(k, &what, 0) == k->base.world;
+}
+
 zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t target, int n)
 {
-    const zi_awaited what = {
-        .missing = count_missing, .text = awaited[which], .which = which, .target = target, .n = n};
+    const zi_awaited what = counts(which, target, n);
     return zi_channel_wait_for(k, &what);
 }
 

@@ -73,6 +73,9 @@ typedef struct zi_awaited {
 /* Wait until no rank is missing; a failure of any rank ends it with ERR_PEER. */
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what);
 
+/* 1: each of ranks 0..n-1 has counted to the target. */
+int zi_channel_reached(const zi_channel_comm *k, zi_counter which, uint64_t target, int n);
+
 /* Wait until each of ranks 0..n-1 has counted to the target. A failure of any rank ends the wait
  * with ERR_PEER. */
 zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t target, int n);
@@ -88,6 +91,7 @@ zopt_status zi_channel_broadcast(zi_comm *comm, int root, void *buffer, size_t b
 /* And its transfers (channel_transfer.c), on symmetric memory with peers. */
 zopt_status zi_channel_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 zopt_status zi_channel_expose(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_channel_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);
 zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
 zopt_status zi_channel_consumed(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal);
@@ -99,12 +103,13 @@ zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal);
 zopt_status zi_channel_progress(zi_comm *comm);
 
 /* The rows of a zi_comm_ops that every such transport has alike; not exchange. */
-#define ZI_CHANNEL_OPS                                                                             \
-    .peer_memory = 1, .reserve = zi_channel_reserve, .all_gather = zi_channel_all_gather,          \
-    .all_reduce = zi_channel_all_reduce, .broadcast = zi_channel_broadcast,                        \
-    .expose = zi_channel_expose, .expose_wait = zi_channel_expose_wait,                            \
-    .consumed = zi_channel_consumed, .reuse_wait = zi_channel_reuse_wait, .open = zi_channel_open, \
-    .dest_wait = zi_channel_dest_wait, .publish = zi_channel_publish,                              \
+#define ZI_CHANNEL_OPS                                                                    \
+    .peer_memory = 1, .reserve = zi_channel_reserve, .all_gather = zi_channel_all_gather, \
+    .all_reduce = zi_channel_all_reduce, .broadcast = zi_channel_broadcast,               \
+    .expose = zi_channel_expose, .expose_test = zi_channel_expose_test,                   \
+    .expose_wait = zi_channel_expose_wait, .consumed = zi_channel_consumed,               \
+    .reuse_wait = zi_channel_reuse_wait, .open = zi_channel_open,                         \
+    .dest_wait = zi_channel_dest_wait, .publish = zi_channel_publish,                     \
     .publish_wait = zi_channel_publish_wait, .progress = zi_channel_progress
 
 #endif

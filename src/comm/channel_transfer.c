@@ -46,6 +46,17 @@ zopt_status zi_channel_expose(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
+zopt_status zi_channel_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
+{
+    zi_channel_comm *k = (zi_channel_comm *)comm;
+    uint64_t ordinal = transfer->ordinal;
+    ZI_TRY(zi_check_connected(comm, "expose_test"));
+    ZI_TRY(zi_channel_checked(
+        k, zi_check_begun(comm, "expose_test", zi_channel_count(k, ZI_EXPOSED), ordinal)));
+    *ready = zi_channel_reached(k, ZI_EXPOSED, ordinal + 1, transfer->n_contributors);
+    return ZOPT_OK;
+}
+
 zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
 {
     ZI_TRY(wait_begun(comm, "expose_wait", ZI_EXPOSED, ZI_EXPOSED, transfer->ordinal,

@@ -1,7 +1,7 @@
 /* How bytes get from rank to rank. A transport is a row of zi_comms. It offers small collectives on
  * host memory, and the two movements of the step, bucket by bucket:
  *
- *   gradients   expose -> expose_wait (table of sources) -> consumed -> reuse_wait
+ *   gradients   expose -> expose_test -> expose_wait (table of sources) -> consumed -> reuse_wait
  *   parameters  open -> dest_wait (table of destinations) -> publish -> publish_wait
  *
  * and, for checkpoints, plain messages between pairs of ranks.
@@ -106,6 +106,8 @@ typedef struct zi_comm_ops {
 
     /* This rank's part of the bucket is written (or it is no contributor). */
     zopt_status (*expose)(zi_comm *comm, const zi_transfer *transfer);
+    /* *ready = 1 where expose_wait would find all there. Never waits; drives queued transfers. */
+    zopt_status (*expose_test)(zi_comm *comm, const zi_transfer *transfer, int *ready);
     /* Wait for slice `rank` of every contributor; source[i], i < n_contributors, is where rank i's
      * is readable until consumed. */
     zopt_status (*expose_wait)(zi_comm *comm, const zi_transfer *transfer, const void **source);

@@ -202,6 +202,7 @@ const zi_comm_ops zi_comm_mpi = {
     .broadcast = zi_mpi_broadcast,
     .exchange = zi_mpi_exchange,
     .expose = zi_mpi_expose,
+    .expose_test = zi_mpi_expose_test,
     .expose_wait = zi_mpi_expose_wait,
     .consumed = zi_mpi_consumed,
     .reuse_wait = zi_mpi_reuse_wait,

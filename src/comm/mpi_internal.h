@@ -137,6 +137,7 @@ void zi_engine_cancel(zi_mpi *m);
 
 zopt_status zi_mpi_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_mpi_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);
 zopt_status zi_mpi_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
 zopt_status zi_mpi_consumed(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_mpi_reuse_wait(zi_comm *comm, uint64_t ordinal);

@@ -292,6 +292,20 @@ zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer)
     return enqueue(comm, "expose", ZI_JOB_EXCHANGE, transfer);
 }
 
+/* Under the watchdog: a progress thread calls this while nobody else would notice. */
+zopt_status zi_mpi_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
+{
+    zi_mpi *m = (zi_mpi *)comm;
+    uint64_t n_begun = m->engine.n_queued[ZI_JOB_EXCHANGE];
+    ZI_TRY(zi_check_connected(comm, "expose_test"));
+    ZI_TRY(zi_check_begun(comm, "expose_test", n_begun, transfer->ordinal));
+    zi_watchdog_arm(&m->watchdog, "a call of MPI", 0);
+    zopt_status status = zi_engine_progress(m);
+    ZI_TRY(zi_mpi_returned(m, "a call of MPI"));
+    *ready = m->engine.n_finished[ZI_JOB_EXCHANGE] > transfer->ordinal;
+    return status;
+}
+
 zopt_status zi_mpi_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
 {
     zi_mpi *m = (zi_mpi *)comm;

@@ -97,6 +97,14 @@ static zopt_status expose(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
+static zopt_status expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
+{
+    self_comm *self = (self_comm *)comm;
+    *ready = 1;
+    ZI_TRY(zi_check_connected(comm, "expose_test"));
+    return zi_check_begun(comm, "expose_test", self->exposed, transfer->ordinal);
+}
+
 static zopt_status expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
 {
     self_comm *self = (self_comm *)comm;
@@ -175,6 +183,7 @@ const zi_comm_ops zi_comm_self = {
     .broadcast = broadcast,
     .exchange = exchange,
     .expose = expose,
+    .expose_test = expose_test,
     .expose_wait = expose_wait,
     .consumed = consumed,
     .reuse_wait = reuse_wait,

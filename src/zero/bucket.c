@@ -1,6 +1,6 @@
 /* One micro-step: gradients arrive tensor by tensor; a bucket whose tensors have all arrived is
  * exposed while backward goes on, in the order that the layout fixed for all ranks. Next: reduce.c
- * sums what was exposed. */
+ * describes what was exposed, owner.c reads it. */
 #include "base/status.h"
 #include "zero/zero.h"
 
@@ -16,12 +16,12 @@ static int n_contributors(const zi_zero *z)
     return left < z->comm->world ? (int)left : z->comm->world;
 }
 
-static zi_transfer transfer_of(const zi_zero *z, const zi_bucket *bucket, uint64_t n_before,
+static zi_transfer transfer_of(const zi_bucket *bucket, uint64_t ordinal,
                                const zi_symmetric *memory)
 {
     size_t bytes = zopt_dtype_bytes(bucket->dtype);
     return (zi_transfer){
-        .ordinal = n_before * z->layout.n_exchanged + bucket->position,
+        .ordinal = ordinal,
         .memory = memory,
         .offset_bytes = bucket->start * bytes,
         .slice_bytes = bucket->slice_elems * bytes,
@@ -30,14 +30,21 @@ static zi_transfer transfer_of(const zi_zero *z, const zi_bucket *bucket, uint64
 
 zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket)
 {
-    zi_transfer transfer = transfer_of(z, bucket, z->n_exchanges, &z->memory[bucket->space].grads);
+    uint64_t ordinal = z->n_exchanges * z->layout.n_exchanged + bucket->position;
+    zi_transfer transfer = transfer_of(bucket, ordinal, &z->memory[bucket->space].grads);
     transfer.n_contributors = n_contributors(z);
     return transfer;
 }
 
+uint64_t zi_param_ordinal(const zi_zero *z, const zi_bucket *bucket, uint64_t n_before)
+{
+    return (n_before + 1) * z->layout.n_exchanged - 1 - bucket->position;
+}
+
 zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket)
 {
-    return transfer_of(z, bucket, z->n_updates, &z->memory[bucket->space].params);
+    return transfer_of(bucket, zi_param_ordinal(z, bucket, z->n_updates),
+                       &z->memory[bucket->space].params);
 }
 
 void *zi_grad_address(const zi_zero *z, int id)
@@ -67,7 +74,10 @@ static zopt_status wait_reusable(zi_zero *z, int id)
 zopt_status zi_grad_acquire(zi_zero *z, int id)
 {
     ZI_TRY(wait_reusable(z, id));
-    ZI_TRY(z->config.device->wait(z->queue)); /* the caller writes without the queue */
+    /* The caller writes without the queue. Behind the first pass of this micro-step it reads other
+     * tensors alone: an earlier call has waited for all that reads this one. */
+    if (z->n_passed == 0)
+        ZI_TRY(z->config.device->wait(z->queue));
     z->grad_state[id] = ZI_GRAD_ACQUIRED;
     return ZOPT_OK;
 }
@@ -110,7 +120,8 @@ zopt_status zi_grad_ready(zi_zero *z, int id)
     zero_rest(z, id, z->tensors[id].n_elems);
     arrived(z, id);
     ZI_TRY(expose_full(z));
-    return z->comm->ops->progress(z->comm);
+    ZI_TRY(z->comm->ops->progress(z->comm));
+    return zi_owner_advance(z);
 }
 
 zopt_status zi_bucket_flush(zi_zero *z)
@@ -130,6 +141,11 @@ zopt_status zi_bucket_flush(zi_zero *z)
         z->grad_state[i] = ZI_GRAD_ABSENT;
     for (uint32_t b = 0; b < z->layout.n_buckets; b++)
         z->n_missing[b] = z->layout.bucket[b].n_tensors;
-    z->n_exposed = 0;
     return ZOPT_OK;
+}
+
+void zi_bucket_next(zi_zero *z)
+{
+    z->n_exchanges++;
+    z->n_exposed = z->n_passed = 0;
 }

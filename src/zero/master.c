@@ -125,7 +125,7 @@ static void round_slice(const zi_zero *z, const zi_bucket *bucket, int n_dests)
 static zopt_status publish_trained(zi_zero *z)
 {
     ZI_TRY(z->comm->ops->open(z->comm));
-    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
         zi_transfer params = zi_param_transfer(z, bucket);
         int n_dests;

@@ -1,6 +1,6 @@
 /* The owner's side of a reduction: a table of sources for each bucket, and accumulation over
  * micro-steps. Sums run in slot order: the accumulators hold all earlier slots and come first.
- * Next: round.c sums over what is read here. */
+ * Next: owner.c makes the first pass over what is read here. */
 #include "base/status.h"
 #include "zero/zero.h"
 
@@ -20,13 +20,10 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
     zi_states_slice(z, bucket, job);
 }
 
-zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
+zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
     zi_transfer transfer = zi_grad_transfer(z, bucket);
-    int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
-    z->comm->bucket = (int)bucket->position;
     ZI_TRY(z->comm->ops->expose_wait(z->comm, &transfer, z->source_at));
-    zi_phase(z, phase);
     describe_slice(z, bucket, job);
     int last_of_many = z->n_micro > 1 && z->micro == z->n_micro - 1;
     if (last_of_many)
@@ -36,18 +33,26 @@ zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
     return ZOPT_OK;
 }
 
+zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
+{
+    int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
+    z->comm->bucket = (int)bucket->position;
+    ZI_TRY(zi_reduce_sources(z, bucket, job));
+    zi_phase(z, phase);
+    return ZOPT_OK;
+}
+
+void zi_reduce_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+{
+    float *accum = z->accum + bucket->owned_start;
+    if (z->micro == 0)
+        z->config.device->zero(z->queue, accum, job->n_elems * sizeof *accum);
+    z->config.device->accumulate(z->queue, job, accum, &z->placed.norm->n_bad);
+}
+
 zopt_status zi_reduce_accumulate(zi_zero *z)
 {
-    const zi_device_ops *device = z->config.device;
-    zi_norm_clear(z);
-    if (z->micro == 0)
-        device->zero(z->queue, z->accum, z->layout.trained_elems * sizeof *z->accum);
-    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
-        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
-        zi_job job;
-        ZI_TRY(zi_reduce_job(z, bucket, &job));
-        device->accumulate(z->queue, &job, z->accum + bucket->owned_start, &z->placed.norm->n_bad);
-    }
+    ZI_TRY(zi_owner_finish(z));
     if (z->measure)
         ZI_TRY(zi_norm_fetch(z));
     if (z->measure && z->norm.n_bad > 0)

@@ -1,7 +1,7 @@
 /* The rounds of a step: each reads all owned gradients once, sums exactly over all ranks, and acts
- * on the totals, which every rank has alike. The first decides whether and with what coefficient
- * the step updates; rounds of statistics that an optimizer needs come behind it, before the update.
- * Next: step.c updates. */
+ * on the totals, which every rank has alike. The first, whose pass owner.c has made while backward
+ * went on, decides whether and with what coefficient the step updates; rounds of statistics that an
+ * optimizer needs come behind it, before the update. Next: step.c updates. */
 #include <string.h>
 
 #include "base/status.h"
@@ -15,18 +15,6 @@ static size_t norm_words(const zi_zero *z)
 {
     (void)z;
     return NORM_WORDS;
-}
-
-static void norm_begin(zi_zero *z)
-{
-    zi_norm_clear(z);
-}
-
-static void norm_add_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
-{
-    zi_norm_sums *sums = z->placed.norm;
-    (void)bucket;
-    z->config.device->norm(z->queue, job, &sums->squares, &sums->n_bad);
 }
 
 static zopt_status norm_end(zi_zero *z)
@@ -68,8 +56,6 @@ static zopt_status decide_unmeasured(zi_zero *z)
 
 static const zi_round norm_round = {
     .n_words = norm_words,
-    .begin = norm_begin,
-    .add_slice = norm_add_slice,
     .end = norm_end,
     .act = decide_on_norm,
 };
@@ -92,7 +78,7 @@ void zi_rounds_list(zi_zero *z)
     }
 }
 
-static zopt_status sum(zi_zero *z, const zi_round *round)
+static zopt_status pass(zi_zero *z, const zi_round *round)
 {
     round->begin(z);
     for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
@@ -101,8 +87,17 @@ static zopt_status sum(zi_zero *z, const zi_round *round)
         ZI_TRY(zi_reduce_job(z, bucket, &job));
         round->add_slice(z, bucket, &job);
     }
+    return ZOPT_OK;
+}
+
+static zopt_status sum(zi_zero *z, const zi_round *round)
+{
+    ZI_TRY(round->add_slice != NULL ? pass(z, round) : zi_owner_finish(z));
     ZI_TRY(round->end(z));
-    return z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words(z));
+    zi_phase(z, ZOPT_PHASE_REDUCE);
+    ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words(z)));
+    zi_phase(z, ZOPT_PHASE_NORM);
+    return ZOPT_OK;
 }
 
 zopt_status zi_rounds_run(zi_zero *z)

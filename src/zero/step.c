@@ -34,9 +34,10 @@ zopt_status zi_micro_end(zi_zero *z, double loss)
     ZI_TRY(zi_bucket_flush(z));
     if (z->micro < z->n_micro - 1) {
         ZI_TRY(zi_reduce_accumulate(z));
-        z->n_exchanges++;
+        zi_bucket_next(z);
         z->micro++;
     } else {
+        ZI_TRY(zi_owner_advance(z));
         z->micro = z->n_micro; /* the gradients wait for zopt_step */
     }
     zi_phase(z, -1);
@@ -76,7 +77,7 @@ static zopt_status meet(zi_zero *z, double *mean)
 /* Update this rank's slice of one bucket, straight into every destination. */
 static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
 {
-    zi_transfer grads = zi_grad_transfer(z, bucket), params = zi_param_transfer(z, bucket);
+    zi_transfer params = zi_param_transfer(z, bucket);
     zi_job job;
     ZI_TRY(zi_reduce_job(z, bucket, &job));
     zi_phase(z, ZOPT_PHASE_GATHER);
@@ -86,26 +87,26 @@ static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
     job.dest = z->dest;
     zi_phase(z, ZOPT_PHASE_UPDATE);
     z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
-    ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
     zi_phase(z, ZOPT_PHASE_GATHER);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
     zi_phase(z, ZOPT_PHASE_UPDATE);
     return ZOPT_OK;
 }
 
+/* In the order of parameters. */
 static zopt_status update_all(zi_zero *z)
 {
     zi_phase(z, ZOPT_PHASE_UPDATE);
     ZI_TRY(z->comm->ops->open(z->comm));
-    for (uint32_t i = 0; i < z->layout.n_exchanged; i++)
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0;)
         ZI_TRY(update_bucket(z, &z->layout.bucket[z->layout.order[i]]));
     z->n_updates++;
     z->good_step++;
     return ZOPT_OK;
 }
 
-/* A skipped step leaves everything as it was; the gradients are given back. */
-static zopt_status skip_all(zi_zero *z)
+/* Peers may write their next gradients. */
+static zopt_status give_back(zi_zero *z)
 {
     for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         zi_transfer grads = zi_grad_transfer(z, &z->layout.bucket[z->layout.order[i]]);
@@ -154,9 +155,11 @@ static zopt_status take_step(zi_zero *z)
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(meet(z, &z->report.loss));
     ZI_TRY(zi_rounds_run(z));
-    ZI_TRY(z->control.skip ? skip_all(z) : update_all(z));
+    if (!z->control.skip)
+        ZI_TRY(update_all(z));
+    ZI_TRY(give_back(z));
     z->step++;
-    z->n_exchanges++;
+    zi_bucket_next(z);
     z->micro = 0;
     z->bad_key = INT64_MAX;
     write_report(z, scale);
@@ -179,7 +182,7 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
     int moves = tensor->variant != NULL && z->n_updates > 0;
     for (uint32_t b = 0; moves && b < tensor->n_buckets; b++) {
         const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
-        uint64_t ordinal = (z->n_updates - 1) * z->layout.n_exchanged + bucket->position;
+        uint64_t ordinal = zi_param_ordinal(z, bucket, z->n_updates - 1);
         z->comm->bucket = (int)bucket->position;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
     }

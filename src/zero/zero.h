@@ -2,7 +2,8 @@
  * gradients, and master weights and state of the elements it owns.
  *
  * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
- * sources) -> round.c (exact sums) -> control.c (one decision) -> step.c (update, publish). */
+ * sources) -> owner.c (the first pass, while backward goes on) -> round.c (exact sums) -> control.c
+ * (one decision) -> step.c (update, publish). */
 #ifndef ZI_ZERO_ZERO_H
 #define ZI_ZERO_ZERO_H
 
@@ -31,6 +32,7 @@ typedef struct zi_zero zi_zero;
 typedef struct zi_round {
     size_t (*n_words)(const zi_zero *z); /* int64 words that are summed; NULL: there is no pass */
     void (*begin)(zi_zero *z);
+    /* NULL, and begin too: the owner's first pass, as buckets fill. */
     void (*add_slice)(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
     zopt_status (*end)(zi_zero *z); /* waits for the kernels; writes z->sums, this rank's share */
     /* z->sums has the totals, the same on all ranks. May set control.skip, and is then the last. */
@@ -107,6 +109,7 @@ struct zi_zero {
     zi_grad_state *grad_state; /* [n_tensors] */
     uint32_t *n_missing;       /* [n_buckets] tensors not ready yet */
     uint32_t n_exposed;        /* buckets exposed so far, in their order */
+    uint32_t n_passed;         /* of those, how many have had their owner's first pass */
     uint64_t n_exchanges;      /* micro-steps ended since commit */
     int micro;                 /* 0..n_micro-1; n_micro: all ended, zopt_step comes next */
 
@@ -205,16 +208,37 @@ zopt_status zi_grad_acquire(zi_zero *z, int id);
 zopt_status zi_grad_ready(zi_zero *z, int id);
 /* Zeros for what did not arrive, and expose what is left. */
 zopt_status zi_bucket_flush(zi_zero *z);
-/* The transfer of a bucket in the micro-step under way (gradients) or the step (parameters). */
+/* The gradients of the micro-step under way are given back: none of the next one's is exposed. */
+void zi_bucket_next(zi_zero *z);
+/* The transfer of a bucket in the micro-step under way (gradients) or the step (parameters).
+ * Parameters go the other way round: what the forward pass needs first comes first, and the
+ * gradients that were written last are still in the caches. */
 zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket);
 zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket);
+/* The ordinal of a bucket's parameters in update `n_before`, counted from 0. */
+uint64_t zi_param_ordinal(const zi_zero *z, const zi_bucket *bucket, uint64_t n_before);
 
 /* reduce.c: what the kernels read. */
 /* Wait for a bucket's gradients and describe this rank's slice of it. Sources and spans are filled
  * in; destinations are not. The job is valid until the next call. */
 zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
-/* A micro-step that is not the last: add all buckets onto the accumulators. */
+/* The same without a word about it to the report or the text of a hang. */
+zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* Enqueue: add the job's sources onto the accumulators. */
+void zi_reduce_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+/* A micro-step that is not the last has ended: finish adding, and give the gradients back. */
 zopt_status zi_reduce_accumulate(zi_zero *z);
+
+/* owner.c: the first pass over the owned slices. */
+/* The job of the bucket that is next in order, if all ranks have exposed it; *bucket = NULL: not
+ * yet. Never waits. */
+zopt_status zi_owner_take(zi_zero *z, const zi_bucket **bucket, zi_job *job);
+/* Enqueue the pass over it. Counting it is the caller's. */
+void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+/* Take and pass as far as that goes. Never waits. */
+zopt_status zi_owner_advance(zi_zero *z);
+/* Over all that are left; waits for them. */
+zopt_status zi_owner_finish(zi_zero *z);
 
 /* place.c: tables and sums in the device's memory. */
 /* At commit, once the host's are there. Errors: ERR_MEMORY. */
