@@ -18,6 +18,7 @@ zopt_status zi_local_export(zopt *z, const char *path, int params)
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(zi_check_running(zero, params ? "zopt_export_params" : "zopt_export"));
+    ZI_TRY(zi_owner_rest(zero));
     return zi_export_model(zero, path, params ? ZI_ARRAY_PARAM : ZI_ARRAY_MASTER);
 }
 
@@ -32,6 +33,7 @@ zopt_status zi_local_save_wait(zopt *z)
 {
     zi_local *l = zi_local_of(z);
     ZI_TRY(zi_check_running(l->zero, "zopt_save_wait"));
+    ZI_TRY(zi_owner_rest(l->zero));
     return zi_ckpt_wait(l->ckpt);
 }
 

@@ -24,6 +24,7 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
         .plan_rank = o->plan_rank,
         .ranks_per_node = o->ranks_per_node,
         .shared_params = o->shared_params != 0,
+        .progress_thread = o->progress_thread != 0,
     };
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }
@@ -111,6 +112,7 @@ zopt_status zi_check_running(const zi_zero *z, const char *call)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s before zopt_commit", call);
     if (z->comm->planned)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s on a planning handle", call);
+    ZI_TRY(zi_owner_failure(z));
     if (z->comm->broken || z->failed)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s after a failed collective: only zopt_destroy is left",
                        call);
@@ -224,6 +226,7 @@ static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_range_of(zero, "zopt_set_master", id, offset, n));
+    ZI_TRY(zi_owner_rest(zero));
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_set_master(zero, id, offset, n, values);
     zi_fp_leave(&guard);
@@ -234,6 +237,7 @@ static zopt_status local_get_master(zopt *z, int id, uint64_t offset, uint64_t n
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_range_of(zero, "zopt_get_master", id, offset, n));
+    ZI_TRY(zi_owner_rest(zero));
     return zi_get_owned(zero, -1, id, offset, n, values);
 }
 
@@ -243,6 +247,7 @@ static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t o
     zi_zero *zero = zi_local_of(z)->zero;
     const char *const *names = zero->config.optim->state_name;
     ZI_TRY(check_tensor(zero, "zopt_get_state", id));
+    ZI_TRY(zi_owner_rest(zero));
     const zi_tensor *tensor = &zero->tensors[id];
     const char *has[ZI_MAX_STATES];
     size_t n_has = 0;
@@ -375,6 +380,7 @@ static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double
     zi_local *l = zi_local_of(z);
     zi_comm *comm = l->comm;
     ZI_TRY(zi_check_running(l->zero, "zopt_gather_f64"));
+    ZI_TRY(zi_owner_rest(l->zero));
     /* An index fits a double's bits; the pairs are only carried, never added. */
     double mine[2] = {0, value};
     memcpy(&mine[0], &index, sizeof index);

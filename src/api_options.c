@@ -70,6 +70,7 @@ zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)
     config->loss_scale = o->loss_scale;
     config->check_overflow = o->check_overflow;
     config->check_params_every = o->check_params_every;
+    config->progress_thread = o->progress_thread != 0;
     config->scale_rules = (zi_scale_rules){
         .dynamic = o->dynamic_loss_scale != 0,
         .min_scale = o->min_loss_scale,

@@ -267,6 +267,8 @@ void h_run_one(const h_problem *problem, const zopt_options *options, h_result *
     memset(result, 0, sizeof *result);
     MUST(h_create(problem, options, &z));
     MUST(zopt_memory(z, &result->memory));
+    if (problem->adjust != NULL)
+        problem->adjust(z);
     for (int step = 1; step <= problem->n_steps && result->status == ZOPT_OK; step++) {
         result->status = h_step(problem, z, step);
         zopt_step_report *report = &result->report[step - 1];

@@ -30,6 +30,8 @@ typedef struct h_problem {
     /* The same with step 0: the parameters' start values. NULL: h_start_value. */
     float (*start)(int step, int slot, int tensor, uint64_t element);
     const char *agreed; /* a text for zopt_agree, or NULL */
+    /* Called with every handle before its first step. NULL: nothing. */
+    void (*adjust)(zopt *z);
     /* 1: leave this tensor out in this slot. NULL: never. */
     int (*absent)(int step, int slot, int tensor);
 } h_problem;

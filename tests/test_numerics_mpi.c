@@ -162,6 +162,25 @@ START_TEST(ranks_that_read_different_tensors_are_refused)
 }
 END_TEST
 
+/* This program starts MPI without support for threads. */
+START_TEST(a_thread_that_would_call_mpi_is_refused)
+{
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.progress_thread = 1;
+    problem.options.transport = transports[_i];
+    zopt_options options = problem.options;
+    zopt_options_set_comm(&options, MPI_COMM_WORLD);
+    zopt_status want = _i == SHM ? ZOPT_OK : ZOPT_ERR_UNSUPPORTED;
+    ck_assert_int_eq(h_create(&problem, &options, &z), want);
+    if (want != ZOPT_OK)
+        ck_assert_msg(strstr(zopt_last_error(), "MPI_THREAD_MULTIPLE") != NULL, "text: %s",
+                      zopt_last_error());
+    zopt_destroy(z);
+}
+END_TEST
+
 START_TEST(ranks_that_disagree_are_refused)
 {
     h_problem problem;
@@ -192,6 +211,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, overflow_and_absent_gradients_too);
     tcase_add_test(tests, large_tensors_travel_in_pieces);
     tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2 * N_TRANSPORTS);
+    tcase_add_loop_test(tests, a_thread_that_would_call_mpi_is_refused, 0, N_TRANSPORTS);
     tcase_add_test(tests, ranks_that_disagree_are_refused);
     tcase_add_test(tests, ranks_that_read_different_tensors_are_refused);
     suite_add_tcase(suite, tests);

@@ -181,6 +181,13 @@ typedef struct zopt_options {
      * bits, or memory is damaged. Costs a hash over them and a wait for those of the step before.
      * 0 (default): never. */
     int check_params_every;
+
+    /* 1: a thread of the library sums buckets as they fill while the caller computes; 0 (default):
+     * zopt_grad_ready does. For ranks that have a second core each: with as many ranks as cores the
+     * calls are faster. Over transport "mpi" ERR_UNSUPPORTED unless MPI runs, or is left for
+     * zopt_create to start, with MPI_THREAD_MULTIPLE; and on device "cuda". Never part of the
+     * result. */
+    int progress_thread;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs

@@ -30,6 +30,7 @@ typedef struct zi_comm_config {
     void *on_hang_arg;
     int plan_world, plan_rank;         /* plan_world > 0: connect to nobody */
     int ranks_per_node, shared_params; /* as in zopt_options */
+    int progress_thread; /* 1: while no other call runs, a second thread calls expose_test */
 } zi_comm_config;
 
 /* A buffer that every rank has, of equal size. */

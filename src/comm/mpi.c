@@ -114,7 +114,7 @@ static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *paren
     m->base.rank = -1;
     m->base.phase = "start";
     ZI_TRY(zi_watchdog_start(&m->watchdog, &m->base));
-    ZI_TRY(zi_mpi_start(m));
+    ZI_TRY(zi_mpi_start(m, config->progress_thread ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED));
     ZI_TRY(zi_mpi_parent(config, parent));
     ZI_MPI_TRY(m, MPI_Comm_rank, *parent, &m->base.rank);
     ZI_MPI_TRY(m, MPI_Comm_size, *parent, &m->base.world);
@@ -162,13 +162,18 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
     zi_mpi *m;
     *out = NULL;
     ZI_TRY(zi_mpi_connect(&zi_comm_mpi, config, mem, &m));
-    if (config->shared_params) {
+    zopt_status status = ZOPT_OK;
+    if (config->shared_params)
+        status = ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "shared_params: transport mpi keeps a buffer for "
+                                               "each rank; ask for transport \"shm\", on one node");
+    else if (config->progress_thread && !m->base.planned)
+        status = zi_mpi_check_threads(m);
+    status = zi_comm_agree(&m->base, status);
+    if (status == ZOPT_OK)
+        *out = &m->base;
+    else
         destroy(&m->base);
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "shared_params: transport mpi keeps a buffer for each "
-                                             "rank; ask for transport \"shm\", on one node");
-    }
-    *out = &m->base;
-    return ZOPT_OK;
+    return status;
 }
 
 static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,

@@ -94,8 +94,10 @@ const char *zi_mpi_missing(void);
 /* Among the ranks of this node, as launchers tell it; 0 where none does. */
 int zi_mpi_local_rank(void);
 int zi_mpi_wanted(const zi_comm_config *config);
-/* Start MPI if nobody has. */
-zopt_status zi_mpi_start(zi_mpi *m);
+/* Start MPI with this level of thread support if nobody has. */
+zopt_status zi_mpi_start(zi_mpi *m, int level);
+/* For transports of which a progress thread calls MPI. Errors: ERR_UNSUPPORTED. */
+zopt_status zi_mpi_check_threads(const zi_mpi *m);
 /* The end of a watched call that could not be left. Errors: ERR_TIMEOUT where it came late. */
 zopt_status zi_mpi_returned(zi_mpi *m, const char *call);
 /* A comm ends: its deadline is that of zopt_finalize, which has no handle to ask. */

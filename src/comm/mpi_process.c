@@ -59,7 +59,7 @@ zopt_status zi_mpi_returned(zi_mpi *m, const char *call)
     return ZI_FAIL(ZOPT_ERR_TIMEOUT, "%s returned after its deadline", call);
 }
 
-zopt_status zi_mpi_start(zi_mpi *m)
+zopt_status zi_mpi_start(zi_mpi *m, int level)
 {
     int running = 0, provided;
     const char *why = zi_mpi_missing();
@@ -69,12 +69,25 @@ zopt_status zi_mpi_start(zi_mpi *m)
     if (running)
         return ZOPT_OK;
     zi_watchdog_arm(&m->watchdog, "MPI_Init_thread", 0);
-    int rc = MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided);
+    int rc = MPI_Init_thread(NULL, NULL, level, &provided);
     zopt_status status = zi_mpi_returned(m, "MPI_Init_thread");
     if (rc != MPI_SUCCESS)
         return ZI_FAIL(ZOPT_ERR_COMM, "MPI_Init_thread failed");
     mpi.state = OURS;
     return status;
+}
+
+/* Calls of zopt never overlap, but the caller may make its own while the thread makes one. */
+zopt_status zi_mpi_check_threads(const zi_mpi *m)
+{
+    int level;
+    MPI_Query_thread(&level);
+    if (level == MPI_THREAD_MULTIPLE)
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                   "progress_thread over transport %s needs MPI_THREAD_MULTIPLE, and MPI "
+                   "runs without: ask MPI_Init_thread for it, or do without progress_thread",
+                   m->base.ops->name);
 }
 
 void zi_mpi_left(const zi_mpi *m)

@@ -53,6 +53,8 @@ const zi_key zi_keys[] = {
      .help = "what is sharded; 1: master weights and optimizer state"},
     {I64("zero_optimization.reduce_bucket_size", "4194304", 1, 0x1p40), SHARED,
      .help = "elements communicated at once"},
+    {BOOL("zero_optimization.overlap_comm", "false"),
+     .help = "sum gradients on a thread beside the backward pass, not in its calls"},
     {I64("zopt.slots", "0", 0, COUNT_MAX), RESULT,
      .help = "gradient contributions a step; 0: train_batch_size / micro batch"},
     {BOOL("zopt.shared_params", "false"), SHARED,

@@ -71,15 +71,22 @@ static zopt_status wait_reusable(zi_zero *z, int id)
     return ZOPT_OK;
 }
 
-zopt_status zi_grad_acquire(zi_zero *z, int id)
+static zopt_status wait_writable(zi_zero *z, int id)
 {
     ZI_TRY(wait_reusable(z, id));
     /* The caller writes without the queue. Behind the first pass of this micro-step it reads other
      * tensors alone: an earlier call has waited for all that reads this one. */
-    if (z->n_passed == 0)
-        ZI_TRY(z->config.device->wait(z->queue));
-    z->grad_state[id] = ZI_GRAD_ACQUIRED;
-    return ZOPT_OK;
+    return z->n_passed == 0 ? z->config.device->wait(z->queue) : ZOPT_OK;
+}
+
+zopt_status zi_grad_acquire(zi_zero *z, int id)
+{
+    zi_owner_lock(z);
+    zopt_status status = wait_writable(z, id);
+    zi_owner_unlock(z);
+    if (status == ZOPT_OK)
+        z->grad_state[id] = ZI_GRAD_ACQUIRED;
+    return status;
 }
 
 /* Expose the buckets that are next in order, as far as they are full. */
@@ -115,13 +122,21 @@ static void arrived(zi_zero *z, int id)
         z->n_missing[tensor->first_bucket + b]--;
 }
 
+static zopt_status push_on(zi_zero *z)
+{
+    ZI_TRY(expose_full(z));
+    ZI_TRY(z->comm->ops->progress(z->comm));
+    return zi_owner_wake(z) ? ZOPT_OK : zi_owner_advance(z);
+}
+
 zopt_status zi_grad_ready(zi_zero *z, int id)
 {
     zero_rest(z, id, z->tensors[id].n_elems);
     arrived(z, id);
-    ZI_TRY(expose_full(z));
-    ZI_TRY(z->comm->ops->progress(z->comm));
-    return zi_owner_advance(z);
+    zi_owner_lock(z);
+    zopt_status status = push_on(z);
+    zi_owner_unlock(z);
+    return status;
 }
 
 zopt_status zi_bucket_flush(zi_zero *z)

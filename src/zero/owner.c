@@ -43,9 +43,14 @@ void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
         z->config.device->norm(z->queue, job, &sums->squares, &sums->n_bad);
 }
 
+int zi_owner_phase(const zi_zero *z)
+{
+    return is_last(z) ? ZOPT_PHASE_NORM : ZOPT_PHASE_REDUCE;
+}
+
 static void pass_here(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 {
-    int phase = zi_phase(z, is_last(z) ? ZOPT_PHASE_NORM : ZOPT_PHASE_REDUCE);
+    int phase = zi_phase(z, zi_owner_phase(z));
     zi_owner_pass(z, bucket, job);
     z->n_passed++;
     zi_phase(z, phase);

@@ -30,6 +30,7 @@ int zi_phase(zi_zero *z, int phase)
 zopt_status zi_micro_end(zi_zero *z, double loss)
 {
     z->losses[z->micro] = loss;
+    ZI_TRY(zi_owner_rest(z));
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(zi_bucket_flush(z));
     if (z->micro < z->n_micro - 1) {
@@ -175,9 +176,8 @@ zopt_status zi_zero_step(zi_zero *z)
     return z->decision.give_up ? give_up(z) : ZOPT_OK;
 }
 
-zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
+static zopt_status wait_published(zi_zero *z, const zi_tensor *tensor)
 {
-    const zi_tensor *tensor = &z->tensors[id];
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     int moves = tensor->variant != NULL && z->n_updates > 0;
     for (uint32_t b = 0; moves && b < tensor->n_buckets; b++) {
@@ -188,6 +188,16 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
     }
     ZI_TRY(z->config.device->wait(z->queue));
     zi_phase(z, phase);
+    return ZOPT_OK;
+}
+
+zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
+{
+    const zi_tensor *tensor = &z->tensors[id];
+    zi_owner_lock(z);
+    zopt_status status = wait_published(z, tensor);
+    zi_owner_unlock(z);
+    ZI_TRY(status);
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;

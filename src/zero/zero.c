@@ -10,6 +10,10 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
 {
     zi_zero *z;
     *out = NULL;
+    if (config->progress_thread && !config->device->on_host)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "progress_thread is for the CPU: device %s sums beside its caller anyway",
+                       config->device->name);
     ZI_TRY(zi_mem_table(mem, sizeof *z, &z));
     z->config = *config;
     z->comm = comm;
@@ -135,6 +139,13 @@ static zopt_status allocate_owned(zi_zero *z)
     return zi_statistics_describe(z);
 }
 
+/* Nothing that can fail on one rank alone comes behind it. */
+static zopt_status equip(zi_zero *z)
+{
+    ZI_TRY(allocate_owned(z));
+    return zi_owner_start(z);
+}
+
 static zopt_status check_before_commit(const zi_zero *z)
 {
     if (z->committed || z->failed)
@@ -197,7 +208,7 @@ static zopt_status commit(zi_zero *z)
     ZI_TRY(zi_comm_agree(z->comm, lay_out(z)));
     ZI_TRY(zi_comm_agree(z->comm, check_available(z)));
     ZI_TRY(allocate_spaces(z));
-    ZI_TRY(zi_comm_agree(z->comm, allocate_owned(z)));
+    ZI_TRY(zi_comm_agree(z->comm, equip(z)));
     zi_states_start(z);
     start(z, z->config.loss_scale);
     if (z->comm->planned)
@@ -227,6 +238,7 @@ void zi_zero_destroy(zi_zero *z)
 {
     if (z == NULL)
         return;
+    zi_owner_stop(z);
     free_arrays(z);
     zi_unplace_tables(z);
     free_tables(z);

@@ -80,6 +80,7 @@ typedef struct zi_zero_config {
     double loss_scale;
     int check_overflow; /* -1, 0, 1 as in zopt_options */
     int check_params_every;
+    int progress_thread;
 } zi_zero_config;
 
 struct zi_zero {
@@ -106,12 +107,13 @@ struct zi_zero {
     int measure;           /* 1: every step has a norm round */
 
     /* One micro-step: arrivals and exposure. */
-    zi_grad_state *grad_state; /* [n_tensors] */
-    uint32_t *n_missing;       /* [n_buckets] tensors not ready yet */
-    uint32_t n_exposed;        /* buckets exposed so far, in their order */
-    uint32_t n_passed;         /* of those, how many have had their owner's first pass */
-    uint64_t n_exchanges;      /* micro-steps ended since commit */
-    int micro;                 /* 0..n_micro-1; n_micro: all ended, zopt_step comes next */
+    struct zi_owner_thread *thread; /* NULL: the caller's makes all passes */
+    zi_grad_state *grad_state;      /* [n_tensors] */
+    uint32_t *n_missing;            /* [n_buckets] tensors not ready yet */
+    uint32_t n_exposed;             /* buckets exposed so far, in their order */
+    uint32_t n_passed;              /* of those, how many have had their owner's first pass */
+    uint64_t n_exchanges;           /* micro-steps ended since commit */
+    int micro;                      /* 0..n_micro-1; n_micro: all ended, zopt_step comes next */
 
     /* One step. */
     uint64_t step, good_step;
@@ -235,10 +237,27 @@ zopt_status zi_reduce_accumulate(zi_zero *z);
 zopt_status zi_owner_take(zi_zero *z, const zi_bucket **bucket, zi_job *job);
 /* Enqueue the pass over it. Counting it is the caller's. */
 void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+/* What the passes of this micro-step are booked as. */
+int zi_owner_phase(const zi_zero *z);
 /* Take and pass as far as that goes. Never waits. */
 zopt_status zi_owner_advance(zi_zero *z);
-/* Over all that are left; waits for them. */
+/* Over all that are left; waits for them. The thread rests. */
 zopt_status zi_owner_finish(zi_zero *z);
+
+/* owner_thread.c: the same beside the caller. Without options.progress_thread there is no thread,
+ * and calls do nothing. */
+/* At commit. Errors: ERR_MEMORY, ERR_FAILURE where there is no thread to be had. */
+zopt_status zi_owner_start(zi_zero *z);
+void zi_owner_stop(zi_zero *z);
+/* For calls that use the comm while the thread may work. */
+void zi_owner_lock(zi_zero *z);
+void zi_owner_unlock(zi_zero *z);
+/* Locked: let it work. 0: there is none, and the caller makes the passes. */
+int zi_owner_wake(zi_zero *z);
+/* Wait for the pass that it is in; it does nothing until it is woken. Errors: what it met. */
+zopt_status zi_owner_rest(zi_zero *z);
+/* What it met, without a wait for a pass. */
+zopt_status zi_owner_failure(const zi_zero *z);
 
 /* place.c: tables and sums in the device's memory. */
 /* At commit, once the host's are there. Errors: ERR_MEMORY. */

@@ -1,0 +1,182 @@
+/* The owner's first passes on a thread of the library's own, the progress thread, while the caller
+ * computes on another core. It works from a zopt_grad_ready that exposes a bucket until the caller
+ * wants the tables of sources for itself. One mutex keeps the comm, its place in the text of a hang
+ * and the counts of buckets: both threads hold it for what they do with those, and the caller for
+ * waits too, as this thread never does what a peer waits for. A kernel runs without it. */
+#include <fenv.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "base/status.h"
+#include "zero/zero.h"
+
+typedef struct zi_owner_thread {
+    zi_zero *z;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    int running; /* 1: it was started */
+    /* Under the mutex. */
+    int works; /* 1: it may take buckets */
+    int busy;  /* 1: in a pass, to which tables and sums belong */
+    int stop;
+    zopt_status status; /* what has failed; nothing works from then on */
+    char error[512];
+} zi_owner_thread;
+
+static int has_work(const zi_owner_thread *t)
+{
+    return t->works && t->status == ZOPT_OK && t->z->n_passed < t->z->n_exposed;
+}
+
+/* The mutex is held, and left while the kernel runs. */
+static void pass(zi_owner_thread *t, const zi_bucket *bucket, const zi_job *job)
+{
+    t->busy = 1;
+    pthread_mutex_unlock(&t->mutex);
+    zi_owner_pass(t->z, bucket, job);
+    pthread_mutex_lock(&t->mutex);
+    t->busy = 0;
+    t->z->n_passed++;
+    pthread_cond_broadcast(&t->changed);
+}
+
+/* 1: there was a bucket to pass. The mutex is held. */
+static int work(zi_owner_thread *t)
+{
+    const zi_bucket *bucket;
+    zi_job job;
+    t->status = zi_owner_take(t->z, &bucket, &job);
+    if (t->status != ZOPT_OK)
+        snprintf(t->error, sizeof t->error, "%s", zopt_last_error());
+    else if (bucket != NULL)
+        pass(t, bucket, &job);
+    return bucket != NULL;
+}
+
+/* Peers that are late are looked for again and again, up to 20,000 times a second. How long they
+ * may be is the caller's to know. */
+static void *run(void *arg)
+{
+    zi_owner_thread *t = arg;
+    zi_wait wait;
+    fesetenv(FE_DFL_ENV);
+    zi_wait_begin(&wait, t->z->comm);
+    pthread_mutex_lock(&t->mutex);
+    while (!t->stop) {
+        if (!has_work(t)) {
+            pthread_cond_wait(&t->changed, &t->mutex);
+            wait.n_pauses = 0;
+        } else if (!work(t)) {
+            pthread_mutex_unlock(&t->mutex);
+            (void)zi_wait_pause(&wait);
+            pthread_mutex_lock(&t->mutex);
+        }
+    }
+    pthread_mutex_unlock(&t->mutex);
+    return NULL;
+}
+
+/* Signals are for the program's own threads. */
+static int start(zi_owner_thread *t)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&t->thread, NULL, run, t);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error;
+}
+
+zopt_status zi_owner_start(zi_zero *z)
+{
+    zi_owner_thread *t;
+    if (!z->config.progress_thread)
+        return ZOPT_OK;
+    ZI_TRY(zi_mem_table(z->mem, sizeof *t, &t));
+    z->thread = t;
+    t->z = z;
+    if (z->comm->planned)
+        return ZOPT_OK;
+    pthread_mutex_init(&t->mutex, NULL);
+    pthread_cond_init(&t->changed, NULL);
+    t->running = start(t) == 0;
+    if (t->running)
+        return ZOPT_OK;
+    pthread_cond_destroy(&t->changed);
+    pthread_mutex_destroy(&t->mutex);
+    return ZI_FAIL(ZOPT_ERR_FAILURE, "rank %d: no thread for progress_thread", z->comm->rank);
+}
+
+void zi_owner_stop(zi_zero *z)
+{
+    zi_owner_thread *t = z->thread;
+    if (t != NULL && t->running) {
+        pthread_mutex_lock(&t->mutex);
+        t->stop = 1;
+        pthread_cond_broadcast(&t->changed);
+        pthread_mutex_unlock(&t->mutex);
+        pthread_join(t->thread, NULL);
+        pthread_cond_destroy(&t->changed);
+        pthread_mutex_destroy(&t->mutex);
+    }
+    zi_mem_free_table(z->mem, t, sizeof *t);
+    z->thread = NULL;
+}
+
+void zi_owner_lock(zi_zero *z)
+{
+    if (z->thread != NULL)
+        pthread_mutex_lock(&z->thread->mutex);
+}
+
+void zi_owner_unlock(zi_zero *z)
+{
+    if (z->thread != NULL)
+        pthread_mutex_unlock(&z->thread->mutex);
+}
+
+int zi_owner_wake(zi_zero *z)
+{
+    zi_owner_thread *t = z->thread;
+    if (t == NULL)
+        return 0;
+    t->works = 1;
+    if (has_work(t))
+        pthread_cond_broadcast(&t->changed);
+    return 1;
+}
+
+/* The mutex is held. */
+static zopt_status failure(const zi_owner_thread *t)
+{
+    return t->status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(t->status, "%s", t->error);
+}
+
+zopt_status zi_owner_failure(const zi_zero *z)
+{
+    zi_owner_thread *t = z->thread;
+    if (t == NULL)
+        return ZOPT_OK;
+    pthread_mutex_lock(&t->mutex);
+    zopt_status status = failure(t);
+    pthread_mutex_unlock(&t->mutex);
+    return status;
+}
+
+zopt_status zi_owner_rest(zi_zero *z)
+{
+    zi_owner_thread *t = z->thread;
+    if (t == NULL)
+        return ZOPT_OK;
+    pthread_mutex_lock(&t->mutex);
+    int phase = zi_phase(z, zi_owner_phase(z));
+    t->works = 0;
+    while (t->busy)
+        pthread_cond_wait(&t->changed, &t->mutex);
+    zi_phase(z, phase);
+    zopt_status status = failure(t);
+    pthread_mutex_unlock(&t->mutex);
+    return status;
+}

@@ -1,0 +1,79 @@
+/* Transports mpi and shm give the bits of one rank alone whenever owners make their first passes,
+ * with a progress thread that calls MPI too. Run with mpirun -n 5. */
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <zopt/zopt_mpi.h>
+
+#include "overlap_cases.h"
+
+static int job_rank, job_size;
+
+static void check_part(h_problem *problem, MPI_Comm part, const h_result *want, const char *name)
+{
+    static const char *const transports[] = {"mpi", "shm"};
+    char what[128];
+    for (int t = 0; t < 2; t++)
+        for (moment when = LATE; when < N_MOMENTS; when++) {
+            h_result got;
+            set_moment(problem, when);
+            zopt_options options = problem->options;
+            zopt_options_set_comm(&options, part);
+            options.transport = transports[t];
+            h_run_one(problem, &options, &got);
+            snprintf(what, sizeof what, "%s, %s, rank %d, %s", name, transports[t], job_rank,
+                     moment_names[when]);
+            h_compare(want, &got, what);
+            h_free(&got);
+        }
+}
+
+START_TEST(no_bit_depends_on_when_buckets_are_summed)
+{
+    const struct overlap_case *c = &overlap_cases[_i];
+    h_problem problem;
+    h_result want;
+    set_problem(&problem, c);
+    set_moment(&problem, LATE);
+    zopt_options alone = problem.options;
+    alone.transport = "self";
+    h_run_one(&problem, &alone, &want);
+    for (int world = 1; world <= job_size; world += 2) {
+        MPI_Comm part;
+        MPI_Comm_split(MPI_COMM_WORLD, job_rank < world ? 0 : MPI_UNDEFINED, job_rank, &part);
+        if (job_rank < world) {
+            check_part(&problem, part, &want, c->name);
+            MPI_Comm_free(&part);
+        }
+        MPI_Barrier(MPI_COMM_WORLD);
+    }
+    h_free(&want);
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+    int level;
+    MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, &level);
+    MPI_Comm_rank(MPI_COMM_WORLD, &job_rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &job_size);
+    if (level != MPI_THREAD_MULTIPLE) {
+        printf("SKIP: this MPI has no MPI_THREAD_MULTIPLE\n");
+        MPI_Finalize();
+        return 0;
+    }
+    make_late_ops();
+    Suite *suite = suite_create("overlap over mpi");
+    TCase *tcase = tcase_create("mpi");
+    tcase_set_timeout(tcase, 300);
+    tcase_add_loop_test(tcase, no_bit_depends_on_when_buckets_are_summed, 0, N_OVERLAP_CASES);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    if (failed)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    MPI_Finalize();
+    return 0;
+}
