@@ -18,8 +18,9 @@ typedef struct bench_row {
     const char *name, *help;
     const bench_contestant *contestant[BENCH_N_CONTESTANTS];
     int collective_baseline; /* 1: it needs MPI */
-    int has_transport, has_rule, has_norm;
-    int alone; /* 1: each rank works on a part of its own */
+    int has_transport, has_rule;
+    int is_step; /* 1: there is a norm to measure, and a backward pass to hide behind */
+    int alone;   /* 1: each rank works on a part of its own */
 } bench_row;
 
 static const bench_row rows[] = {
@@ -85,15 +86,16 @@ typedef struct bench_rank {
 typedef struct entrant {
     const bench_contestant *type; /* NULL: does not take part */
     void *self;
-    double *ms;
-    int skips_last; /* a fault */
+    double *ms, *apart_ms;
+    int skips_last, skips_last_apart; /* faults */
 } entrant;
 
 static zopt_status create_entrant(const bench_case *c, entrant *e)
 {
     e->ms = calloc((size_t)c->request->rounds, sizeof *e->ms);
-    e->self = calloc(1, e->type->bytes);
-    zopt_status status = e->ms == NULL || e->self == NULL
+    e->apart_ms = calloc((size_t)c->request->rounds, sizeof *e->apart_ms);
+    e->self = zi_aligned_zalloc(e->type->bytes);
+    zopt_status status = e->ms == NULL || e->apart_ms == NULL || e->self == NULL
                              ? ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a benchmark")
                              : e->type->create(e->self, c);
     return zi_comm_agree(c->crew->comm, status);
@@ -105,21 +107,24 @@ static void destroy_entrant(entrant *e)
         e->type->destroy(e->self);
     free(e->self);
     free(e->ms);
+    free(e->apart_ms);
 }
 
-/* A round of every entrant; negative: before what is measured. */
-static zopt_status take_turns(const bench_case *c, entrant *entrants, int round)
+/* Negative: before what is measured. */
+static zopt_status take_turn(const bench_case *c, entrant *e, int round)
 {
-    for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
-        entrant *e = &entrants[i];
-        double ms;
-        if (e->type == NULL || (e->skips_last && round == c->request->rounds - 1))
-            continue;
-        ZI_TRY(zi_comm_agree(c->crew->comm, e->type->prepare(e->self)));
-        ZI_TRY(bench_crew_time(c->crew, e->type->round, e->self, &ms));
-        if (round >= 0)
-            e->ms[round] = ms;
-    }
+    int last = round == c->request->rounds - 1;
+    double ms, apart_ms = 0;
+    if (last && e->skips_last)
+        return ZOPT_OK;
+    ZI_TRY(zi_comm_agree(c->crew->comm, e->type->prepare(e->self)));
+    if (e->type->apart != NULL && !(last && e->skips_last_apart))
+        ZI_TRY(bench_crew_time(c->crew, e->type->apart, e->self, &apart_ms));
+    ZI_TRY(bench_crew_time(c->crew, e->type->round, e->self, &ms));
+    if (round < 0)
+        return ZOPT_OK;
+    e->ms[round] = ms - apart_ms;
+    e->apart_ms[round] = apart_ms;
     return ZOPT_OK;
 }
 
@@ -141,13 +146,17 @@ static zopt_status run_entrants(const bench_case *c, entrant *entrants, bench_re
         if (entrants[i].type != NULL)
             ZI_TRY(create_entrant(c, &entrants[i]));
     for (int round = -WARMUP; round < c->request->rounds; round++)
-        ZI_TRY(take_turns(c, entrants, round));
+        for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
+            if (entrants[i].type != NULL)
+                ZI_TRY(take_turn(c, &entrants[i], round));
     for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
         uint64_t wrong = 0, rounds = (uint64_t)c->request->rounds + WARMUP;
         result->ms[i] = NAN;
         if (entrants[i].type == NULL)
             continue;
         result->ms[i] = median(entrants[i].ms, c->request->rounds);
+        if (entrants[i].type->apart != NULL)
+            result->backward_ms = median(entrants[i].apart_ms, c->request->rounds);
         ZI_TRY(zi_comm_agree(c->crew->comm,
                              entrants[i].type->check(entrants[i].self, rounds, &wrong)));
         result->n_wrong += wrong;
@@ -162,7 +171,7 @@ static zopt_status measure(bench_rank *run, const bench_case *c)
 {
     const bench_row *row = run->row;
     entrant entrants[BENCH_N_CONTESTANTS] = {{0}};
-    bench_result result = {.c = c, .bytes = 4.0 * c->n_slots};
+    bench_result result = {.c = c, .bytes = 4.0 * c->n_slots, .backward_ms = NAN};
     if (row->has_rule)
         result.bytes += 8 + 2 * bench_rule_state_bytes(&c->rule);
     for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
@@ -170,10 +179,13 @@ static zopt_status measure(bench_rank *run, const bench_case *c)
                        bench_textbook_missing(c->crew->threads) != NULL;
         entrants[i].type = left_out ? NULL : row->contestant[i];
         entrants[i].skips_last = strcmp(run->fault, contestant_names[i]) == 0;
+        entrants[i].skips_last_apart = strcmp(run->fault, "backward") == 0;
     }
+    if (c->overlap)
+        entrants[BENCH_SUBJECT].type = &bench_overlap;
     zopt_status status = run_entrants(c, entrants, &result);
     if (status == ZOPT_OK && row->has_transport)
-        result.transport = row->contestant[BENCH_SUBJECT]->transport(entrants[BENCH_SUBJECT].self);
+        result.transport = entrants[BENCH_SUBJECT].type->transport(entrants[BENCH_SUBJECT].self);
     if (status == ZOPT_OK && run->crew.rank == 0)
         bench_print_row(&result, run->n_printed);
     run->n_printed++;
@@ -200,21 +212,25 @@ static void cut(const bench_row *row, bench_case *c)
     bench_sample_make(c->params, &c->sample);
 }
 
-static zopt_status run_case(bench_rank *run, uint64_t params, const char *transport,
-                            const char *optimizer, int norm)
+/* Where some rows overlap, all have as many tensors: they can be compared. */
+static uint64_t count_tensors(const bench_request *r, uint64_t params)
 {
-    bench_case c = {.crew = &run->crew,
-                    .data = run->data,
-                    .request = run->request,
-                    .transport = transport,
-                    .params = params,
-                    .norm = norm,
-                    .has_rule = run->row->has_rule};
-    const bench_tensors tensors = {.n_elems = params, .n = run->request->n_tensors};
+    uint64_t usual = r->overlap[r->n_overlaps - 1] ? BENCH_TENSORS : 1;
+    return r->n_tensors > 0 ? r->n_tensors : usual < params ? usual : params;
+}
+
+static zopt_status run_case(bench_rank *run, bench_case c, const char *optimizer)
+{
+    c.crew = &run->crew;
+    c.data = run->data;
+    c.request = run->request;
+    c.has_rule = run->row->has_rule;
+    c.n_tensors = count_tensors(run->request, c.params);
+    const bench_tensors tensors = {.n_elems = c.params, .n = c.n_tensors};
     uint64_t first, extent[2];
-    if (tensors.n > params)
+    if (tensors.n > c.params)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
-                       (unsigned long long)tensors.n, (unsigned long long)params);
+                       (unsigned long long)tensors.n, (unsigned long long)c.params);
     zi_shape shape = bench_tensor_shape(bench_tensor_elems(&tensors, 0, &first), extent);
     ZI_TRY(bench_rule_open(optimizer, &shape, &c.rule));
     cut(run->row, &c);
@@ -230,8 +246,13 @@ static zopt_status sweep(bench_rank *run)
         for (int t = 0; t < r->n_transports; t++)
             for (int o = 0; o < r->n_optimizers; o++)
                 for (int n = 0; n < r->n_norms; n++)
-                    ZI_TRY(
-                        run_case(run, r->params[p], r->transport[t], r->optimizer[o], r->norm[n]));
+                    for (int v = 0; v < r->n_overlaps; v++) {
+                        const bench_case c = {.params = r->params[p],
+                                              .transport = r->transport[t],
+                                              .norm = r->norm[n],
+                                              .overlap = r->overlap[v]};
+                        ZI_TRY(run_case(run, c, r->optimizer[o]));
+                    }
     return ZOPT_OK;
 }
 
@@ -241,7 +262,8 @@ static zopt_status run_rank(bench_rank *run)
     run->fault = fault != NULL ? fault : "";
     const bench_row *row = run->row;
     int with_mpi = row->collective_baseline && bench_textbook_missing(run->threads) == NULL;
-    ZI_TRY(bench_crew_join(&run->crew, run->threads, run->rank, with_mpi));
+    ZI_TRY(bench_crew_join(&run->crew, run->threads, run->rank, with_mpi,
+                           run->request->progress_thread));
     run->data = malloc(sizeof *run->data);
     if (run->data == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the gradients");
@@ -317,7 +339,10 @@ static zopt_status complete(const bench_row *row, bench_request *r)
 {
     const char *refused = r->n_transports > 0 && !row->has_transport ? "transport"
                           : r->n_optimizers > 0 && !row->has_rule    ? "optimizer"
-                          : r->n_norms > 0 && !row->has_norm         ? "norm"
+                          : r->n_norms > 0 && !row->is_step          ? "norm"
+                          : r->n_overlaps > 0 && !row->is_step       ? "backward pass"
+                          : r->fmas > 0 && !row->is_step             ? "backward pass"
+                          : r->progress_thread && !row->is_step      ? "thread"
                           : r->shared_params && !row->has_transport  ? "parameter buffers"
                                                                      : NULL;
     if (refused != NULL)
@@ -330,10 +355,12 @@ static zopt_status complete(const bench_row *row, bench_request *r)
         r->optimizer[r->n_optimizers++] = "adamw";
     if (r->n_norms == 0) {
         r->norm[r->n_norms++] = 0;
-        if (row->has_norm)
+        if (row->is_step)
             r->norm[r->n_norms++] = 1;
     }
-    r->n_tensors = r->n_tensors > 0 ? r->n_tensors : 1;
+    if (r->n_overlaps == 0)
+        r->overlap[r->n_overlaps++] = 0;
+    r->fmas = r->fmas > 0 ? r->fmas : BENCH_FMAS;
     r->rounds = r->rounds > 0 ? r->rounds : BENCH_MIN_ROUNDS;
     if (r->rounds < BENCH_MIN_ROUNDS || r->threads < 0 || r->threads > BENCH_MAX_RANKS)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%d rounds of %d threads: want at least %d, at most %d",

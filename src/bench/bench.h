@@ -9,6 +9,10 @@
 
 enum { BENCH_MAX_LIST = 16, BENCH_MIN_ROUNDS = 11, BENCH_MAX_RANKS = 256 };
 
+/* A backward pass makes 2 for each parameter and token (Kaplan et al. 2020, "Scaling laws for
+ * neural language models", section 2.1): 64 tokens, few, so that little can be hidden behind it. */
+enum { BENCH_FMAS = 128, BENCH_TENSORS = 64 };
+
 /* Elements of one tensor or message, so that MPI's counts can hold them. */
 #define BENCH_MAX_PARAMS 2147483136.0
 
@@ -18,10 +22,14 @@ typedef struct bench_request {
     int n_params;
     const char *transport[BENCH_MAX_LIST], *optimizer[BENCH_MAX_LIST];
     int n_transports, n_optimizers;
-    int norm[2], n_norms;  /* 1: steps with norm and overflow check */
+    int norm[2], n_norms; /* 1: steps with norm and overflow check */
+    /* 1: steps behind a backward pass, of which the time that they add to it counts */
+    int overlap[2], n_overlaps;
+    int progress_thread;   /* as in zopt_options */
+    uint64_t fmas;         /* of the backward pass for each parameter; 0: BENCH_FMAS */
     zopt_dtype dtype;      /* of gradients and parameters: FP16 or BF16 */
     uint64_t bucket_elems; /* 0: the library's default */
-    uint64_t n_tensors;
+    uint64_t n_tensors; /* 0: one; with overlap BENCH_TENSORS, or as many as there are parameters */
     int shared_params; /* as in zopt_options; the limit has one buffer for each rank all the same */
     int rounds;        /* measured, at least BENCH_MIN_ROUNDS */
     int threads;       /* ranks are so many threads; 0: this process, or those of the launcher */
@@ -36,8 +44,8 @@ const char *bench_name(int i, const char **help);
  * text.
  *
  * For tests: the environment variable ZOPT_BENCH_FAULT makes a result wrong without a word.
- * subject, limit or baseline: that contestant's last round is left out; element: the last rank
- * writes one gradient element wrong. */
+ * subject, limit or baseline: that contestant's last round is left out; backward: the last backward
+ * pass that is measured by itself; element: the last rank writes one gradient element wrong. */
 zopt_status bench_run(const bench_request *request);
 
 #endif

@@ -14,7 +14,8 @@ typedef struct bench_case {
     const bench_request *request;
     const char *transport;
     uint64_t params;
-    int norm;
+    int norm, overlap;
+    uint64_t n_tensors;
     int has_rule;    /* 0: bytes are moved and no rule is applied */
     bench_rule rule; /* of the subject, before its first step */
     int n_slots;     /* gradients that are summed: every rank's; 1 where the kernel runs alone */
@@ -40,6 +41,9 @@ typedef struct bench_contestant {
     void (*destroy)(void *self);
     /* Before each round, not measured: write the gradients. */
     zopt_status (*prepare)(void *self);
+    /* What of a round is not the contestant's own: measured before each, and taken off. NULL:
+     * nothing. */
+    zopt_status (*apart)(void *self);
     zopt_status (*round)(void *self); /* what is measured */
     /* Compare what `rounds` rounds have left with an independent computation. */
     zopt_status (*check)(void *self, uint64_t rounds, uint64_t *n_wrong);
@@ -47,6 +51,7 @@ typedef struct bench_contestant {
 } bench_contestant;
 
 extern const bench_contestant bench_step;     /* a whole step through the public API */
+extern const bench_contestant bench_overlap;  /* what it adds to a backward pass */
 extern const bench_contestant bench_kernel;   /* the update kernel alone */
 extern const bench_contestant bench_transfer; /* a bucket's way to its owners and back */
 extern const bench_contestant bench_limit;

@@ -31,10 +31,13 @@ static zopt_status check_machine(const bench_crew *crew)
     return ZOPT_OK;
 }
 
-zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, int with_mpi)
+zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, int with_mpi,
+                            int progress_thread)
 {
-    const zi_comm_config config = {
-        .threads = threads, .threads_rank = rank, .deadline_ms = DEADLINE_MS};
+    const zi_comm_config config = {.threads = threads,
+                                   .threads_rank = rank,
+                                   .deadline_ms = DEADLINE_MS,
+                                   .progress_thread = progress_thread};
     *crew = (bench_crew){.threads = threads};
     ZI_TRY(zi_comm_connect(with_mpi && threads == NULL ? "mpi" : "auto", &config, &crew->mem,
                            &crew->comm));

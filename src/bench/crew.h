@@ -14,9 +14,10 @@ typedef struct bench_crew {
 } bench_crew;
 
 /* threads: the world of which the caller is rank `rank`, or NULL. with_mpi: start MPI also for a
- * process alone. *Collective.* Errors: ERR_UNSUPPORTED where ranks are on several machines, or too
- * many. */
-zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, int with_mpi);
+ * process alone; progress_thread: for handles that have one. *Collective.* Errors: ERR_UNSUPPORTED
+ * where ranks are on several machines, or too many. */
+zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, int with_mpi,
+                            int progress_thread);
 void bench_crew_leave(bench_crew *crew);
 
 /* Run `round` on all ranks at once; *ms is from the first one's start to the last one's end.

@@ -31,11 +31,12 @@ void bench_print_begin(const bench_request *request, int ranks, const char *no_b
         printf("# one parameter buffer for all ranks; the limit has one for each\n");
     if (no_baseline != NULL)
         printf("# no baseline: %s\n", no_baseline);
-    printf("#%9s %10s %5s %9s %14s %4s %9s %7s %7s %6s %9s %7s %9s %10s %6s\n", "size", "params",
-           "ranks", "transport", "optimizer", "norm", "time", "algbw", "busbw", "bytes/", "limit",
-           "x limit", "baseline", "x baseline", "#wrong");
-    printf("#%9s %10s %5s %9s %14s %4s %9s %7s %7s %6s %9s %7s %9s %10s %6s\n", "(MB)", "", "", "",
-           "", "", "(ms)", "(GB/s)", "(GB/s)", "param", "(ms)", "", "(ms)", "faster", "");
+    printf("#%9s %10s %5s %9s %14s %4s %8s %9s %7s %7s %6s %9s %7s %9s %10s %9s %6s\n", "size",
+           "params", "ranks", "transport", "optimizer", "norm", "overlap", "time", "algbw", "busbw",
+           "bytes/", "limit", "x limit", "baseline", "x baseline", "backward", "#wrong");
+    printf("#%9s %10s %5s %9s %14s %4s %8s %9s %7s %7s %6s %9s %7s %9s %10s %9s %6s\n", "(MB)", "",
+           "", "", "", "", "", "(ms)", "(GB/s)", "(GB/s)", "param", "(ms)", "", "(ms)", "faster",
+           "(ms)", "");
 }
 
 /* A number, or what stands for none. */
@@ -49,38 +50,42 @@ static const char *number(char text[32], const char *format, double value, const
 static void print_json(const bench_result *r, int index)
 {
     const bench_case *c = r->c;
-    char baseline[32], faster[32];
+    char baseline[32], faster[32], backward[32];
     double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
     printf("%s\n  {\"params\": %llu, \"ranks\": %d, \"threads\": %s, \"transport\": \"%s\", "
-           "\"optimizer\": \"%s\", \"norm\": %s, \"dtype\": \"%s\", \"tensors\": %llu, "
-           "\"shared_params\": %s, ",
+           "\"optimizer\": \"%s\", \"norm\": %s, \"overlap\": %s, \"progress_thread\": %s, "
+           "\"dtype\": \"%s\", \"tensors\": %llu, \"shared_params\": %s, ",
            index > 0 ? "," : "", (unsigned long long)c->params, c->crew->world,
            c->crew->threads != NULL ? "true" : "false",
            r->transport != NULL ? r->transport : "none", c->has_rule ? c->rule.optim->name : "none",
-           c->norm ? "true" : "false", zi_dtype_name(c->data->dtype),
-           (unsigned long long)c->request->n_tensors, c->request->shared_params ? "true" : "false");
+           c->norm ? "true" : "false", c->overlap ? "true" : "false",
+           c->request->progress_thread ? "true" : "false", zi_dtype_name(c->data->dtype),
+           (unsigned long long)c->n_tensors, c->request->shared_params ? "true" : "false");
     printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %s, \"x_limit\": %.4f, "
-           "\"x_baseline\": %s, \"bytes_per_param\": %.4f, \"wrong\": %llu}",
+           "\"x_baseline\": %s, \"backward_ms\": %s, \"bytes_per_param\": %.4f, \"wrong\": %llu}",
            ms, limit, number(baseline, "%.6f", other, "null"), ms / limit,
-           number(faster, "%.4f", other / ms, "null"), r->bytes, (unsigned long long)r->n_wrong);
+           number(faster, "%.4f", other / ms, "null"),
+           number(backward, "%.6f", r->backward_ms, "null"), r->bytes,
+           (unsigned long long)r->n_wrong);
 }
 
 void bench_print_row(const bench_result *r, int index)
 {
     const bench_case *c = r->c;
-    char baseline[32], faster[32];
+    char baseline[32], faster[32], backward[32];
+    const char *overlap = !c->overlap ? "off" : c->request->progress_thread ? "thread" : "calls";
     double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
     double params = (double)c->params, size = params * (double)sizeof(uint16_t);
     if (c->request->json) {
         print_json(r, index);
     } else {
-        printf("%10.2f %10llu %5d %9s %14s %4s ", size * 1e-6, (unsigned long long)c->params,
+        printf("%10.2f %10llu %5d %9s %14s %4s %8s ", size * 1e-6, (unsigned long long)c->params,
                c->crew->world, r->transport != NULL ? r->transport : "-",
-               c->has_rule ? c->rule.optim->name : "-", c->norm ? "on" : "off");
-        printf("%9.3f %7.2f %7.2f %6.2f %9.3f %7.3f %9s %10s %6llu\n", ms, size / ms * 1e-6,
+               c->has_rule ? c->rule.optim->name : "-", c->norm ? "on" : "off", overlap);
+        printf("%9.3f %7.2f %7.2f %6.2f %9.3f %7.3f %9s %10s %9s %6llu\n", ms, size / ms * 1e-6,
                r->bytes * params / ms * 1e-6, r->bytes, limit, ms / limit,
                number(baseline, "%.3f", other, "-"), number(faster, "%.2f", other / ms, "-"),
-               (unsigned long long)r->n_wrong);
+               number(backward, "%.3f", r->backward_ms, "-"), (unsigned long long)r->n_wrong);
     }
     fflush(stdout);
 }

@@ -10,6 +10,7 @@ typedef struct bench_result {
     const bench_case *c;
     const char *transport;          /* in use; NULL: none */
     double ms[BENCH_N_CONTESTANTS]; /* medians; NaN: not measured */
+    double backward_ms;             /* median of what was taken off; NaN: nothing */
     double bytes; /* that a step moves for each parameter, all ranks together, in one pass */
     uint64_t n_wrong;
 } bench_result;

@@ -1,6 +1,7 @@
-/* The subject of `bench step`: a ZeRO step as a trainer takes it, through the public header alone.
- * A round is from the last gradient written to the last parameter usable: nothing of it is hidden
- * behind a backward pass. */
+/* The subjects of `bench step`: a ZeRO step as a trainer takes it, through the public header alone.
+ * A round of bench_step is from the last gradient written to the last parameter usable: nothing of
+ * it is hidden behind a backward pass. One of bench_overlap begins with a backward pass, whose time
+ * by itself is taken off. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,12 +9,15 @@
 
 #include "base/status.h"
 #include "bench/contestant.h"
+#include "bench/work.h"
 
 typedef struct step {
     const bench_case *c;
     bench_tensors tensors;
     zopt *z;
     int *id;
+    void **grad; /* where each tensor's goes */
+    bench_work work;
 } step;
 
 uint64_t bench_tensor_elems(const bench_tensors *tensors, uint64_t i, uint64_t *first)
@@ -84,6 +88,7 @@ zopt_status bench_open(const bench_case *c, const char *transport, const bench_t
     options.bucket_elems = (size_t)c->request->bucket_elems;
     options.slots = c->n_slots;
     options.shared_params = c->request->shared_params && strcmp(transport, "self") != 0;
+    options.progress_thread = c->request->progress_thread;
     options.check_overflow = c->norm;
     options.clip_norm = c->norm ? 1e30 : 0; /* never reached: the coefficient stays 1 / slots */
     *id = calloc((size_t)tensors->n, sizeof **id);
@@ -98,7 +103,12 @@ static zopt_status create(void *self, const bench_case *c)
 {
     step *s = self;
     s->c = c;
-    s->tensors = (bench_tensors){.n_elems = c->params, .n = c->request->n_tensors};
+    s->tensors = (bench_tensors){.n_elems = c->params, .n = c->n_tensors};
+    s->work.run = bench_work_kernel();
+    s->grad = calloc((size_t)c->n_tensors, sizeof *s->grad);
+    if (s->grad == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %llu tensors",
+                       (unsigned long long)c->n_tensors);
     ZI_TRY(bench_open(c, c->transport, &s->tensors, &s->id, &s->z));
     if (zopt_world(s->z) != c->crew->world)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks",
@@ -111,31 +121,73 @@ static void destroy(void *self)
     step *s = self;
     zopt_destroy(s->z);
     free(s->id);
+    free(s->grad);
+}
+
+static zopt_status acquire(void *self)
+{
+    step *s = self;
+    for (uint64_t i = 0; i < s->tensors.n; i++)
+        ZI_TRY(zopt_grad_acquire(s->z, s->id[i], &s->grad[i]));
+    return ZOPT_OK;
+}
+
+static void write_gradient(const step *s, uint64_t i)
+{
+    uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
+    bench_fill(s->c->data, s->c->slot, first, n, s->grad[i]);
 }
 
 static zopt_status prepare(void *self)
 {
     step *s = self;
-    for (uint64_t i = 0; i < s->tensors.n; i++) {
-        uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
-        void *grad;
-        ZI_TRY(zopt_grad_acquire(s->z, s->id[i], &grad));
-        bench_fill(s->c->data, s->c->slot, first, n, grad);
-    }
+    ZI_TRY(acquire(s));
+    for (uint64_t i = 0; i < s->tensors.n; i++)
+        write_gradient(s, i);
+    return ZOPT_OK;
+}
+
+/* What comes behind the last gradient. */
+static zopt_status take_step(step *s)
+{
+    const void *param;
+    ZI_TRY(zopt_micro_end(s->z, 0));
+    ZI_TRY(zopt_step(s->z));
+    for (uint64_t i = 0; i < s->tensors.n; i++)
+        ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
     return ZOPT_OK;
 }
 
 static zopt_status one_round(void *self)
 {
     step *s = self;
-    const void *param;
     for (uint64_t i = s->tensors.n; i-- > 0;)
         ZI_TRY(zopt_grad_ready(s->z, s->id[i]));
-    ZI_TRY(zopt_micro_end(s->z, 0));
-    ZI_TRY(zopt_step(s->z));
-    for (uint64_t i = 0; i < s->tensors.n; i++)
-        ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
+    return take_step(s);
+}
+
+/* Arithmetic, then its gradient, tensor by tensor, those of the last layer first. */
+static zopt_status backward(step *s, int hand_over)
+{
+    for (uint64_t i = s->tensors.n; i-- > 0;) {
+        uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
+        bench_work_do(&s->work, n * s->c->request->fmas);
+        write_gradient(s, i);
+        if (hand_over)
+            ZI_TRY(zopt_grad_ready(s->z, s->id[i]));
+    }
     return ZOPT_OK;
+}
+
+static zopt_status backward_alone(void *self)
+{
+    return backward(self, 0);
+}
+
+static zopt_status overlapped_round(void *self)
+{
+    ZI_TRY(backward(self, 1));
+    return take_step(self);
 }
 
 /* The norm, which every rank has alike, against one summed here. */
@@ -198,6 +250,15 @@ static zopt_status check(void *self, uint64_t rounds, uint64_t *n_wrong)
                                                        : check_tensors(s, rounds, n_wrong);
 }
 
+/* Every round has two backward passes, one by itself. */
+static zopt_status check_overlapped(void *self, uint64_t rounds, uint64_t *n_wrong)
+{
+    const step *s = self;
+    ZI_TRY(check(self, rounds, n_wrong));
+    *n_wrong += s->work.n_wrong + (s->work.n_runs != 2 * rounds * s->tensors.n);
+    return ZOPT_OK;
+}
+
 static const char *transport(const void *self)
 {
     return zopt_transport(((const step *)self)->z);
@@ -210,5 +271,16 @@ const bench_contestant bench_step = {
     .prepare = prepare,
     .round = one_round,
     .check = check,
+    .transport = transport,
+};
+
+const bench_contestant bench_overlap = {
+    .bytes = sizeof(step),
+    .create = create,
+    .destroy = destroy,
+    .prepare = acquire,
+    .apart = backward_alone,
+    .round = overlapped_round,
+    .check = check_overlapped,
     .transport = transport,
 };

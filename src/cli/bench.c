@@ -14,6 +14,9 @@ enum {
     TRANSPORT,
     OPTIMIZER,
     NORM,
+    OVERLAP,
+    PROGRESS_THREAD,
+    BACKWARD,
     DTYPE,
     TENSORS,
     BUCKET,
@@ -29,8 +32,17 @@ static const struct argp_option options[] = {
     {"optimizer", OPTIMIZER, "NAME,...", 0, "step, adam: optimizers (default: adamw)", 0},
     {"norm", NORM, "off|on|both", 0,
      "step: without or with the norm and the overflow check (default: both)", 0},
+    {"overlap", OVERLAP, "off|on|both", 0,
+     "step: behind a backward pass, of which the time that the step adds to it counts (default: "
+     "off)",
+     0},
+    {"progress-thread", PROGRESS_THREAD, NULL, 0,
+     "step: sum gradients on a thread of the library's own", 0},
+    {"backward", BACKWARD, "FMAS", 0,
+     "step: multiply-adds of the backward pass for each parameter, 2 a token (default: 128)", 0},
     {"dtype", DTYPE, "TYPE", 0, "Of gradients and parameters: fp16 (default) or bf16", 0},
-    {"tensors", TENSORS, "N", 0, "step: tensors that the parameters are cut into (default: 1)", 0},
+    {"tensors", TENSORS, "N", 0,
+     "step: tensors that the parameters are cut into (default: 1; with overlap 64)", 0},
     {"bucket", BUCKET, "ELEMENTS", 0, "step: elements communicated at once (default: 4194304)", 0},
     {"shared-params", SHARED_PARAMS, NULL, 0,
      "step, comm: one parameter buffer for all ranks of the machine", 0},
@@ -91,16 +103,17 @@ static error_t read_params(struct argp_state *state, char *word, bench_request *
     return n > 0 ? 0 : EINVAL;
 }
 
-static error_t read_norm(struct argp_state *state, const char *word, bench_request *r)
+static error_t read_switch(struct argp_state *state, const char *name, const char *word,
+                           int list[2], int *n)
 {
     int both = strcmp(word, "both") == 0, on = strcmp(word, "on") == 0;
     if (!both && !on && strcmp(word, "off") != 0) {
-        argp_error(state, "--norm '%s' is not one of off, on, both", word);
+        argp_error(state, "--%s '%s' is not one of off, on, both", name, word);
         return EINVAL;
     }
-    r->norm[0] = on;
-    r->norm[1] = 1;
-    r->n_norms = both ? 2 : 1;
+    list[0] = on;
+    list[1] = 1;
+    *n = both ? 2 : 1;
     return 0;
 }
 
@@ -118,14 +131,17 @@ static error_t read_dtype(struct argp_state *state, const char *word, bench_requ
 static error_t read_number(int key, struct argp_state *state, const char *word, bench_request *r)
 {
     double value = 0;
-    int failed = key == TENSORS  ? read_count(state, "tensors", word, 1e7, &value)
-                 : key == BUCKET ? read_count(state, "bucket", word, 0x1p40, &value)
-                 : key == ROUNDS ? read_count(state, "rounds", word, 1e6, &value)
-                                 : read_count(state, "threads", word, BENCH_MAX_RANKS, &value);
+    int failed = key == TENSORS    ? read_count(state, "tensors", word, 1e7, &value)
+                 : key == BUCKET   ? read_count(state, "bucket", word, 0x1p40, &value)
+                 : key == BACKWARD ? read_count(state, "backward", word, 1e6, &value)
+                 : key == ROUNDS   ? read_count(state, "rounds", word, 1e6, &value)
+                                   : read_count(state, "threads", word, BENCH_MAX_RANKS, &value);
     if (failed != 0)
         return EINVAL;
     if (key == TENSORS)
         r->n_tensors = (uint64_t)value;
+    else if (key == BACKWARD)
+        r->fmas = (uint64_t)value;
     else if (key == BUCKET)
         r->bucket_elems = (uint64_t)value;
     else
@@ -149,10 +165,16 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         r->n_optimizers = read_list(state, "optimizer", word, r->optimizer);
         return r->n_optimizers > 0 ? 0 : EINVAL;
     case NORM:
-        return read_norm(state, word, r);
+        return read_switch(state, "norm", word, r->norm, &r->n_norms);
+    case OVERLAP:
+        return read_switch(state, "overlap", word, r->overlap, &r->n_overlaps);
+    case PROGRESS_THREAD:
+        r->progress_thread = 1;
+        return 0;
     case DTYPE:
         return read_dtype(state, word, r);
     case TENSORS:
+    case BACKWARD:
     case BUCKET:
     case ROUNDS:
     case THREADS:
