@@ -364,6 +364,7 @@ static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
     if (zero->report.step == 0) /* those of a run that was resumed are gone */
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_report before the first zopt_step");
     *report = zero->report;
+    report->phase_ms[ZOPT_PHASE_GATHER] += zero->phase_ms[ZOPT_PHASE_GATHER];
     return ZOPT_OK;
 }
 

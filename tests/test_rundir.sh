@@ -104,6 +104,23 @@ test_phases_do_not_overlap() {
         fail "no time for forward and backward: $(cat phases/metrics.jsonl)"
 }
 
+# Shares are the phases' parts of the step, whoever sums the gradients.
+test_shares_of_a_step() {
+    local thread
+    for thread in false true; do
+        expect 0 "wrote shares" bash -c "launch 2 --out shares \
+            --set zero_optimization.overlap_comm=$thread"
+        [ "$(row shares "all(sorted(r['share']) == ['compute', 'exposed_comm', 'other', 'update']
+            and abs(sum(r['share'].values()) - 1) < 1e-9 and min(r['share'].values()) > 0
+            for r in rows)")" = True ] || fail "shares: $(cat shares/metrics.jsonl)"
+        [ "$(row shares "all(abs(r['share'][name] - sum(r['phases'][p + '_ms'] for p in parts)
+                / r['step_ms']) < 1e-9
+            for name, parts in (('compute', ['compute']), ('exposed_comm', ['reduce', 'gather']),
+                                ('update', ['norm', 'update'])) for r in rows)")" = True ] ||
+            fail "shares are not those of the phases: $(cat shares/metrics.jsonl)"
+    done
+}
+
 test_loss_that_is_not_finite 1 0 ": the loss"
 test_loss_that_is_not_finite 2 0 ": the loss"
 test_loss_that_is_not_finite 3 1 ": the validation loss"
@@ -111,6 +128,7 @@ test_row_of_the_step_that_gives_up
 test_one_run_at_a_time
 test_places
 test_phases_do_not_overlap
+test_shares_of_a_step
 
 if [ "$failures" != 0 ]; then
     echo "$failures failed"

@@ -329,8 +329,8 @@ typedef struct zopt_step_report {
     int bad_tensor;     /* id of the first tensor with a non-finite gradient, else -1 */
     int bad_slot;       /* the first slot that held it; -1: the sum overflowed */
     int bad_rank;       /* the rank that computed that slot, else -1 */
-    uint64_t bytes_sent; /* by this rank to other ranks' memory */
-    double phase_ms[ZOPT_N_PHASES];
+    uint64_t bytes_sent;            /* by this rank to other ranks' memory */
+    double phase_ms[ZOPT_N_PHASES]; /* of the calling thread; gather: waits for parameters so far */
 } zopt_step_report;
 
 /* The report of the newest finished step; wait != 0 waits for the last zopt_step. ERR_ORDER before

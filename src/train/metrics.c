@@ -24,6 +24,18 @@ static json_t *phases(const metrics *row)
     return object;
 }
 
+/* What a step consists of, as parts of 1: where it pays to look. */
+static json_t *shares(const metrics *row)
+{
+    const double *phase = row->report.phase_ms;
+    double compute = row->compute_ms / row->step_ms;
+    double comm = (phase[ZOPT_PHASE_REDUCE] + phase[ZOPT_PHASE_GATHER]) / row->step_ms;
+    double update = (phase[ZOPT_PHASE_NORM] + phase[ZOPT_PHASE_UPDATE]) / row->step_ms;
+    return json_pack("{s:o, s:o, s:o, s:o}", "compute", number(compute), "exposed_comm",
+                     number(comm), "update", number(update), "other",
+                     number(1 - compute - comm - update));
+}
+
 /* A line of metrics.jsonl; times are rank 0's, in milliseconds, null is not measured or not finite:
  *   step          from 1, skipped ones too
  *   loss          mean over the slots, of the weights before the step
@@ -35,7 +47,11 @@ static json_t *phases(const metrics *row)
  *   phases        parts of step_ms that do not overlap: compute_ms is the model's forward and
  *                 backward passes, without handing over their gradients; the others are the
  *                 library's zopt_phase_names, waits for peers included. What is left of step_ms
- *                 converts parameters and gradients. */
+ *                 converts parameters and gradients.
+ *   share         the same as parts of step_ms: compute; exposed_comm, all that is not hidden
+ *                 behind something else of moving gradients and parameters and of waiting for peers
+ *                 (reduce and gather); update (norm and update); other. What the progress thread
+ *                 does beside the model is in none. */
 static json_t *metrics_json(const metrics *row)
 {
     const zopt_step_report *r = &row->report;
@@ -49,6 +65,7 @@ static json_t *metrics_json(const metrics *row)
     json_object_set_new(object, "step_ms", number(row->step_ms));
     json_object_set_new(object, "tokens_per_s", number(row->tokens_per_s));
     json_object_set_new(object, "phases", phases(row));
+    json_object_set_new(object, "share", shares(row));
     return object;
 }
 

@@ -53,11 +53,11 @@ static zopt_status micro_step(trainer *t, uint64_t step, double *compute_ms)
     return ZOPT_OK;
 }
 
-/* A step that gives up on its numbers may have a report too. */
+/* From the first gradient to the working copy of the next step. One that gives up on its numbers may
+ * have a report too. */
 static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
 {
     double start = train_now_ms();
-    TRAIN_TRY(trainer_load_params(t));
     for (int i = 0; i < zopt_micro_steps(t->z); i++)
         TRAIN_TRY(micro_step(t, step, &row->compute_ms));
     zopt_status status = zopt_step(t->z);
@@ -65,6 +65,8 @@ static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
         train_fail_zopt(status);
     if (status != ZOPT_OK && status != ZOPT_ERR_NUMERICS)
         return status;
+    if (status == ZOPT_OK)
+        TRAIN_TRY(trainer_load_params(t));
     zopt_status reported = zopt_report(t->z, 1, &row->report);
     row->step_ms = train_now_ms() - start;
     row->tokens_per_s = (double)(t->s.batch * t->s.n_ctx) / row->step_ms * 1e3;
@@ -106,6 +108,7 @@ static zopt_status step_and_validate(trainer *t, uint64_t step, metrics *row)
 /* Where rank 0 could not write, or a rank was told to stop, all learn it in the same step. */
 static zopt_status train_steps(trainer *t, outcome *o)
 {
+    TRAIN_TRY(trainer_load_params(t));
     for (uint64_t step = t->done + 1; step <= (uint64_t)t->s.steps; step++) {
         metrics row = {0};
         zopt_status status = step_and_validate(t, step, &row);

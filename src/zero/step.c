@@ -148,6 +148,7 @@ static zopt_status give_up(const zi_zero *z)
 static zopt_status take_step(zi_zero *z)
 {
     double scale = z->scale.scale;
+    z->phase_ms[ZOPT_PHASE_GATHER] = 0; /* waits for the last step's parameters are its own */
     int every = z->config.check_params_every;
     if (every > 0 && (z->step + 1) % (uint64_t)every == 0)
         ZI_TRY(zi_params_agree(z));

@@ -138,7 +138,8 @@ struct zi_zero {
     double *all_losses;    /* [world * (n_micro + 1)] */
     uint64_t bytes_before; /* comm->bytes_sent when the last step ended */
     int phase;             /* under way, else -1 */
-    double phase_since_ms, phase_ms[ZOPT_N_PHASES];
+    double phase_since_ms;
+    double phase_ms[ZOPT_N_PHASES]; /* since the last report; gather: of that step's parameters */
     zopt_step_report report;
 };
 
