@@ -6,12 +6,12 @@
 #include "fp_guard.h"
 
 /* Between steps, where no rank is ahead with its next one. */
-static zopt_status check_between(const zi_zero *z, const char *call)
+static zopt_status check_between(zi_zero *z, const char *call)
 {
     ZI_TRY(zi_check_running(z, call));
     if (z->micro != 0 || z->n_exposed != 0)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s in the middle of a step", call);
-    return ZOPT_OK;
+    return zi_owner_rest(z);
 }
 
 zopt_status zi_local_export(zopt *z, const char *path, int params)

@@ -1,10 +1,12 @@
 /* Transports mpi and shm give the bits of one rank alone whenever owners make their first passes,
  * with a progress thread that calls MPI too. Run with mpirun -n 5. */
 #include <mpi.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <zopt/zopt_mpi.h>
 
+#include "comm/mpi_internal.h"
 #include "overlap_cases.h"
 
 static int job_rank, job_size;
@@ -51,6 +53,31 @@ START_TEST(no_bit_depends_on_when_buckets_are_summed)
 }
 END_TEST
 
+/* Behind zopt_step no rank calls anything until all parameters are there. */
+START_TEST(parameters_arrive_while_nobody_calls)
+{
+    h_problem problem;
+    zopt *z;
+    set_problem(&problem, &overlap_cases[0]);
+    set_moment(&problem, THREAD);
+    zopt_options options = problem.options;
+    zopt_options_set_comm(&options, MPI_COMM_WORLD);
+    options.transport = "mpi";
+    ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
+    ck_assert_int_eq(h_step(&problem, z, 1), ZOPT_OK);
+    zi_zero *zero = zi_local_of(z)->zero;
+    const zi_mpi *m = (const zi_mpi *)zero->comm;
+    uint64_t n = 0;
+    while (n < zero->layout.n_exchanged) {
+        zi_owner_lock(zero);
+        n = m->engine.n_finished[ZI_JOB_GATHER];
+        zi_owner_unlock(zero);
+        sched_yield();
+    }
+    zopt_destroy(z);
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     int level;
@@ -67,6 +94,7 @@ int main(int argc, char **argv)
     TCase *tcase = tcase_create("mpi");
     tcase_set_timeout(tcase, 300);
     tcase_add_loop_test(tcase, no_bit_depends_on_when_buckets_are_summed, 0, N_OVERLAP_CASES);
+    tcase_add_test(tcase, parameters_arrive_while_nobody_calls);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);

@@ -100,7 +100,7 @@ zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, voi
                                  int *n_dests);
 zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal);
-zopt_status zi_channel_progress(zi_comm *comm);
+zopt_status zi_channel_progress(zi_comm *comm, int *idle);
 
 /* The rows of a zi_comm_ops that every such transport has alike; not exchange. */
 #define ZI_CHANNEL_OPS                                                                    \

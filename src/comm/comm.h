@@ -30,7 +30,8 @@ typedef struct zi_comm_config {
     void *on_hang_arg;
     int plan_world, plan_rank;         /* plan_world > 0: connect to nobody */
     int ranks_per_node, shared_params; /* as in zopt_options */
-    int progress_thread; /* 1: while no other call runs, a second thread calls expose_test */
+    int progress_thread; /* 1: a second thread calls expose_test and progress, never beside others
+                          */
 } zi_comm_config;
 
 /* A buffer that every rank has, of equal size. */
@@ -127,8 +128,8 @@ typedef struct zi_comm_ops {
     /* Wait until all slices of the transfer are in this rank's memory. */
     zopt_status (*publish_wait)(zi_comm *comm, uint64_t ordinal);
 
-    /* Push queued transfers on; never waits. */
-    zopt_status (*progress)(zi_comm *comm);
+    /* Push queued transfers on; never waits. *idle = 1: none is left. */
+    zopt_status (*progress)(zi_comm *comm, int *idle);
 } zi_comm_ops;
 
 /* What every transport's object begins with. */

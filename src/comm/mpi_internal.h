@@ -147,7 +147,7 @@ zopt_status zi_mpi_open(zi_comm *comm);
 zopt_status zi_mpi_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest, int *n_dests);
 zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal);
-zopt_status zi_mpi_progress(zi_comm *comm);
+zopt_status zi_mpi_progress(zi_comm *comm, int *idle);
 
 /* mpi_message.c */
 zopt_status zi_mpi_exchange(zi_comm *comm, const zi_message *messages, size_t n);

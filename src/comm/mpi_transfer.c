@@ -292,18 +292,27 @@ zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer)
     return enqueue(comm, "expose", ZI_JOB_EXCHANGE, transfer);
 }
 
-/* Under the watchdog: a progress thread calls this while nobody else would notice. */
-zopt_status zi_mpi_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
+/* Under the watchdog: where a progress thread makes the call nobody else would notice. */
+zopt_status zi_mpi_progress(zi_comm *comm, int *idle)
 {
     zi_mpi *m = (zi_mpi *)comm;
-    uint64_t n_begun = m->engine.n_queued[ZI_JOB_EXCHANGE];
-    ZI_TRY(zi_check_connected(comm, "expose_test"));
-    ZI_TRY(zi_check_begun(comm, "expose_test", n_begun, transfer->ordinal));
+    ZI_TRY(zi_check_connected(comm, "progress"));
     zi_watchdog_arm(&m->watchdog, "a call of MPI", 0);
     zopt_status status = zi_engine_progress(m);
     ZI_TRY(zi_mpi_returned(m, "a call of MPI"));
-    *ready = m->engine.n_finished[ZI_JOB_EXCHANGE] > transfer->ordinal;
+    *idle = m->engine.finished == m->engine.queued;
     return status;
+}
+
+zopt_status zi_mpi_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
+{
+    const zi_mpi_engine *e = &((zi_mpi *)comm)->engine;
+    int idle;
+    ZI_TRY(zi_check_connected(comm, "expose_test"));
+    ZI_TRY(zi_check_begun(comm, "expose_test", e->n_queued[ZI_JOB_EXCHANGE], transfer->ordinal));
+    ZI_TRY(zi_mpi_progress(comm, &idle));
+    *ready = e->n_finished[ZI_JOB_EXCHANGE] > transfer->ordinal;
+    return ZOPT_OK;
 }
 
 zopt_status zi_mpi_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
@@ -358,10 +367,4 @@ zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal)
     zi_mpi *m = (zi_mpi *)comm;
     return wait_begun(comm, "publish_wait", ZI_JOB_GATHER, m->engine.n_queued[ZI_JOB_GATHER],
                       ordinal);
-}
-
-zopt_status zi_mpi_progress(zi_comm *comm)
-{
-    ZI_TRY(zi_check_connected(comm, "progress"));
-    return zi_engine_progress((zi_mpi *)comm);
 }

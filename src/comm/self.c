@@ -161,8 +161,9 @@ static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal)
     return zi_check_begun(comm, "publish_wait", self->published, ordinal);
 }
 
-static zopt_status progress(zi_comm *comm)
+static zopt_status progress(zi_comm *comm, int *idle)
 {
+    *idle = 1;
     return zi_check_connected(comm, "progress");
 }
 

@@ -124,8 +124,9 @@ static void arrived(zi_zero *z, int id)
 
 static zopt_status push_on(zi_zero *z)
 {
+    int idle;
     ZI_TRY(expose_full(z));
-    ZI_TRY(z->comm->ops->progress(z->comm));
+    ZI_TRY(z->comm->ops->progress(z->comm, &idle));
     return zi_owner_wake(z) ? ZOPT_OK : zi_owner_advance(z);
 }
 

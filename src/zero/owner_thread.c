@@ -1,8 +1,9 @@
 /* The owner's first passes on a thread of the library's own, the progress thread, while the caller
- * computes on another core. It works from a zopt_grad_ready that exposes a bucket until the caller
- * wants the tables of sources for itself. One mutex keeps the comm, its place in the text of a hang
- * and the counts of buckets: both threads hold it for what they do with those, and the caller for
- * waits too, as this thread never does what a peer waits for. A kernel runs without it. */
+ * computes on another core; and transfers that need calls to move, parameters behind a step too. It
+ * works from a zopt_grad_ready or a zopt_step on until the caller wants the tables of sources or
+ * the comm for itself. One mutex keeps the comm, its place in the text of a hang and the counts of
+ * buckets: both threads hold it for what they do with those, and the caller for waits too, as this
+ * thread never does what a peer waits for. A kernel runs without it. */
 #include <fenv.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,8 +19,9 @@ typedef struct zi_owner_thread {
     pthread_cond_t changed;
     int running; /* 1: it was started */
     /* Under the mutex. */
-    int works; /* 1: it may take buckets */
-    int busy;  /* 1: in a pass, to which tables and sums belong */
+    int works;  /* 1: it may */
+    int moving; /* 1: transfers are under way */
+    int busy;   /* 1: in a pass, to which tables and sums belong */
     int stop;
     zopt_status status; /* what has failed; nothing works from then on */
     char error[512];
@@ -27,7 +29,8 @@ typedef struct zi_owner_thread {
 
 static int has_work(const zi_owner_thread *t)
 {
-    return t->works && t->status == ZOPT_OK && t->z->n_passed < t->z->n_exposed;
+    int has = t->moving || t->z->n_passed < t->z->n_exposed;
+    return t->works && t->status == ZOPT_OK && has;
 }
 
 /* The mutex is held, and left while the kernel runs. */
@@ -47,7 +50,11 @@ static int work(zi_owner_thread *t)
 {
     const zi_bucket *bucket;
     zi_job job;
+    int idle = 0;
     t->status = zi_owner_take(t->z, &bucket, &job);
+    if (t->status == ZOPT_OK)
+        t->status = t->z->comm->ops->progress(t->z->comm, &idle);
+    t->moving = !idle;
     if (t->status != ZOPT_OK)
         snprintf(t->error, sizeof t->error, "%s", zopt_last_error());
     else if (bucket != NULL)
@@ -143,6 +150,7 @@ int zi_owner_wake(zi_zero *z)
     if (t == NULL)
         return 0;
     t->works = 1;
+    t->moving = !z->comm->ops->peer_memory;
     if (has_work(t))
         pthread_cond_broadcast(&t->changed);
     return 1;
