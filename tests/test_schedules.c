@@ -1,5 +1,6 @@
-/* Schedules against values worked out by hand from their formulas; DeepSpeed's with its
- * last_batch_iteration = t - 1. Tolerance: a handful of roundings of doubles, 1e-14 relative. */
+/* Schedules against values worked out by hand from their formulas: DeepSpeed's with its
+ * last_batch_iteration = t - 1, but OneCycle's with t - 2. Tolerance: a handful of roundings of
+ * doubles, 1e-14 relative. */
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 
 #include "optim/optim.h"
 
-enum { MAX_POINTS = 9, MAX_GIVEN = 8 };
+enum { MAX_POINTS = 10, MAX_GIVEN = 8 };
 
 typedef struct point {
     uint64_t t;
@@ -71,9 +72,10 @@ static const schedule_case cases[] = {
       {6, 0.45},
       {9, 0.3},
       {12, 0.15},
-      {13, 0.08},
-      {14, 0.1 / 1.5},
-      {19, 0.1 / 2.75}}},
+      {13, 0.1},
+      {14, 0.08},
+      {15, 0.1 / 1.5},
+      {20, 0.1 / 2.75}}},
     {"OneCycle",
      {{"cycle_min_lr", 0, NULL}, {"cycle_max_lr", 1, NULL}, {"cycle_first_step_size", 2, NULL}},
      {{1, 0}, {2, 0.5}, {3, 1}, {4, 0.5}, {5, 0}, {1000, 0}}},

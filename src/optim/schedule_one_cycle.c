@@ -1,6 +1,8 @@
 /* DeepSpeed's OneCycle, the learning rate part: up from cycle_min_lr to cycle_max_lr, down again,
  * then decay. What DeepSpeed has beside that (momentum cycles, stairs) is refused by name. Formulas
- * from its documentation and runtime/lr_schedules.py, with last_batch_iteration = t - 1. */
+ * from its documentation and runtime/lr_schedules.py. The rates are those that its engine takes the
+ * steps with: the first with cycle_min_lr, the others with last_batch_iteration = t - 2, to which
+ * the schedule adds 1. */
 #include "optim/rows.h"
 
 enum {
@@ -78,7 +80,7 @@ static double one_cycle(const double *value, uint64_t t)
     }
     if (value[DECAY_STEP] == 0)
         return value[MIN_LR];
-    double intervals = (iteration - total + 1) / value[DECAY_STEP];
+    double intervals = (iteration - total) / value[DECAY_STEP];
     return value[MIN_LR] / (1 + value[DECAY_RATE] * intervals);
 }
 
