@@ -280,7 +280,7 @@ static const struct {
     {"Lion", {{"beta1", -0.1, NULL}}, "Lion: beta1 = -0.1 is outside [0, 1)"},
     {"Lion", {{"weight_decay", NAN, NULL}}, "Lion: weight_decay = nan is outside [0, 1000]"},
     {"Lion", {{"lr_mult", -2, NULL}}, "group: lr_mult = -2 is outside [0, 1e+06]"},
-    {"Adam8bit", {{"optim_bits", 16, NULL}}, "Adam8bit: optim_bits is neither 8 nor 32"},
+    {"Adam8bit", {{"optim_bits", 16, NULL}}, "Adam8bit: optim_bits = 16 is neither 8 nor 32"},
     {"AdamW8bit", {{"min_8bit_size", 256, NULL}}, "AdamW8bit: min_8bit_size = 256 is outside"},
     {"AdamW8bit", {{"amsgrad", 1, NULL}}, "AdamW8bit: unknown setting 'amsgrad'"},
     {"SGD", {{"frozen", 2, NULL}}, "group: frozen = 2 is neither 0 nor 1"},

@@ -46,6 +46,9 @@ static const struct {
      "'param_groups[0].weight_decay'?"},
     {"{\"param_groups\": [{\"match\": \"*\", \"betas\": [0.9]}]}",
      ":1: param_groups[0].betas: got an array of 1, want 2"},
+    {"{\"optimizer\": {\"type\": \"AdamW8bit\"}, \"param_groups\": [{\"match\": \"*\",\n"
+     "\"optim_bits\": 16}]}",
+     ":2: param_groups[0].optim_bits = 16 is neither 8 nor 32"},
     {"{\"optimizer\": {\"type\": \"Lion\"}, \"param_groups\": [{\"match\": \"*\", \"alpha\": 1}]}",
      ":1: param_groups[0].alpha: Lion has no such setting"},
 };

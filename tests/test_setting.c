@@ -7,11 +7,12 @@
 #include "config/setting.h"
 
 static const char *const shapes[] = {"log", "linear", NULL};
-enum { OPEN, CLOSED, SHAPE, N_ROWS };
+enum { OPEN, CLOSED, SHAPE, BITS, N_ROWS };
 static const zi_setting_row setting_rows[N_ROWS] = {
     [OPEN] = {.name = "open", .fallback = 0.5, .lo = 0, .hi = 1, .lo_open = 1, .hi_open = 1},
     [CLOSED] = {.name = "closed", .fallback = 2, .lo = -1, .hi = 3},
     [SHAPE] = {.name = "shape", .fallback = 1, .choices = shapes},
+    [BITS] = {.name = "bits", .fallback = 8, .lo = 8, .hi = 32, .only_bounds = 1},
 };
 
 START_TEST(settings_start_at_defaults_and_take_values_to_their_bounds)
@@ -28,6 +29,9 @@ START_TEST(settings_start_at_defaults_and_take_values_to_their_bounds)
     const zopt_setting low = {"closed", -1, NULL};
     ck_assert_int_eq(zi_settings_apply("rule", setting_rows, N_ROWS, &low, 1, values), ZOPT_OK);
     ck_assert(values[CLOSED] == -1);
+    const zopt_setting bits = {"bits", 32, NULL};
+    ck_assert_int_eq(zi_settings_apply("rule", setting_rows, N_ROWS, &bits, 1, values), ZOPT_OK);
+    ck_assert(values[BITS] == 32);
     ck_assert_int_eq(zi_settings_apply("rule", NULL, 0, NULL, 0, values), ZOPT_OK);
 }
 END_TEST
@@ -49,10 +53,12 @@ START_TEST(bad_settings_are_refused_by_name_and_change_nothing)
         {{"momentum", 1, NULL}, ZOPT_ERR_CONFIG, "unknown setting 'momentum'"},
         {{"shape", 0, "cubic"}, ZOPT_ERR_CONFIG, "'cubic' is not one of: log, linear"},
         {{"shape", 0, NULL}, ZOPT_ERR_CONFIG, "(no word)"},
+        {{"bits", 16, NULL}, ZOPT_ERR_CONFIG, "rule: bits = 16 is neither 8 nor 32"},
+        {{"closed", 1, "one"}, ZOPT_ERR_CONFIG, "rule: closed = 'one' is no number"},
         {{NULL, 0, NULL}, ZOPT_ERR_ARGUMENT, "without a name"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        double values[N_ROWS] = {0.25, 0.75, 1};
+        double values[N_ROWS] = {0.25, 0.75, 1, 8};
         const zopt_setting given[2] = {{"open", 0.125, NULL}, rows[i].given};
         ck_assert_int_eq(zi_settings_apply("rule", setting_rows, N_ROWS, given, 2, values),
                          rows[i].status);

@@ -242,6 +242,8 @@ static int in_range(const zi_key *key, const json_t *value)
         return integer >= (json_int_t)key->lo && integer <= (json_int_t)key->hi;
     }
     double number = json_number_value(value);
+    if (key->only_bounds)
+        return number == key->lo || number == key->hi;
     int above = key->lo_open ? number > key->lo : number >= key->lo;
     int below = key->hi_open ? number < key->hi : number <= key->hi;
     return above && below;
@@ -255,6 +257,8 @@ static zopt_status check_range(const zopt_config *config, const zi_key *key, con
     zi_json_describe(value, got);
     zi_number_text(key->lo, lo);
     zi_number_text(key->hi, hi);
+    if (key->only_bounds)
+        return zi_config_fail(config, key->path, " = %s is neither %s nor %s", got, lo, hi);
     if (key->lo == key->hi)
         return zi_config_fail(config, key->path, " %s is not available: %s", got, lo);
     return zi_config_fail(config, key->path, " = %s is outside %c%s, %s%c", got,

@@ -116,6 +116,8 @@ void zi_config_help_section(FILE *file, const char *section, const char *owner, 
         zi_number_text(row->fallback, fallback);
         if (row->is_flag) {
             snprintf(fallback, sizeof fallback, "%s", row->fallback != 0 ? "true" : "false");
+        } else if (row->only_bounds) {
+            snprintf(range, sizeof range, "%g|%g", row->lo, row->hi);
         } else if (row->choices == NULL) {
             range_text(range, sizeof range, row->lo, row->hi, row->lo_open, row->hi_open);
         } else {

@@ -25,7 +25,7 @@ typedef struct zi_key {
     const char *choices;  /* for strings, "linear|log"; NULL: any */
     const char *help;
     double lo, hi; /* for numbers */
-    int lo_open, hi_open;
+    int lo_open, hi_open, only_bounds;
     const char *only_default; /* why no other value than the fallback is available */
     zi_key_type type;
     int changes_result; /* 1: part of what a checkpoint's configuration hash covers */

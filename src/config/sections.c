@@ -45,6 +45,7 @@ static zopt_status declare_row(zopt_config *config, const char *section, const z
                   .hi = row->hi,
                   .lo_open = row->lo_open,
                   .hi_open = row->hi_open,
+                  .only_bounds = row->only_bounds,
                   .only_default = row->only_default,
                   .changes_result = 1,
                   .agree = 1,

@@ -51,12 +51,16 @@ static zopt_status apply_one(const char *owner, const zi_setting_row *rows, size
             continue;
         if (row->choices != NULL)
             return choose(owner, row, setting, &values[i]);
+        if (setting->text != NULL)
+            return ZI_FAIL(ZOPT_ERR_CONFIG, "%s: %s = '%s' is no number", owner, row->name,
+                           setting->text);
         if (row->only_default != NULL && setting->value != row->fallback)
             return ZI_FAIL(ZOPT_ERR_CONFIG, "%s: %s = %g is not available: %s", owner, row->name,
                            setting->value, row->only_default);
-        if (row->is_flag && setting->value != 0 && setting->value != 1)
-            return ZI_FAIL(ZOPT_ERR_CONFIG, "%s: %s = %g is neither 0 nor 1", owner, row->name,
-                           setting->value);
+        if ((row->is_flag || row->only_bounds) && setting->value != row->lo &&
+            setting->value != row->hi)
+            return ZI_FAIL(ZOPT_ERR_CONFIG, "%s: %s = %g is neither %g nor %g", owner, row->name,
+                           setting->value, row->lo, row->hi);
         if (!in_range(row, setting->value))
             return ZI_FAIL(ZOPT_ERR_CONFIG, "%s: %s = %g is outside %c%g, %g%c", owner, row->name,
                            setting->value, row->lo_open ? '(' : '[', row->lo, row->hi,

@@ -10,6 +10,7 @@ typedef struct zi_setting_row {
     const char *run_key; /* below the section of the run file: "betas[0]"; NULL: the name */
     double fallback, lo, hi;
     int lo_open, hi_open;       /* 1: the bound itself is outside */
+    int only_bounds;            /* 1: nothing between the bounds either */
     const char *const *choices; /* words, NULL-terminated; the value is the word's index */
     int is_flag;                /* 1: true or false in a run file, 1 or 0 here */
     const char *only_default;   /* why no other value than the fallback is available */

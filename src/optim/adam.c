@@ -26,6 +26,7 @@ enum { OPTIM_BITS = N_COMMON, MIN_8BIT_SIZE, N_SETTINGS_8BIT };
                         .fallback = 8,                                            \
                         .lo = 8,                                                  \
                         .hi = 32,                                                 \
+                        .only_bounds = 1,                                         \
                         .help = "8; 32: FP32 states, for a group of embeddings"}, \
         [MIN_8BIT_SIZE] = {.name = "min_8bit_size",                               \
                            .fallback = 4096,                                      \
@@ -106,12 +107,6 @@ static const zi_variant *adamw8bit_variant(const double *value, const zi_shape *
     return &adamw8bit_variants[is_eligible(value, shape)];
 }
 
-static const char *refuse_bits(const double *value)
-{
-    int known = value[OPTIM_BITS] == 8 || value[OPTIM_BITS] == 32;
-    return known ? NULL : "optim_bits is neither 8 nor 32";
-}
-
 static void adam_scalars(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS])
 {
     scalar[ZI_ADAM_DECAY] = (float)value[WEIGHT_DECAY];
@@ -163,7 +158,6 @@ const zi_optim zi_optim_adam8bit = {
     .settings = adam8bit_settings,
     .n_settings = N_SETTINGS_8BIT,
     .lr_setting = LR,
-    .refuse = refuse_bits,
     .state_name = {"exp_avg", "exp_avg_sq"},
     .variant = adam8bit_variant,
     .n_powers = 2,
@@ -177,7 +171,6 @@ const zi_optim zi_optim_adamw8bit = {
     .settings = adamw8bit_settings,
     .n_settings = N_SETTINGS_8BIT,
     .lr_setting = LR,
-    .refuse = refuse_bits,
     .state_name = {"exp_avg", "exp_avg_sq"},
     .variant = adamw8bit_variant,
     .n_powers = 2,
