@@ -198,6 +198,19 @@ START_TEST(every_rule_has_a_case)
 }
 END_TEST
 
+/* So that a new row cannot go untested by the suites over all cases. */
+START_TEST(every_optimizer_has_a_case)
+{
+    const zi_optim *row = zi_optims[_i];
+    int n = 0;
+    for (int i = 0; i < N_OPTIMIZER_CASES; i++)
+        n += strcmp(optimizer_cases[i].optimizer, row->name) == 0;
+    ck_assert_msg(n > 0, "optimizer_cases.h has no case of %s", row->name);
+    ck_assert_int_le(row->n_settings, ZI_MAX_SETTINGS);
+    ck_assert_int_le(row->n_powers, ZI_MAX_POWERS);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("rules");
@@ -207,6 +220,7 @@ int main(void)
                         N_SHAPES * N_OPTIMIZER_CASES);
     tcase_add_loop_test(tests, padding_stays_zero, 0, N_SHAPES * N_OPTIMIZER_CASES);
     tcase_add_test(tests, every_rule_has_a_case);
+    tcase_add_loop_test(tests, every_optimizer_has_a_case, 0, (int)zi_n_optims);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
