@@ -103,6 +103,9 @@ test_plan_figures() {
         "stage 1, 8-bit states +10\.0312 +4\.7539 +4\.0942" "stage 3, FP32 states .* 0\.2500"; do
         grep -qE "^[ *] $row( |$)" out.txt || fail "plan --params 70e9 has no row '$row'"
     done
+    # What runs here is marked: both precisions of stage 1, and nothing else.
+    grep -q "^\* stage 1, 8-bit states" out.txt || fail "plan does not mark 8-bit states as here"
+    [ "$(grep -c '^\*' out.txt)" = 2 ] || fail "plan marks other stages than 1"
     expect 0 "" "$zopt" plan --params 70e9 --ranks 1,8,64 --json
     expect_json "[p['ranks'] for p in j['plans']]" "[1, 8, 64]"
     expect_json "[len(p['per_rank']) for p in j['plans']]" "[1, 8, 64]"

@@ -37,7 +37,7 @@ typedef struct arguments {
 } arguments;
 
 static const struct argp_option options[] = {
-    {"params", PARAMS, "P", 0, "Plan one tensor of P elements (70e9)", 0},
+    {"params", PARAMS, "P", 0, "Plan one vector of P elements (70e9)", 0},
     {"ranks", RANKS, "N,...", 0, "Numbers of ranks (default: 1,2,4,8,16,64)", 0},
     {"slots", SLOTS, "S", 0, "Gradient contributions a step (default: one for each rank)", 0},
     {"dtype", DTYPE, "TYPE", 0, "fp16 (default), bf16 or fp32", 0},
