@@ -130,8 +130,8 @@ typedef struct zopt_options {
     /* Loss scale. Dynamic: starts at loss_scale, doubles after growth_interval good steps in a row,
      * halves after `hysteresis` overflows, never below min_loss_scale. Static: loss_scale
      * throughout. check_overflow: -1 (default) where the scale is dynamic or a tensor is FP16, else
-     * 0 or 1. A step that measures the norm, to clip or to check, is skipped where that is not
-     * finite. */
+     * 0 or 1. A step that measures the norm, to clip, to check, or because the optimizer needs
+     * finite gradients (Adafactor does), is skipped where that is not finite. */
     int dynamic_loss_scale;    /* default 0 */
     double loss_scale;         /* a power of two; default 1 */
     double min_loss_scale;     /* default 1 */
@@ -321,7 +321,7 @@ typedef struct zopt_step_report {
     uint64_t step;      /* this step's number, from 1; skipped steps count */
     uint64_t good_step; /* t: steps that were applied */
     double loss;        /* FP64 mean over the slots, in slot order */
-    double grad_norm;   /* of the unscaled average; NaN where neither clip nor check asked for it */
+    double grad_norm;   /* of the unscaled average; NaN where the step has not measured it */
     double clip_coef;   /* what clipping multiplied by; 1 where it did not */
     double lr;          /* group 0's, with the schedule's factor; 0 without groups */
     double loss_scale;  /* that this step's gradients were multiplied with */
