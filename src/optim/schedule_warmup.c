@@ -11,12 +11,12 @@ static const char *const warmup_types[] = {
     [WARMUP_LOG] = "log", [WARMUP_LINEAR] = "linear", [WARMUP_LINEAR + 1] = NULL};
 
 /* How far the warmup is; called before its end. Fewer than 2 steps are taken as they are, where the
- * original makes them 2. */
+ * original makes them 2, and those that are not whole too: then the logarithm ends above 1. */
 static double warmed(double type, double steps, double iteration)
 {
     if (type == WARMUP_LINEAR)
         return iteration / steps;
-    return steps > 1 ? log(iteration + 1) / log(steps) : 1.0;
+    return steps > 1 ? fmin(log(iteration + 1) / log(steps), 1.0) : 1.0;
 }
 
 /* clang-format off */
