@@ -318,18 +318,18 @@ enum { ZOPT_PHASE_REDUCE, ZOPT_PHASE_NORM, ZOPT_PHASE_UPDATE, ZOPT_PHASE_GATHER,
 ZOPT_API extern const char *const zopt_phase_names[ZOPT_N_PHASES];
 
 typedef struct zopt_step_report {
-    uint64_t step;      /* this step's number, from 1; skipped steps count */
-    uint64_t good_step; /* t: steps that were applied */
-    double loss;        /* FP64 mean over the slots, in slot order */
-    double grad_norm;   /* of the unscaled average; NaN where the step has not measured it */
-    double clip_coef;   /* what clipping multiplied by; 1 where it did not */
-    double lr;          /* group 0's, with the schedule's factor; 0 without groups */
-    double loss_scale;  /* that this step's gradients were multiplied with */
-    int skipped;        /* 1: a gradient was not finite and nothing was updated */
-    int bad_tensor;     /* id of the first tensor with a non-finite gradient, else -1 */
-    int bad_slot;       /* the first slot that held it; -1: the sum overflowed */
-    int bad_rank;       /* the rank that computed that slot, else -1 */
-    uint64_t bytes_sent;            /* by this rank to other ranks' memory */
+    uint64_t step;       /* this step's number, from 1; skipped steps count */
+    uint64_t good_step;  /* t: steps that were applied */
+    double loss;         /* FP64 mean over the slots, in slot order */
+    double grad_norm;    /* of the unscaled average; NaN where the step has not measured it */
+    double clip_coef;    /* what clipping multiplied by; 1 where it did not */
+    double lr;           /* group 0's, with the schedule's factor; 0 without groups */
+    double loss_scale;   /* that this step's gradients were multiplied with */
+    int skipped;         /* 1: a gradient was not finite and nothing was updated */
+    int bad_tensor;      /* id of the first tensor with a non-finite gradient, else -1 */
+    int bad_slot;        /* the first slot that held it; -1: the sum overflowed */
+    int bad_rank;        /* the rank that computed that slot, else -1 */
+    uint64_t bytes_sent; /* by this rank to other ranks' memory */
     double phase_ms[ZOPT_N_PHASES]; /* of the calling thread; gather: waits for parameters so far */
 } zopt_step_report;
 
