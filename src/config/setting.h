@@ -11,8 +11,8 @@ typedef struct zi_setting_row {
     double fallback, lo, hi;
     int lo_open, hi_open;       /* 1: the bound itself is outside */
     int only_bounds;            /* 1: nothing between the bounds either */
-    const char *const *choices; /* words, NULL-terminated; the value is the word's index */
     int is_flag;                /* 1: true or false in a run file, 1 or 0 here */
+    const char *const *choices; /* words, NULL-terminated; the value is the word's index */
     const char *only_default;   /* why no other value than the fallback is available */
     const char *help;
 } zi_setting_row;
