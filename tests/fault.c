@@ -3,7 +3,8 @@
  *
  * ZOPT_FAULT="CALL WHAT N": CALL is pwrite, pread, fsync, close, fallocate, openat or renameat;
  * WHAT is an errno (a number), "short" (half of the bytes) or "kill" (SIGKILL before it); N is
- * which call, from 1, or 0: every other one. ZOPT_FAULT_COUNT=FILE: append the number of calls. */
+ * which call, from 1, or 0: every other one. "cut": the file is cut in half first.
+ * ZOPT_FAULT_COUNT=FILE: append the number of calls. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static atomic_int n_calls;
@@ -28,6 +30,16 @@ static int is_ours(int fd)
     path[n] = '/'; /* the directory itself is, too */
     path[n + 1] = '\0';
     return strstr(path, "/zopt-ckpt/") != NULL;
+}
+
+static int cut(int fd)
+{
+    struct stat info;
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (fstat(fd, &info) != 0 || truncate(link, info.st_size / 2) != 0)
+        abort();
+    return 0;
 }
 
 /* 0: do the call; 1: do half of it; else it has failed with errno set. */
@@ -46,6 +58,8 @@ static int fault(const char *call, int fd)
         kill(getpid(), SIGKILL);
     if (strcmp(what, "short") == 0)
         return 1;
+    if (strcmp(what, "cut") == 0)
+        return cut(fd);
     errno = atoi(what);
     return 2;
 }

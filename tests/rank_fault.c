@@ -114,6 +114,17 @@ __attribute__((visibility("default"))) int fsync(int fd)
     return next(fd);
 }
 
+/* Called while a message or a collective is under way, and only then. */
+__attribute__((visibility("default"))) int MPI_Test(MPI_Request *request, int *flag,
+                                                    MPI_Status *status)
+{
+    static __typeof__(&MPI_Test) next;
+    if (next == NULL)
+        find_next("MPI_Test", &next);
+    called("MPI_Test");
+    return next(request, flag, status);
+}
+
 __attribute__((visibility("default"))) int MPI_Finalize(void)
 {
     static __typeof__(&MPI_Finalize) next;

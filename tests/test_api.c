@@ -156,8 +156,10 @@ static void disagree(int rank, zopt_threads *threads, void *arg)
         problem.tensor[2].dtype = ZOPT_BF16;
     if (rank == d->odd_rank && d->kind == 2)
         problem.n_tensors--;
-    if (rank == d->odd_rank && d->kind == 3)
+    if (rank == d->odd_rank && (d->kind == 3 || d->kind == 6))
         problem.options.bucket_elems = 1024;
+    if (d->kind == 6) /* more than can be allocated: not even tried */
+        problem.tensor[6].shape[0] = UINT64_C(1) << 55;
     if (rank == d->odd_rank && d->kind == 4)
         problem.weight_decay[1] = 0.5;
     problem.agreed = d->kind == 5 ? long_text[rank == d->odd_rank] : NULL;
@@ -175,6 +177,7 @@ START_TEST(ranks_that_disagree_are_refused_and_the_first_difference_named)
         {"buckets of 4194304", "buckets of 1024"},
         {"group 1:", "weight_decay 0.5"},
         {"run file: xxx", "the difference comes later"},
+        {"buckets of 4194304", "buckets of 1024"},
     };
     disagreement d = {.odd_rank = 1 + _i % 2, .kind = _i};
     memset(long_text[0], 'x', 4000);
@@ -538,7 +541,7 @@ int main(void)
     tcase_add_test(tests, options_are_checked);
     tcase_add_test(tests, tensors_are_checked);
     tcase_add_loop_test(tests, ranks_that_disagree_are_refused_and_the_first_difference_named, 0,
-                        6);
+                        7);
     tcase_add_test(tests, a_rank_that_does_not_arrive_is_named_at_the_deadline);
     tcase_add_loop_test(tests, memory_planned_is_memory_counted, 0, 16);
     tcase_add_test(tests, bytes_per_parameter_are_the_contract);

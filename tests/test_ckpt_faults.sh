@@ -117,6 +117,17 @@ for n in $(seq 12 36); do
 done
 [ $closes -ge 12 ] || fail "only $closes failures of close were noticed"
 
+# A job that outlives a save that failed has lost nothing: what it saves next is what it would have.
+for spec in "fallocate $ENOSPC 1" "pwrite $ENOSPC 2" "fsync $EIO 1" "renameat $EIO 1"; do
+    for how in "" async; do
+        fresh
+        expect 0 "went on without step 2" "$faulty" "$spec" "$job" "$dir" 6 2 stubborn $how
+        [ ! -e "$dir/step-00000002" ] || fail "$spec: step 2 was saved"
+        same_as_whole 00000004
+        same_as_whole 00000006
+    done
+done
+
 # fsync is not tried again after it failed.
 fresh
 "$job" "$dir" 2 2 >/dev/null
@@ -249,6 +260,7 @@ fresh
 cp -r whole "$dir"
 rm -r "$dir"/step-0000000[24] # nothing else to load
 expect 74 "Input/output error" "$faulty" "pread $EIO 6" "$job" "$dir" 6 2
+expect 74 "safetensors: ends at byte " "$faulty" "pread cut 6" "$job" "$dir" 6 2
 
 # ---- rows 26 and 34: other tensors, other settings
 fresh

@@ -213,7 +213,17 @@ test_disagreement() {
         mpirun -n 1 "${train[@]}" : -n 1 "${train[@]}" --set data.path=other.txt
 }
 
-# A signal to rank 1 of a run on transport $2 that would go on for long; the job's exit code in $code.
+# Shared memory of zopt's that processes have open or mapped, where it has a name in a file system.
+named_memory() { # PID...
+    local pid
+    for pid in "$@"; do
+        find "/proc/$pid/fd" -mindepth 1 -exec readlink {} +
+        grep -o '/.*' "/proc/$pid/maps"
+    done 2>/dev/null | grep '^/dev/shm/.*zopt' | sort -u
+}
+
+# A signal to rank 1 of a run on transport $2 that would go on for long; the job's exit code in $code,
+# the named memory that its ranks had in $ours.
 signal_rank() { # SIGNAL TRANSPORT
     local job pid pids
     code=0
@@ -226,6 +236,7 @@ signal_rank() { # SIGNAL TRANSPORT
         sleep 0.1
     done
     read -ra pids < <(cat /proc/"$job"/task/*/children)
+    ours=$(named_memory "${pids[@]}")
     for pid in "${pids[@]}"; do
         grep -q "\"pid\": $pid$" stop/env.json || kill "-$1" "$pid"
     done
@@ -235,16 +246,17 @@ signal_rank() { # SIGNAL TRANSPORT
 # A rank that is waited for in vain ends the job; the one that waited is named once. One that is
 # killed ends it too, and leaves no shared memory behind that has a name.
 test_lost_rank() {
-    local code transport before
+    local code transport ours name
     for transport in shm mpi; do
         signal_rank STOP "$transport"
         [ "$code" = 75 ] || fail "a stopped rank, $transport: exit code $code: $(cat err.txt)"
         grep -q "^zopt train: rank 0 waited" err.txt || fail "a stopped rank: $(cat err.txt)"
     done
-    before=$(find /dev/shm -name '*zopt*' | wc -l)
     signal_rank KILL shm
     [ "$code" = 137 ] || [ "$code" = 75 ] || fail "a killed rank: exit code $code: $(cat err.txt)"
-    [ "$(find /dev/shm -name '*zopt*' | wc -l)" = "$before" ] || fail "a killed rank left memory"
+    for name in $ours; do
+        [ ! -e "$name" ] || fail "a killed rank left $name"
+    done
 }
 
 test_launches() {

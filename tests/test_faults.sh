@@ -41,9 +41,16 @@ expect_hang() { # REGEX
     grep -qE "$1" err.txt || fail "no line like '$1' in: $(cat err.txt)"
 }
 
+# A handler that hangs instead of dying would leave the others to their deadline of 5 s: 75.
 test_ranks_that_die() { # KIND CODE
     expect_run "$2" "" 3 "1 cblas_sgemm 2000 $1"
     [ "$(wc -l 2>/dev/null <out/metrics.jsonl)" -gt 2 ] || fail "$1: it failed before it trained"
+}
+
+# Killed while its own messages and collectives are under way.
+test_rank_that_dies_in_a_collective() {
+    expect_run 137 "" 3 "1 MPI_Test 3000 kill" --set comm.transport=mpi
+    [ "$(wc -l 2>/dev/null <out/metrics.jsonl)" -gt 2 ] || fail "it failed before it trained"
 }
 
 # Also the one that is missed by a rank that only waits for another waiting one.
@@ -64,11 +71,11 @@ test_end_that_hangs() {
     [ -s out/model.safetensors ] || fail "the model was not written before the end hung"
 }
 
-# The ranks go when mpirun does, and let go of the run directory.
+# The ranks go when mpirun does, long before their deadline, and let go of the run directory.
 test_mpirun_that_dies() {
     local job pid pids=()
     rm -rf out
-    mpirun -n 2 "$zopt" train run.json --out out >out.txt 2>err.txt &
+    mpirun -n 2 "$zopt" train run.json --out out --set comm.deadline_s=600 >out.txt 2>err.txt &
     job=$!
     until [ -s out/metrics.jsonl ]; do
         kill -0 "$job" 2>/dev/null || { fail "the run ended: $(cat err.txt)"; return; }
@@ -87,6 +94,7 @@ test_ranks_that_die kill 137
 test_ranks_that_die segv 139
 test_ranks_that_die heap 134
 test_ranks_that_die exit 1
+test_rank_that_dies_in_a_collective
 for transport in mpi shm; do
     "$zopt" doctor | grep -qE "^ *transport +$transport +(yes|ok)" || continue
     test_ranks_that_hang $transport stop

@@ -21,33 +21,33 @@ typedef struct bench_row {
     int has_transport, has_rule;
     int is_step; /* 1: there is a norm to measure, and a backward pass to hide behind */
     int alone;   /* 1: each rank works on a part of its own */
+    /* In place of the contestants. */
+    zopt_status (*measure)(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
 } bench_row;
 
 static const bench_row rows[] = {
-    {"step",
-     "a whole step: gradients reduced, updated, parameters handed back",
-     {&bench_step, &bench_limit, &bench_textbook},
-     1,
-     1,
-     1,
-     1,
-     0},
-    {"adam",
-     "the update kernel alone",
-     {&bench_kernel, &bench_limit, &bench_passes},
-     0,
-     0,
-     1,
-     0,
-     1},
-    {"comm",
-     "one bucket to its owners and back, without an update",
-     {&bench_transfer, &bench_limit, &bench_textbook},
-     1,
-     1,
-     0,
-     0,
-     0},
+    {.name = "step",
+     .help = "a whole step: gradients reduced, updated, parameters handed back",
+     .contestant = {&bench_step, &bench_limit, &bench_textbook},
+     .collective_baseline = 1,
+     .has_transport = 1,
+     .has_rule = 1,
+     .is_step = 1},
+    {.name = "adam",
+     .help = "the update kernel alone",
+     .contestant = {&bench_kernel, &bench_limit, &bench_passes},
+     .has_rule = 1,
+     .alone = 1},
+    {.name = "comm",
+     .help = "one bucket to its owners and back, without an update",
+     .contestant = {&bench_transfer, &bench_limit, &bench_textbook},
+     .collective_baseline = 1,
+     .has_transport = 1},
+    {.name = "ckpt",
+     .help = "a run's whole state to disk and back",
+     .has_transport = 1,
+     .has_rule = 1,
+     .measure = bench_ckpt},
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
 
@@ -134,7 +134,7 @@ static int ascending(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static double median(double *values, int n)
+double bench_median(double *values, int n)
 {
     qsort(values, (size_t)n, sizeof *values, ascending);
     return (values[(n - 1) / 2] + values[n / 2]) / 2;
@@ -154,9 +154,9 @@ static zopt_status run_entrants(const bench_case *c, entrant *entrants, bench_re
         result->ms[i] = NAN;
         if (entrants[i].type == NULL)
             continue;
-        result->ms[i] = median(entrants[i].ms, c->request->rounds);
+        result->ms[i] = bench_median(entrants[i].ms, c->request->rounds);
         if (entrants[i].type->apart != NULL)
-            result->backward_ms = median(entrants[i].apart_ms, c->request->rounds);
+            result->backward_ms = bench_median(entrants[i].apart_ms, c->request->rounds);
         ZI_TRY(zi_comm_agree(c->crew->comm,
                              entrants[i].type->check(entrants[i].self, rounds, &wrong)));
         result->n_wrong += wrong;
@@ -165,6 +165,14 @@ static zopt_status run_entrants(const bench_case *c, entrant *entrants, bench_re
     ZI_TRY(c->crew->comm->ops->all_reduce(c->crew->comm, ZI_SUM, &sum, 1));
     result->n_wrong = (uint64_t)sum;
     return ZOPT_OK;
+}
+
+static zopt_status measure_apart(bench_rank *run, const bench_case *c)
+{
+    uint64_t wrong = 0;
+    zopt_status status = run->row->measure(c, run->fault, run->n_printed++, &wrong);
+    run->n_wrong += wrong;
+    return status;
 }
 
 static zopt_status measure(bench_rank *run, const bench_case *c)
@@ -236,7 +244,7 @@ static zopt_status run_case(bench_rank *run, bench_case c, const char *optimizer
     cut(run->row, &c);
     if (strcmp(run->fault, "element") == 0 && c.crew->rank == c.crew->world - 1)
         bench_data_spoil(run->data, c.slot, c.held_first + c.n_held - 1);
-    return measure(run, &c);
+    return run->row->measure != NULL ? measure_apart(run, &c) : measure(run, &c);
 }
 
 static zopt_status sweep(bench_rank *run)
@@ -271,6 +279,8 @@ static zopt_status run_rank(bench_rank *run)
     if (run->crew.rank == 0)
         bench_print_begin(run->request, run->crew.world,
                           row->collective_baseline ? bench_textbook_missing(run->threads) : NULL);
+    if (run->crew.rank == 0 && row->measure == NULL)
+        bench_print_heads(run->request);
     ZI_TRY(sweep(run));
     if (run->crew.rank == 0)
         bench_print_end(run->request);
@@ -344,6 +354,7 @@ static zopt_status complete(const bench_row *row, bench_request *r)
                           : r->fmas > 0 && !row->is_step             ? "backward pass"
                           : r->progress_thread && !row->is_step      ? "thread"
                           : r->shared_params && !row->has_transport  ? "parameter buffers"
+                          : r->dir != NULL && row->measure == NULL   ? "files"
                                                                      : NULL;
     if (refused != NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
@@ -361,6 +372,7 @@ static zopt_status complete(const bench_row *row, bench_request *r)
     if (r->n_overlaps == 0)
         r->overlap[r->n_overlaps++] = 0;
     r->fmas = r->fmas > 0 ? r->fmas : BENCH_FMAS;
+    r->dir = r->dir != NULL ? r->dir : ".";
     r->rounds = r->rounds > 0 ? r->rounds : BENCH_MIN_ROUNDS;
     if (r->rounds < BENCH_MIN_ROUNDS || r->threads < 0 || r->threads > BENCH_MAX_RANKS)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%d rounds of %d threads: want at least %d, at most %d",

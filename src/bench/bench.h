@@ -1,7 +1,7 @@
 /* The benchmarks, as the command sees them. A benchmark measures three contestants, round by round
  * in turn: what zopt does; the limit, a kernel that moves the same bytes with additions only; and
  * the baseline, the textbook way. Ratios of their medians are the result. Order of reading:
- * contestant.h, bench.c, step.c, limit.c, textbook.c. */
+ * contestant.h, bench.c, step.c, limit.c, textbook.c; ckpt.h. */
 #ifndef BENCH_BENCH_H
 #define BENCH_BENCH_H
 
@@ -33,6 +33,7 @@ typedef struct bench_request {
     int shared_params; /* as in zopt_options; the limit has one buffer for each rank all the same */
     int rounds;        /* measured, at least BENCH_MIN_ROUNDS */
     int threads;       /* ranks are so many threads; 0: this process, or those of the launcher */
+    const char *dir;   /* ckpt: where to write, in a folder of its own; NULL: "." */
     int json;
 } bench_request;
 
@@ -45,7 +46,8 @@ const char *bench_name(int i, const char **help);
  *
  * For tests: the environment variable ZOPT_BENCH_FAULT makes a result wrong without a word.
  * subject, limit or baseline: that contestant's last round is left out; backward: the last backward
- * pass that is measured by itself; element: the last rank writes one gradient element wrong. */
+ * pass that is measured by itself; ckpt also: load, hold, copy; element: the last rank writes one
+ * gradient element wrong. */
 zopt_status bench_run(const bench_request *request);
 
 #endif

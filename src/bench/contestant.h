@@ -15,6 +15,7 @@ typedef struct bench_case {
     const char *transport;
     uint64_t params;
     int norm, overlap;
+    int async_save; /* 1: handles save asynchronously */
     uint64_t n_tensors;
     int has_rule;    /* 0: bytes are moved and no rule is applied */
     bench_rule rule; /* of the subject, before its first step */
@@ -70,6 +71,16 @@ uint64_t bench_compare_sample(const bench_case *c, const float *masters, uint64_
 zopt_status bench_compare_alone(const bench_case *c, uint64_t first, uint64_t n_elems,
                                 uint64_t steps, uint64_t n, const uint16_t *params,
                                 uint64_t *n_wrong);
+
+/* ckpt.c: a benchmark with rounds and columns of its own. Prints row `index`; *n_wrong: results of
+ * all ranks together. fault: as in bench.h, "" for none. *Collective.* */
+zopt_status bench_ckpt(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
+
+/* bench.c. Sorts the values. */
+double bench_median(double *values, int n);
+
+/* step.c: the handle of bench_step's object, and its tensors. */
+zopt *bench_step_handle(const void *self, const int **id);
 
 /* step.c: a handle as the case wants it, committed, with start values. Tensor i of the case's
  * n_tensors begins at element *first. */

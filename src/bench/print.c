@@ -31,6 +31,12 @@ void bench_print_begin(const bench_request *request, int ranks, const char *no_b
         printf("# one parameter buffer for all ranks; the limit has one for each\n");
     if (no_baseline != NULL)
         printf("# no baseline: %s\n", no_baseline);
+}
+
+void bench_print_heads(const bench_request *request)
+{
+    if (request->json)
+        return;
     printf("#%9s %10s %5s %9s %14s %4s %8s %9s %7s %7s %6s %9s %7s %9s %10s %9s %6s\n", "size",
            "params", "ranks", "transport", "optimizer", "norm", "overlap", "time", "algbw", "busbw",
            "bytes/", "limit", "x limit", "baseline", "x baseline", "backward", "#wrong");
@@ -47,20 +53,24 @@ static const char *number(char text[32], const char *format, double value, const
     return isfinite(value) ? text : none;
 }
 
-static void print_json(const bench_result *r, int index)
+void bench_print_keys(const bench_case *c, const char *transport, int index)
 {
-    const bench_case *c = r->c;
-    char baseline[32], faster[32], backward[32];
-    double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
     printf("%s\n  {\"params\": %llu, \"ranks\": %d, \"threads\": %s, \"transport\": \"%s\", "
            "\"optimizer\": \"%s\", \"norm\": %s, \"overlap\": %s, \"progress_thread\": %s, "
            "\"dtype\": \"%s\", \"tensors\": %llu, \"shared_params\": %s, ",
            index > 0 ? "," : "", (unsigned long long)c->params, c->crew->world,
-           c->crew->threads != NULL ? "true" : "false",
-           r->transport != NULL ? r->transport : "none", c->has_rule ? c->rule.optim->name : "none",
-           c->norm ? "true" : "false", c->overlap ? "true" : "false",
-           c->request->progress_thread ? "true" : "false", zi_dtype_name(c->data->dtype),
-           (unsigned long long)c->n_tensors, c->request->shared_params ? "true" : "false");
+           c->crew->threads != NULL ? "true" : "false", transport != NULL ? transport : "none",
+           c->has_rule ? c->rule.optim->name : "none", c->norm ? "true" : "false",
+           c->overlap ? "true" : "false", c->request->progress_thread ? "true" : "false",
+           zi_dtype_name(c->data->dtype), (unsigned long long)c->n_tensors,
+           c->request->shared_params ? "true" : "false");
+}
+
+static void print_json(const bench_result *r, int index)
+{
+    char baseline[32], faster[32], backward[32];
+    double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
+    bench_print_keys(r->c, r->transport, index);
     printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %s, \"x_limit\": %.4f, "
            "\"x_baseline\": %s, \"backward_ms\": %s, \"bytes_per_param\": %.4f, \"wrong\": %llu}",
            ms, limit, number(baseline, "%.6f", other, "null"), ms / limit,

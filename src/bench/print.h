@@ -17,6 +17,10 @@ typedef struct bench_result {
 
 /* no_baseline: why there is none, or NULL. */
 void bench_print_begin(const bench_request *request, int ranks, const char *no_baseline);
+/* The heads of bench_print_row's columns; nothing for JSON. */
+void bench_print_heads(const bench_request *request);
+/* JSON: begin a row with what its case is. transport: in use, or NULL. */
+void bench_print_keys(const bench_case *c, const char *transport, int index);
 void bench_print_row(const bench_result *result, int index);
 void bench_print_end(const bench_request *request);
 

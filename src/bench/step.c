@@ -89,6 +89,7 @@ zopt_status bench_open(const bench_case *c, const char *transport, const bench_t
     options.slots = c->n_slots;
     options.shared_params = c->request->shared_params && strcmp(transport, "self") != 0;
     options.progress_thread = c->request->progress_thread;
+    options.async_save = c->async_save;
     options.check_overflow = c->norm;
     options.clip_norm = c->norm ? 1e30 : 0; /* never reached: the coefficient stays 1 / slots */
     *id = calloc((size_t)tensors->n, sizeof **id);
@@ -97,6 +98,13 @@ zopt_status bench_open(const bench_case *c, const char *transport, const bench_t
                        (unsigned long long)tensors->n);
     ZI_TRY(zopt_create(&options, z));
     return build(c, tensors, *id, *z);
+}
+
+zopt *bench_step_handle(const void *self, const int **id)
+{
+    const step *s = self;
+    *id = s->id;
+    return s->z;
 }
 
 static zopt_status create(void *self, const bench_case *c)

@@ -23,13 +23,14 @@ enum {
     SHARED_PARAMS,
     ROUNDS,
     THREADS,
+    DIR,
     JSON
 };
 
 static const struct argp_option options[] = {
     {"params", PARAMS, "P,...", 0, "Numbers of parameters (default: 67108864); 16e6, 64Mi", 0},
-    {"transport", TRANSPORT, "NAME,...", 0, "step, comm: transports (default: auto)", 0},
-    {"optimizer", OPTIMIZER, "NAME,...", 0, "step, adam: optimizers (default: adamw)", 0},
+    {"transport", TRANSPORT, "NAME,...", 0, "step, comm, ckpt: transports (default: auto)", 0},
+    {"optimizer", OPTIMIZER, "NAME,...", 0, "step, adam, ckpt: optimizers (default: adamw)", 0},
     {"norm", NORM, "off|on|both", 0,
      "step: without or with the norm and the overflow check (default: both)", 0},
     {"overlap", OVERLAP, "off|on|both", 0,
@@ -42,12 +43,13 @@ static const struct argp_option options[] = {
      "step: multiply-adds of the backward pass for each parameter, 2 a token (default: 128)", 0},
     {"dtype", DTYPE, "TYPE", 0, "Of gradients and parameters: fp16 (default) or bf16", 0},
     {"tensors", TENSORS, "N", 0,
-     "step: tensors that the parameters are cut into (default: 1; with overlap 64)", 0},
+     "step, ckpt: tensors that the parameters are cut into (default: 1; with overlap 64)", 0},
     {"bucket", BUCKET, "ELEMENTS", 0, "step: elements communicated at once (default: 4194304)", 0},
     {"shared-params", SHARED_PARAMS, NULL, 0,
      "step, comm: one parameter buffer for all ranks of the machine", 0},
     {"rounds", ROUNDS, "N", 0, "Rounds to take medians of, at least 11 (default: 11)", 0},
     {"threads", THREADS, "N", 0, "Ranks are N threads, instead of mpirun's processes", 0},
+    {"dir", DIR, "DIR", 0, "ckpt: write below this folder, and clean up (default: .)", 0},
     {"json", JSON, NULL, 0, "Print JSON", 0},
     {0}};
 
@@ -182,6 +184,9 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
     case SHARED_PARAMS:
         r->shared_params = 1;
         return 0;
+    case DIR:
+        r->dir = word;
+        return 0;
     case JSON:
         r->json = 1;
         return 0;
@@ -220,6 +225,9 @@ static char *list_benchmarks(int key, const char *text, void *input)
         "same bytes with additions only) and the baseline (step, comm: MPI_Reduce_scatter_block\n"
         "on floats, AdamW, MPI_Allgather; adam: widen, AdamW, round, in three passes). x limit\n"
         "is the ratio of the medians of time and limit, x baseline that of baseline and time.\n"
+        "ckpt: the limit is as many bytes written by all ranks at once, the baseline by one\n"
+        "process as dd oflag=direct conv=fsync does; held up is what an asynchronous save does\n"
+        "not do behind the step, copy the time of copying the bytes in memory.\n"
         "#wrong counts results that differ from an independent computation; 2 is then the exit\n"
         "code.\n",
         file);
