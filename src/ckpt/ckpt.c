@@ -44,14 +44,14 @@ zopt_status zi_ckpt_note(zi_ckpt *ckpt, const char *key, const char *value)
     return zi_texts_set(&ckpt->notes, key, value);
 }
 
-zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, zi_writer **writer,
-                            zi_shuffle *shuffle)
+zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle,
+                            const zi_symmetric *window, zi_writer **writer, zi_shuffle *shuffle)
 {
     uint64_t rank = (uint64_t)z->comm->rank, world = (uint64_t)z->comm->world;
     uint64_t mine = bundle->n_pieces > rank ? (bundle->n_pieces - rank - 1) / world + 1 : 1;
     size_t bytes = zi_bundle_piece_bytes(bundle);
     size_t n_buffers = all || mine < 2 ? (size_t)mine : 2;
-    ZI_TRY(zi_shuffle_create(z, bytes, shuffle));
+    ZI_TRY(zi_shuffle_create(z, bytes, window, shuffle));
     zopt_status status = zi_writer_create(z->mem, n_buffers, bytes, writer);
     if (status != ZOPT_OK)
         zi_shuffle_destroy(shuffle);
@@ -69,9 +69,11 @@ static zopt_status reserve(zi_ckpt *ckpt)
                                   .sealed = 1,
                                   .part_bytes = ckpt->config.part_bytes,
                                   .texts = {&ckpt->rows, &ckpt->rows}};
-    ZI_TRY(zi_contents_describe(ckpt->z, &contents, &bundle));
-    zopt_status status =
-        zi_save_buffers(ckpt->z, ckpt->config.async, &bundle, &ckpt->writer, &ckpt->shuffle);
+    ZI_TRY(zi_comm_agree(ckpt->z->comm, zi_contents_describe(ckpt->z, &contents, &bundle)));
+    zopt_status status = zi_shuffle_window(ckpt->z, zi_bundle_piece_bytes(&bundle), &ckpt->window);
+    if (status == ZOPT_OK)
+        status = zi_save_buffers(ckpt->z, ckpt->config.async, &bundle, &ckpt->window, &ckpt->writer,
+                                 &ckpt->shuffle);
     zi_bundle_free(&bundle);
     ZI_TRY(status);
     if (!ckpt->config.async) {
@@ -82,25 +84,30 @@ static zopt_status reserve(zi_ckpt *ckpt)
     return ZOPT_OK;
 }
 
-zopt_status zi_ckpt_create(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **out)
+static zopt_status make(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **out)
 {
     zi_ckpt *ckpt;
-    *out = NULL;
     ZI_TRY(zi_mem_table(z->mem, sizeof *ckpt, &ckpt));
+    *out = ckpt;
     ckpt->z = z;
     ckpt->config = *config;
     ckpt->folder = ckpt->lock = ckpt->save.tmp = -1;
     ckpt->validated = UINT64_MAX;
     ckpt->shuffle.z = z;
-    zopt_status status = zi_config_rows(z, &ckpt->rows);
+    return zi_config_rows(z, &ckpt->rows);
+}
+
+zopt_status zi_ckpt_create(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **out)
+{
+    *out = NULL;
+    zopt_status status = zi_comm_agree(z->comm, make(z, config, out));
     if (status == ZOPT_OK)
-        status = reserve(ckpt);
+        status = reserve(*out);
     if (status != ZOPT_OK) {
-        zi_ckpt_destroy(ckpt);
-        return status;
+        zi_ckpt_destroy(*out);
+        *out = NULL;
     }
-    *out = ckpt;
-    return ZOPT_OK;
+    return status;
 }
 
 void zi_ckpt_destroy(zi_ckpt *ckpt)
@@ -111,6 +118,8 @@ void zi_ckpt_destroy(zi_ckpt *ckpt)
         zi_ckpt_warn(ckpt, "the last save failed: %s", zopt_last_error());
     zi_writer_destroy(ckpt->writer);
     zi_shuffle_destroy(&ckpt->shuffle);
+    if (ckpt->window.bytes > 0)
+        ckpt->z->comm->ops->free_symmetric(ckpt->z->comm, ZI_MEM_CKPT, &ckpt->window);
     if (ckpt->lock >= 0)
         close(ckpt->lock);
     if (ckpt->folder >= 0)

@@ -41,13 +41,14 @@ typedef struct zi_ckpt {
     zi_texts rows, notes;
     char path[ZI_PATH_BYTES]; /* of the claimed directory; "": none */
     int folder, lock;
-    uint64_t validated; /* the last step that was read back whole; UINT64_MAX: none */
-    zi_writer *writer;  /* kept from commit on, where saves are asynchronous */
-    zi_shuffle shuffle; /* likewise */
+    uint64_t validated;  /* the last step that was read back whole; UINT64_MAX: none */
+    zi_writer *writer;   /* kept from commit on, where saves are asynchronous */
+    zi_shuffle shuffle;  /* likewise */
+    zi_symmetric window; /* of all shuffles */
     zi_save save;
 } zi_ckpt;
 
-/* After zopt_commit, of a planning handle too, where it counts what saves will take. */
+/* After zopt_commit, of a planning handle too, where it counts what saves will take. Collective. */
 zopt_status zi_ckpt_create(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **out);
 /* Collective where the comm is healthy: ends a save under way, and warns if it failed. */
 void zi_ckpt_destroy(zi_ckpt *ckpt);

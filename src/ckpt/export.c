@@ -69,7 +69,7 @@ static zopt_status write_pieces(zi_zero *z, const zi_bundle *bundle, const targe
     zi_writer *writer = NULL;
     zi_shuffle shuffle = {.z = z};
     uint64_t *hash = calloc(bundle->n_pieces + 1, sizeof *hash); /* nobody looks at them */
-    zopt_status mine = hash != NULL ? zi_save_buffers(z, 0, bundle, &writer, &shuffle)
+    zopt_status mine = hash != NULL ? zi_save_buffers(z, 0, bundle, NULL, &writer, &shuffle)
                                     : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
     shuffle.bundle = bundle;
     if (mine == ZOPT_OK)

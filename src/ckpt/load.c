@@ -194,15 +194,16 @@ static zopt_status read_rounds(zi_shuffle *shuffle, candidate *c, char *data)
     return status;
 }
 
-static zopt_status read_data(zi_zero *z, candidate *c)
+static zopt_status read_data(zi_ckpt *ckpt, candidate *c)
 {
+    zi_zero *z = ckpt->z;
     size_t piece_bytes = zi_bundle_piece_bytes(&c->bundle);
     size_t bytes = piece_bytes + ZI_DISK_ALIGN;
     char *memory = NULL;
     zi_shuffle shuffle = {.z = z};
     zopt_status mine = zi_mem_array(z->mem, ZI_MEM_CKPT, bytes, &memory);
     if (mine == ZOPT_OK)
-        mine = zi_shuffle_create(z, piece_bytes, &shuffle);
+        mine = zi_shuffle_create(z, piece_bytes, &ckpt->window, &shuffle);
     shuffle.bundle = &c->bundle;
     zopt_status status = zi_comm_agree(z->comm, mine);
     if (status == ZOPT_OK)
@@ -244,7 +245,7 @@ static zopt_status try_one(zi_ckpt *ckpt, const char *root, candidate *c, int *d
     *damaged = 0;
     ZI_TRY(zi_comm_agree(comm, check_fit(ckpt, c)));
     *damaged = 1;
-    ZI_TRY(read_data(ckpt->z, c));
+    ZI_TRY(read_data(ckpt, c));
     *damaged = 0;
     zopt_status status = stand_there(ckpt, c);
     c->touched = status != ZOPT_OK;

@@ -5,9 +5,9 @@
 #include "ckpt/ckpt.h"
 
 /* Buffers to write this bundle: two pieces to write behind, or all that this rank writes; and what
- * the shuffle needs. Errors: ERR_MEMORY. */
-zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, zi_writer **writer,
-                            zi_shuffle *shuffle);
+ * the shuffle needs beside its window, if it has one. Errors: ERR_MEMORY. */
+zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle,
+                            const zi_symmetric *window, zi_writer **writer, zi_shuffle *shuffle);
 
 /* All pieces of the shuffle's bundle to the ranks that write them, one a rank and round, and to
  * their writers. hash: [n_pieces], of those that this rank writes. Collective. */

@@ -108,11 +108,10 @@ static zopt_status begin(zi_ckpt *ckpt, zi_save *save)
         save->writer = ckpt->writer;
         save->shuffle = ckpt->shuffle;
     } else {
-        mine = zi_save_buffers(ckpt->z, 0, &save->bundle, &save->writer, &save->shuffle);
+        mine = zi_save_buffers(ckpt->z, 0, &save->bundle, &ckpt->window, &save->writer,
+                               &save->shuffle);
     }
     save->shuffle.bundle = &save->bundle;
-    if (mine == ZOPT_OK)
-        mine = zi_writer_start(save->writer, save->tmp, save->shown, save->name);
     return zi_comm_agree(comm, mine);
 }
 
@@ -165,6 +164,17 @@ static void abandon(zi_ckpt *ckpt, zi_save *save)
         zi_folder_abandon(ckpt->folder, step);
 }
 
+/* A save that its caller waits for is written while pieces come; one that is waited for only until
+ * they are here leaves the cores to their copies. */
+static zopt_status send_and_write(zi_ckpt *ckpt, zi_save *save)
+{
+    zi_comm *comm = ckpt->z->comm;
+    if (ckpt->config.async)
+        ZI_TRY(zi_send_pieces(&save->shuffle, save->writer, save->hash));
+    ZI_TRY(zi_comm_agree(comm, zi_writer_start(save->writer, save->tmp, save->shown, save->name)));
+    return ckpt->config.async ? ZOPT_OK : zi_send_pieces(&save->shuffle, save->writer, save->hash);
+}
+
 zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
 {
     zi_save *save = &ckpt->save;
@@ -174,7 +184,7 @@ zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
     save->step = ckpt->z->step;
     zopt_status status = begin(ckpt, save);
     if (status == ZOPT_OK)
-        status = zi_send_pieces(&save->shuffle, save->writer, save->hash);
+        status = send_and_write(ckpt, save);
     if (status != ZOPT_OK) {
         abandon(ckpt, save);
         return status;

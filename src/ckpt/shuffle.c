@@ -6,9 +6,23 @@
 
 #include "base/status.h"
 
-zopt_status zi_shuffle_create(zi_zero *z, size_t piece_bytes, zi_shuffle *out)
+zopt_status zi_shuffle_window(zi_zero *z, size_t piece_bytes, zi_symmetric *out)
+{
+    zi_comm *comm = z->comm;
+    *out = (zi_symmetric){0};
+    if (comm->world == 1 || !comm->ops->peer_memory || !z->config.device->on_host)
+        return ZOPT_OK;
+    return comm->ops->alloc_symmetric(comm, ZI_MEM_CKPT, 2 * piece_bytes, out);
+}
+
+zopt_status zi_shuffle_create(zi_zero *z, size_t piece_bytes, const zi_symmetric *window,
+                              zi_shuffle *out)
 {
     *out = (zi_shuffle){.z = z, .bytes = z->comm->world > 1 ? piece_bytes : 0};
+    if (window != NULL && window->bytes >= 2 * out->bytes) {
+        out->window = window->bytes > 0 ? window : NULL;
+        out->bytes = 0;
+    }
     ZI_TRY(zi_mem_array(z->mem, ZI_MEM_CKPT, out->bytes, &out->send));
     zopt_status status = zi_mem_array(z->mem, ZI_MEM_CKPT, out->bytes, &out->receive);
     if (status != ZOPT_OK) {
@@ -105,16 +119,34 @@ static size_t copy_piece(const zi_shuffle *s, parcel what, int writer, char *pac
     return bytes;
 }
 
-static zopt_status meet(zi_shuffle *s, int to, size_t sent, int from, size_t received)
+/* Where this rank packs the next parcel that it gives. */
+static char *outbox(const zi_shuffle *s)
 {
+    return s->window == NULL ? s->send
+                             : (char *)s->window->base + (size_t)s->half * s->window->bytes / 2;
+}
+
+/* Give what is in the outbox and take what a peer has in its own: `received` bytes at *got. In a
+ * window a parcel stays while the next one is packed into the other half: when all have met again,
+ * it has been taken. */
+static zopt_status meet(zi_shuffle *s, int to, size_t sent, int from, size_t received, char **got)
+{
+    zi_comm *comm = s->z->comm;
     zi_message messages[2];
     size_t n = 0;
+    if (s->window != NULL) {
+        int64_t none = 0;
+        *got = (char *)s->window->peer[from] + (outbox(s) - (char *)s->window->base);
+        s->half ^= 1;
+        return comm->ops->all_reduce(comm, ZI_MIN, &none, 1);
+    }
+    *got = s->receive;
     if (sent > 0)
         messages[n++] = (zi_message){.peer = to, .data = s->send, .bytes = sent};
     if (received > 0)
         messages[n++] =
             (zi_message){.peer = from, .receive = 1, .data = s->receive, .bytes = received};
-    return s->z->comm->ops->exchange(s->z->comm, messages, n);
+    return comm->ops->exchange(comm, messages, n);
 }
 
 /* Step j of saving: what this rank owns of r + j's piece goes there, r - j sends its part of this
@@ -131,11 +163,12 @@ static zopt_status step_to_file(zi_shuffle *s, uint64_t first, int j, char *piec
             copy_memory(s, out, me, NULL, piece);
         return s->z->config.device->wait(s->z->queue);
     }
-    size_t sent = sends ? copy_memory(s, out, to, s->send, NULL) : 0;
+    char *got;
+    size_t sent = sends ? copy_memory(s, out, to, outbox(s), NULL) : 0;
     ZI_TRY(s->z->config.device->wait(s->z->queue));
-    ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, me) : 0));
+    ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, me) : 0, &got));
     if (receives)
-        copy_piece(s, in, me, s->receive, piece);
+        copy_piece(s, in, me, got, piece);
     return ZOPT_OK;
 }
 
@@ -153,10 +186,11 @@ static zopt_status step_from_file(zi_shuffle *s, uint64_t first, int j, char *pi
             copy_memory(s, out, me, NULL, piece);
         return s->z->config.device->wait(s->z->queue);
     }
-    size_t sent = sends ? copy_piece(s, out, me, s->send, piece) : 0;
-    ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, from) : 0));
+    char *got;
+    size_t sent = sends ? copy_piece(s, out, me, outbox(s), piece) : 0;
+    ZI_TRY(meet(s, to, sent, from, receives ? parcel_bytes(s, in, from) : 0, &got));
     if (receives)
-        copy_memory(s, in, from, s->receive, NULL);
+        copy_memory(s, in, from, got, NULL);
     return s->z->config.device->wait(s->z->queue);
 }
 

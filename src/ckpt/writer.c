@@ -152,9 +152,6 @@ zopt_status zi_writer_start(zi_writer *w, int folder, const char *shown, const c
     w->shown = shown;
     w->name = name;
     w->file_index = NO_FILE;
-    w->n_put = w->n_done = 0;
-    w->ended = w->finished = 0;
-    w->status = ZOPT_OK;
     sigfillset(&all); /* signals are for the caller's threads */
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = pthread_create(&w->thread, NULL, run, w);
@@ -206,5 +203,9 @@ zopt_status zi_writer_finish(zi_writer *w)
         pthread_join(w->thread, NULL);
         w->running = 0;
     }
-    return w->status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(w->status, "%s", w->text);
+    zopt_status status = w->status;
+    w->n_put = w->n_done = 0;
+    w->ended = w->finished = 0;
+    w->status = ZOPT_OK;
+    return status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(status, "%s", w->text);
 }

@@ -16,7 +16,8 @@ zopt_status zi_writer_create(zi_mem *mem, size_t n_buffers, size_t buffer_bytes,
 void zi_writer_destroy(zi_writer *writer);
 
 /* Start on files of this folder, by name: name[i] is that of file i. All of it is borrowed until
- * finish, and `shown` is the folder's path for error texts. */
+ * finish, and `shown` is the folder's path for error texts. Before it as much can be taken and put
+ * as there are buffers. */
 zopt_status zi_writer_start(zi_writer *writer, int folder, const char *shown,
                             const char *const *name);
 
@@ -37,7 +38,7 @@ void zi_writer_put(zi_writer *writer, zi_write write);
 void zi_writer_end(zi_writer *writer);
 /* 1: all is on disk, or has failed; finish will not wait. */
 int zi_writer_is_done(zi_writer *writer);
-/* Wait for that; the first failure, after which nothing more was written. */
+/* Wait for that; the first failure, after which nothing more was written. Then all begins anew. */
 zopt_status zi_writer_finish(zi_writer *writer);
 
 #endif
