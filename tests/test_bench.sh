@@ -65,6 +65,8 @@ test_arguments() {
     expect 64 "bench adam has no transport to choose" "$zopt" bench adam --transport self
     expect 64 "bench comm has no optimizer to choose" "$zopt" bench comm --optimizer lion
     expect 64 "bench adam has no parameter buffers" "$zopt" bench adam --shared-params
+    expect 64 "bench step has no files to choose" "$zopt" bench step --dir .
+    expect 64 "bench ckpt has no norm to choose" "$zopt" bench ckpt --norm on
     expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
     expect 64 "bench adam has no backward pass to choose" "$zopt" bench adam --overlap on
     expect 64 "bench comm has no thread to choose" "$zopt" bench comm --progress-thread
@@ -114,6 +116,38 @@ test_threads() {
         "$zopt" bench adam --threads 1 --params 5000 --dtype bf16 --optimizer "$all"
 }
 
+# What `bench ckpt` has beside the others: two files of 12 bytes a parameter and their headers, and
+# nothing is left of them.
+bench_ckpt() { # ROWS VALUES COMMAND...
+    bench "$1" yes "$2" "${@:3}"
+    python3 - 2>err.txt <<'PYTHON' || fail "${*:3} : $(tail -n 1 err.txt): $(cat out.txt)"
+import json, math
+for row in json.load(open("out.txt"))["rows"]:
+    assert 12 * row["params"] <= row["bytes"] <= 12 * row["params"] + 65536 or row["optimizer"] != "AdamW", row
+    assert math.isclose(row["bytes_per_param"], row["bytes"] / row["params"], rel_tol=1e-3), row
+    assert math.isclose(row["gb_per_s"], row["bytes"] / row["time_ms"] * 1e-6, rel_tol=0.01, abs_tol=1e-3), row
+    assert math.isclose(row["x_copy"], row["hold_ms"] / row["snapshot_copy_ms"], rel_tol=0.01), row
+    assert row["load_ms"] > 0 and row["hold_ms"] > 0 and row["snapshot_copy_ms"] > 0, row
+    assert row["direct"] in (True, False), row
+PYTHON
+    [ -z "$(find . -name 'zopt-bench-*')" ] || fail "left behind: $(find . -name 'zopt-bench-*')"
+}
+
+test_ckpt() {
+    bench_ckpt 2 "ranks=2 transport=threads norm=False tensors=3" \
+        "$zopt" bench ckpt --threads 2 --params 300,100007 --tensors 3 --dir "$work"
+    bench_ckpt 2 "ranks=3" "$zopt" bench ckpt --threads 3 --params 9001 --tensors 2 \
+        --optimizer adafactor,adamw8bit --dtype bf16
+    local fault
+    for fault in subject limit baseline load hold copy; do
+        expect 2 "are wrong" env ZOPT_BENCH_FAULT=$fault "$zopt" bench ckpt --threads 2 --params 3000
+    done
+    # AdamW's step hardly depends on the size of a gradient that is the same in every step.
+    expect 2 "are wrong" env ZOPT_BENCH_FAULT=element "$zopt" bench ckpt --threads 2 --params 3000 --optimizer sgd
+    expect 73 "nowhere: cannot make a folder in it" "$zopt" bench ckpt --params 300 --dir nowhere
+    [ -z "$(find . -name 'zopt-bench-*')" ] || fail "left behind: $(find . -name 'zopt-bench-*')"
+}
+
 # A contestant that leaves out a round, or one wrong element, is found by the numbers.
 test_faults() {
     local fault command
@@ -144,6 +178,10 @@ test_mpi() {
         mpirun -n 2 "$zopt" bench step --params 50000 --transport mpi --norm on --overlap on --progress-thread
     bench 1 yes "ranks=2 transport=shm" mpirun -n 2 "$zopt" bench comm --params 5000 --shared-params
     bench 1 yes "ranks=2" mpirun -n 2 "$zopt" bench adam --params 5000
+    bench_ckpt 1 "ranks=2 transport=shm" mpirun -n 2 "$zopt" bench ckpt --params 5000
+    bench_ckpt 1 "ranks=3 transport=mpi" mpirun -n 3 "$zopt" bench ckpt --params 5000 --transport mpi
+    bench_ckpt 1 "ranks=1" "$zopt" bench ckpt --params 5000
+    expect 0 "x baseline" mpirun -n 2 "$zopt" bench ckpt --params 5000
     bench 2 yes "ranks=1" "$zopt" bench step --params 5000
     expect 0 "#wrong" mpirun -n 2 "$zopt" bench step --params 5000
     expect 2 "are wrong" env ZOPT_BENCH_FAULT=baseline mpirun -n 2 "$zopt" bench step --params 3000
@@ -152,6 +190,7 @@ test_mpi() {
 }
 
 test_threads
+test_ckpt
 test_faults
 if [ "$only_threads" != threads ]; then
     test_arguments
