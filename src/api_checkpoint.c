@@ -16,10 +16,10 @@ static zopt_status check_between(zi_zero *z, const char *call)
 
 zopt_status zi_local_export(zopt *z, const char *path, int params)
 {
-    zi_zero *zero = zi_local_of(z)->zero;
-    ZI_TRY(zi_check_running(zero, params ? "zopt_export_params" : "zopt_export"));
-    ZI_TRY(zi_owner_rest(zero));
-    return zi_export_model(zero, path, params ? ZI_ARRAY_PARAM : ZI_ARRAY_MASTER);
+    zi_local *l = zi_local_of(z);
+    ZI_TRY(zi_check_running(l->zero, params ? "zopt_export_params" : "zopt_export"));
+    ZI_TRY(zi_owner_rest(l->zero));
+    return zi_export_model(l->ckpt, path, params ? ZI_ARRAY_PARAM : ZI_ARRAY_MASTER);
 }
 
 zopt_status zi_local_save(zopt *z, const char *dir)

@@ -58,9 +58,23 @@ zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle,
     return status;
 }
 
-/* Asynchronous saves keep their memory, so that a save finds it touched; others have it for as long
- * as they last. It is taken once at commit all the same, which then fails rather than a save later;
- * so the peak that a plan counts is the real one. */
+/* The window and, for asynchronous saves, their buffers are kept, so that a save finds them
+ * touched. What other saves, exports and loads take as long as they last is taken once here all the
+ * same: too little memory shows at commit rather than then, and the peak that a plan counts is the
+ * real one. */
+static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
+{
+    zi_writer *writer;
+    zi_shuffle shuffle;
+    ZI_TRY(zi_shuffle_window(ckpt->z, zi_bundle_piece_bytes(bundle), &ckpt->window));
+    if (ckpt->config.async)
+        ZI_TRY(zi_save_buffers(ckpt->z, 1, bundle, &ckpt->window, &ckpt->writer, &ckpt->shuffle));
+    ZI_TRY(zi_save_buffers(ckpt->z, 0, bundle, &ckpt->window, &writer, &shuffle));
+    zi_writer_destroy(writer);
+    zi_shuffle_destroy(&shuffle);
+    return ZOPT_OK;
+}
+
 static zopt_status reserve(zi_ckpt *ckpt)
 {
     zi_bundle bundle;
@@ -70,18 +84,9 @@ static zopt_status reserve(zi_ckpt *ckpt)
                                   .part_bytes = ckpt->config.part_bytes,
                                   .texts = {&ckpt->rows, &ckpt->rows}};
     ZI_TRY(zi_comm_agree(ckpt->z->comm, zi_contents_describe(ckpt->z, &contents, &bundle)));
-    zopt_status status = zi_shuffle_window(ckpt->z, zi_bundle_piece_bytes(&bundle), &ckpt->window);
-    if (status == ZOPT_OK)
-        status = zi_save_buffers(ckpt->z, ckpt->config.async, &bundle, &ckpt->window, &ckpt->writer,
-                                 &ckpt->shuffle);
+    zopt_status status = reserve_for(ckpt, &bundle);
     zi_bundle_free(&bundle);
-    ZI_TRY(status);
-    if (!ckpt->config.async) {
-        zi_writer_destroy(ckpt->writer);
-        zi_shuffle_destroy(&ckpt->shuffle);
-        ckpt->writer = NULL;
-    }
-    return ZOPT_OK;
+    return status;
 }
 
 static zopt_status make(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **out)

@@ -64,13 +64,15 @@ static zopt_status prepare(const zi_zero *z, const char *path, zi_array model, t
     return describe(z, model, bundle);
 }
 
-static zopt_status write_pieces(zi_zero *z, const zi_bundle *bundle, const target *t)
+static zopt_status write_pieces(zi_ckpt *ckpt, const zi_bundle *bundle, const target *t)
 {
+    zi_zero *z = ckpt->z;
     zi_writer *writer = NULL;
     zi_shuffle shuffle = {.z = z};
     uint64_t *hash = calloc(bundle->n_pieces + 1, sizeof *hash); /* nobody looks at them */
-    zopt_status mine = hash != NULL ? zi_save_buffers(z, 0, bundle, NULL, &writer, &shuffle)
-                                    : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
+    zopt_status mine = hash != NULL
+                           ? zi_save_buffers(z, 0, bundle, &ckpt->window, &writer, &shuffle)
+                           : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
     shuffle.bundle = bundle;
     if (mine == ZOPT_OK)
         mine = zi_writer_start(writer, t->fd, t->folder, &t->name);
@@ -101,8 +103,9 @@ static zopt_status finish(const target *t, const zi_bundle_file *part, const cha
     return fsync(t->fd) == 0 ? ZOPT_OK : zi_fail_errno(ZOPT_ERR_WRITE, t->folder, "fsync");
 }
 
-zopt_status zi_export_model(zi_zero *z, const char *path, zi_array model)
+zopt_status zi_export_model(zi_ckpt *ckpt, const char *path, zi_array model)
 {
+    zi_zero *z = ckpt->z;
     int first = z->comm->rank == 0;
     target t = {.fd = -1};
     zi_bundle bundle = {0};
@@ -110,7 +113,7 @@ zopt_status zi_export_model(zi_zero *z, const char *path, zi_array model)
     if (status == ZOPT_OK)
         status = zi_comm_agree(z->comm, first ? create(&t, &bundle.file[0].head) : ZOPT_OK);
     if (status == ZOPT_OK)
-        status = write_pieces(z, &bundle, &t);
+        status = write_pieces(ckpt, &bundle, &t);
     if (status == ZOPT_OK)
         status = zi_comm_agree(z->comm, first ? finish(&t, &bundle.file[0], path) : ZOPT_OK);
     if (status != ZOPT_OK && t.created)

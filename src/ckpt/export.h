@@ -2,10 +2,10 @@
 #ifndef ZI_CKPT_EXPORT_H
 #define ZI_CKPT_EXPORT_H
 
-#include "ckpt/route.h"
+#include "ckpt/ckpt.h"
 
 /* model: ZI_ARRAY_MASTER or ZI_ARRAY_PARAM. Every rank writes its pieces into `path`.tmp; when all
  * have synced them, rank 0 writes the header and renames the file to `path`. Collective. */
-zopt_status zi_export_model(zi_zero *z, const char *path, zi_array model);
+zopt_status zi_export_model(zi_ckpt *ckpt, const char *path, zi_array model);
 
 #endif
