@@ -174,6 +174,57 @@ START_TEST(loads_bring_back_where_the_run_stood)
 }
 END_TEST
 
+typedef struct counted {
+    h_problem problem;
+    zopt_memory_usage usage[5];
+} counted;
+
+/* All that takes memory behind zopt_commit, one after the other and on top of each other. */
+static void use_checkpoints(int rank, zopt_threads *threads, void *arg)
+{
+    counted *c = arg;
+    zopt_options options = c->problem.options;
+    zopt *z;
+    options.threads = threads;
+    options.threads_rank = rank;
+    MUST(h_create(&c->problem, &options, &z));
+    MUST(h_step(&c->problem, z, 1));
+    MUST(zopt_save(z, path_of("dir")));
+    MUST(zopt_export(z, path_of("32")));
+    MUST(zopt_export_params(z, path_of("16")));
+    MUST(zopt_load(z, path_of("dir")));
+    MUST(zopt_save(z, path_of("dir")));
+    MUST(zopt_memory(z, &c->usage[rank]));
+    zopt_destroy(z);
+}
+
+START_TEST(saves_exports_and_loads_take_what_a_plan_says)
+{
+    static const int worlds[] = {1, 2, 5};
+    counted c;
+    zopt *z;
+    int world = worlds[_i / 2];
+    h_uneven(&c.problem, ZOPT_FP16, 1);
+    c.problem.options.async_save = _i % 2;
+    h_on_threads(world, use_checkpoints, &c);
+    c.problem.options.transport = "threads";
+    c.problem.options.plan_world = world;
+    for (int rank = 0; rank < world; rank++) {
+        zopt_memory_usage plan;
+        c.problem.options.plan_rank = rank;
+        MUST(h_create(&c.problem, &c.problem.options, &z));
+        MUST(zopt_memory(z, &plan));
+        zopt_destroy(z);
+        for (int i = 0; i < plan.n; i++)
+            ck_assert_msg(plan.category[i].peak_bytes == c.usage[rank].category[i].peak_bytes,
+                          "rank %d of %d, %s: planned %llu, counted %llu", rank, world,
+                          plan.category[i].name, (unsigned long long)plan.category[i].peak_bytes,
+                          (unsigned long long)c.usage[rank].category[i].peak_bytes);
+        ck_assert_uint_eq(plan.total_peak_bytes, c.usage[rank].total_peak_bytes);
+    }
+}
+END_TEST
+
 /* ------------------------------------------------------------------ without a handle --------- */
 
 static void add_step(void *arg, uint64_t step)
@@ -263,6 +314,7 @@ int main(void)
     tcase_add_test(tests, nothing_to_load_is_told_from_a_fresh_start);
     tcase_add_test(tests, a_handle_outlives_failed_saves);
     tcase_add_test(tests, calls_at_the_wrong_time_are_refused);
+    tcase_add_loop_test(tests, saves_exports_and_loads_take_what_a_plan_says, 0, 6);
     tcase_add_test(tests, loads_bring_back_where_the_run_stood);
     tcase_add_test(tests, checkpoints_open_without_a_handle);
     tcase_add_test(tests, exports_are_those_of_the_handle);

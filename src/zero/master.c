@@ -139,27 +139,25 @@ static zopt_status publish_trained(zi_zero *z)
 }
 
 /* Frozen tensors are in no bucket that is communicated. */
-static zopt_status spread_frozen(zi_zero *z, int id, float *values)
+static zopt_status spread_frozen(zi_zero *z, int id)
 {
+    float values[16384]; /* of the stack: a plan counts no memory for it */
+    const uint64_t most = sizeof values / sizeof values[0];
     const zi_tensor *tensor = &z->tensors[id];
-    for (uint64_t at = 0; at < tensor->n_elems; at += PIECE_ELEMS) {
-        uint64_t rest = tensor->n_elems - at, n = rest < PIECE_ELEMS ? rest : PIECE_ELEMS;
+    for (uint64_t at = 0; at < tensor->n_elems; at += most) {
+        uint64_t rest = tensor->n_elems - at, n = rest < most ? rest : most;
         ZI_TRY(zi_get_owned(z, -1, id, at, n, values));
         store_params(z, tensor, at, n, values);
+        ZI_TRY(z->config.device->wait(z->queue));
     }
-    return z->config.device->wait(z->queue);
+    return ZOPT_OK;
 }
 
 zopt_status zi_params_from_master(zi_zero *z)
 {
-    float *values;
     ZI_TRY(publish_trained(z));
-    size_t bytes = PIECE_ELEMS * sizeof *values;
-    ZI_TRY(zi_comm_agree(z->comm, zi_mem_array(z->mem, ZI_MEM_STAGING, bytes, &values)));
-    zopt_status status = ZOPT_OK;
-    for (uint32_t id = 0; id < z->n_tensors && status == ZOPT_OK; id++)
+    for (uint32_t id = 0; id < z->n_tensors; id++)
         if (z->tensors[id].variant == NULL)
-            status = spread_frozen(z, (int)id, values);
-    zi_mem_free_array(z->mem, ZI_MEM_STAGING, values, bytes);
-    return status;
+            ZI_TRY(spread_frozen(z, (int)id));
+    return ZOPT_OK;
 }
