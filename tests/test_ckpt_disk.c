@@ -108,13 +108,14 @@ static void write_behind(size_t n_buffers)
 {
     enum { N = 9, BYTES = 2 * ZI_DISK_ALIGN };
     static const char *const name[] = {"a", "b"};
+    const zi_writer_room room = {.n_buffers = n_buffers, .buffer_bytes = BYTES};
     uint64_t hash[N];
     zi_mem mem = {0};
     zi_writer *writer;
     size_t length;
     ck_assert_int_eq(zi_disk_create(fd, "a", "a", ZI_DISK_PRIVATE, 5 * BYTES), ZOPT_OK);
     ck_assert_int_eq(zi_disk_create(fd, "b", "b", ZI_DISK_PRIVATE, 4 * BYTES), ZOPT_OK);
-    ck_assert_int_eq(zi_writer_create(&mem, n_buffers, BYTES, &writer), ZOPT_OK);
+    ck_assert_int_eq(zi_writer_create(&mem, &room, &writer), ZOPT_OK);
     ck_assert_uint_ge(mem.row[ZI_MEM_CKPT].bytes, n_buffers * BYTES);
     ck_assert_int_eq(zi_writer_start(writer, fd, dir, name), ZOPT_OK);
     for (int i = 0; i < N; i++) {
@@ -153,11 +154,12 @@ END_TEST
 START_TEST(writers_keep_their_first_failure)
 {
     static const char *const name[] = {"missing", "b"};
+    const zi_writer_room room = {.n_buffers = 2, .buffer_bytes = 10};
     uint64_t hash[4];
     zi_mem mem = {0};
     zi_writer *writer;
     ck_assert_int_eq(zi_disk_create(fd, "b", "b", ZI_DISK_PRIVATE, 10), ZOPT_OK);
-    ck_assert_int_eq(zi_writer_create(&mem, 2, 10, &writer), ZOPT_OK);
+    ck_assert_int_eq(zi_writer_create(&mem, &room, &writer), ZOPT_OK);
     ck_assert_int_eq(zi_writer_start(writer, fd, dir, name), ZOPT_OK);
     for (int i = 0; i < 4; i++) {
         memset(zi_writer_take(writer), 'x', 10);

@@ -53,6 +53,11 @@ zi_bundle_piece zi_bundle_piece_at(const zi_bundle *bundle, uint64_t piece)
     return (zi_bundle_piece){lo, index, zi_piece_of(&bundle->file[lo].head, index)};
 }
 
+size_t zi_bundle_rounds(const zi_bundle *bundle, int world)
+{
+    return (size_t)((bundle->n_pieces + (uint64_t)world - 1) / (uint64_t)world);
+}
+
 size_t zi_bundle_piece_bytes(const zi_bundle *bundle)
 {
     uint64_t most = 1;

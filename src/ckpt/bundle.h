@@ -41,6 +41,9 @@ typedef struct zi_bundle_piece {
 } zi_bundle_piece;
 zi_bundle_piece zi_bundle_piece_at(const zi_bundle *bundle, uint64_t piece);
 
+/* Rounds in which so many ranks write them, one each. */
+size_t zi_bundle_rounds(const zi_bundle *bundle, int world);
+
 /* Bytes of the longest piece. */
 size_t zi_bundle_piece_bytes(const zi_bundle *bundle);
 

@@ -44,35 +44,63 @@ zopt_status zi_ckpt_note(zi_ckpt *ckpt, const char *key, const char *value)
     return zi_texts_set(&ckpt->notes, key, value);
 }
 
-zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle,
-                            const zi_symmetric *window, zi_writer **writer, zi_shuffle *shuffle)
+const zi_pieces *zi_pieces_for(const zi_ckpt *ckpt, const zi_bundle *bundle)
 {
-    uint64_t rank = (uint64_t)z->comm->rank, world = (uint64_t)z->comm->world;
-    uint64_t mine = bundle->n_pieces > rank ? (bundle->n_pieces - rank - 1) / world + 1 : 1;
-    size_t bytes = zi_bundle_piece_bytes(bundle);
-    size_t n_buffers = all || mine < 2 ? (size_t)mine : 2;
-    ZI_TRY(zi_shuffle_create(z, bytes, window, shuffle));
-    zopt_status status = zi_writer_create(z->mem, n_buffers, bytes, writer);
+    const zi_pieces *pieces = &ckpt->pieces;
+    return pieces->memory.bytes > 0 && pieces->stride >= zi_bundle_piece_bytes(bundle) &&
+                   !ckpt->save.under_way
+               ? pieces
+               : NULL;
+}
+
+zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, const zi_pieces *pieces,
+                            zi_writer **writer, zi_shuffle *shuffle)
+{
+    size_t bytes = zi_bundle_piece_bytes(bundle), most = zi_bundle_rounds(bundle, z->comm->world);
+    zi_writer_room room = {.n_buffers = all || most < 2 ? most : 2, .buffer_bytes = bytes};
+    *shuffle = (zi_shuffle){.z = z};
+    if (pieces != NULL) {
+        room = (zi_writer_room){
+            .n_buffers = pieces->n_buffers, .buffer_bytes = pieces->stride, .lent = 1};
+        if (!z->comm->planned)
+            room.memory = zi_pieces_at(pieces, z->comm->rank, 0);
+    } else {
+        ZI_TRY(zi_shuffle_create(z, bytes, NULL, shuffle));
+    }
+    zopt_status status = zi_writer_create(z->mem, &room, writer);
     if (status != ZOPT_OK)
         zi_shuffle_destroy(shuffle);
     return status;
 }
 
-/* The window and, for asynchronous saves, their buffers are kept, so that a save finds them
- * touched. What other saves, exports and loads take as long as they last is taken once here all the
- * same: too little memory shows at commit rather than then, and the peak that a plan counts is the
- * real one. */
-static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
+/* What a save, an export or a load takes as long as it lasts, taken for a moment: too little memory
+ * shows at commit rather than then, and the peak that a plan counts is the real one. */
+static zopt_status try_buffers(zi_zero *z, const zi_bundle *bundle, const zi_pieces *pieces)
 {
     zi_writer *writer;
     zi_shuffle shuffle;
-    ZI_TRY(zi_shuffle_window(ckpt->z, zi_bundle_piece_bytes(bundle), &ckpt->window));
-    if (ckpt->config.async)
-        ZI_TRY(zi_save_buffers(ckpt->z, 1, bundle, &ckpt->window, &ckpt->writer, &ckpt->shuffle));
-    ZI_TRY(zi_save_buffers(ckpt->z, 0, bundle, &ckpt->window, &writer, &shuffle));
+    ZI_TRY(zi_save_buffers(z, 0, bundle, pieces, &writer, &shuffle));
     zi_writer_destroy(writer);
     zi_shuffle_destroy(&shuffle);
     return ZOPT_OK;
+}
+
+/* The pieces' memory and, for asynchronous saves, all buffers are kept, so that a save finds them
+ * touched. */
+static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
+{
+    enum { STORED_AHEAD = 3 }; /* one written, one whole, one being filled */
+    int async = ckpt->config.async;
+    size_t rounds = zi_bundle_rounds(bundle, ckpt->z->comm->world);
+    size_t n_buffers = async && rounds > STORED_AHEAD ? rounds : STORED_AHEAD;
+    ZI_TRY(zi_pieces_create(ckpt->z, zi_bundle_piece_bytes(bundle), n_buffers, &ckpt->pieces));
+    const zi_pieces *pieces = zi_pieces_for(ckpt, bundle);
+    if (async)
+        ZI_TRY(zi_save_buffers(ckpt->z, 1, bundle, pieces, &ckpt->writer, &ckpt->shuffle));
+    if (pieces != NULL)
+        ZI_TRY(try_buffers(ckpt->z, bundle, pieces));
+    /* An export cannot have the pieces of an asynchronous save under way. */
+    return pieces == NULL || async ? try_buffers(ckpt->z, bundle, NULL) : ZOPT_OK;
 }
 
 static zopt_status reserve(zi_ckpt *ckpt)
@@ -123,8 +151,7 @@ void zi_ckpt_destroy(zi_ckpt *ckpt)
         zi_ckpt_warn(ckpt, "the last save failed: %s", zopt_last_error());
     zi_writer_destroy(ckpt->writer);
     zi_shuffle_destroy(&ckpt->shuffle);
-    if (ckpt->window.bytes > 0)
-        ckpt->z->comm->ops->free_symmetric(ckpt->z->comm, ZI_MEM_CKPT, &ckpt->window);
+    zi_pieces_destroy(ckpt->z, &ckpt->pieces);
     if (ckpt->lock >= 0)
         close(ckpt->lock);
     if (ckpt->folder >= 0)

@@ -10,6 +10,7 @@
 
 #include "ckpt/contents.h"
 #include "ckpt/folder.h"
+#include "ckpt/pieces.h"
 #include "ckpt/progress.h"
 #include "ckpt/shuffle.h"
 #include "ckpt/writer.h"
@@ -41,10 +42,10 @@ typedef struct zi_ckpt {
     zi_texts rows, notes;
     char path[ZI_PATH_BYTES]; /* of the claimed directory; "": none */
     int folder, lock;
-    uint64_t validated;  /* the last step that was read back whole; UINT64_MAX: none */
-    zi_writer *writer;   /* kept from commit on, where saves are asynchronous */
-    zi_shuffle shuffle;  /* likewise */
-    zi_symmetric window; /* of all shuffles */
+    uint64_t validated; /* the last step that was read back whole; UINT64_MAX: none */
+    zi_writer *writer;  /* kept from commit on, where saves are asynchronous */
+    zi_shuffle shuffle; /* likewise */
+    zi_pieces pieces;
     zi_save save;
 } zi_ckpt;
 

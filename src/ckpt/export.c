@@ -70,15 +70,15 @@ static zopt_status write_pieces(zi_ckpt *ckpt, const zi_bundle *bundle, const ta
     zi_writer *writer = NULL;
     zi_shuffle shuffle = {.z = z};
     uint64_t *hash = calloc(bundle->n_pieces + 1, sizeof *hash); /* nobody looks at them */
-    zopt_status mine = hash != NULL
-                           ? zi_save_buffers(z, 0, bundle, &ckpt->window, &writer, &shuffle)
-                           : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
+    const zi_pieces *pieces = zi_pieces_for(ckpt, bundle);
+    zopt_status mine = hash != NULL ? zi_save_buffers(z, 0, bundle, pieces, &writer, &shuffle)
+                                    : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for checksums");
     shuffle.bundle = bundle;
     if (mine == ZOPT_OK)
         mine = zi_writer_start(writer, t->fd, t->folder, &t->name);
     zopt_status status = zi_comm_agree(z->comm, mine);
     if (status == ZOPT_OK)
-        status = zi_send_pieces(&shuffle, writer, hash);
+        status = zi_send_pieces(pieces, 0, &shuffle, writer, hash);
     if (status == ZOPT_OK)
         status = zi_comm_agree(z->comm, zi_writer_finish(writer));
     zi_writer_destroy(writer);

@@ -4,14 +4,20 @@
 
 #include "ckpt/ckpt.h"
 
-/* Buffers to write this bundle: two pieces to write behind, or all that this rank writes; and what
- * the shuffle needs beside its window, if it has one. Errors: ERR_MEMORY. */
-zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle,
-                            const zi_symmetric *window, zi_writer **writer, zi_shuffle *shuffle);
+/* What it takes to write this bundle: a writer on `pieces`, or, NULL, one with two buffers, or with
+ * `all` that a rank writes, and a shuffle's. Errors: ERR_MEMORY.
+ */
+zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, const zi_pieces *pieces,
+                            zi_writer **writer, zi_shuffle *shuffle);
+
+/* The handle's pieces where a bundle can be written from them, now; else NULL. */
+const zi_pieces *zi_pieces_for(const zi_ckpt *ckpt, const zi_bundle *bundle);
 
 /* All pieces of the shuffle's bundle to the ranks that write them, one a rank and round, and to
- * their writers. hash: [n_pieces], of those that this rank writes. Collective. */
-zopt_status zi_send_pieces(zi_shuffle *shuffle, zi_writer *writer, uint64_t *hash);
+ * their writers. at_once: the writers, not started yet, have room for all. hash: [n_pieces], of
+ * those that this rank writes. Collective. */
+zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shuffle,
+                           zi_writer *writer, uint64_t *hash);
 
 /* ERR_DISAGREE with `what` unless all ranks pass the same value. Collective. */
 zopt_status zi_same_everywhere(zi_comm *comm, uint64_t value, const char *what);

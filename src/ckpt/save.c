@@ -108,8 +108,8 @@ static zopt_status begin(zi_ckpt *ckpt, zi_save *save)
         save->writer = ckpt->writer;
         save->shuffle = ckpt->shuffle;
     } else {
-        mine = zi_save_buffers(ckpt->z, 0, &save->bundle, &ckpt->window, &save->writer,
-                               &save->shuffle);
+        mine = zi_save_buffers(ckpt->z, 0, &save->bundle, zi_pieces_for(ckpt, &save->bundle),
+                               &save->writer, &save->shuffle);
     }
     save->shuffle.bundle = &save->bundle;
     return zi_comm_agree(comm, mine);
@@ -117,10 +117,13 @@ static zopt_status begin(zi_ckpt *ckpt, zi_save *save)
 
 /* ------------------------------------------------------------------ the bytes ---------------- */
 
-zopt_status zi_send_pieces(zi_shuffle *shuffle, zi_writer *writer, uint64_t *hash)
+zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shuffle,
+                           zi_writer *writer, uint64_t *hash)
 {
     const zi_bundle *bundle = shuffle->bundle;
     const zi_comm *comm = shuffle->z->comm;
+    if (pieces != NULL)
+        return zi_pieces_store(pieces, shuffle, writer, at_once, hash);
     for (uint64_t first = 0; first < bundle->n_pieces; first += (uint64_t)comm->world) {
         uint64_t own = first + (uint64_t)comm->rank;
         int writes = own < bundle->n_pieces;
@@ -129,9 +132,7 @@ zopt_status zi_send_pieces(zi_shuffle *shuffle, zi_writer *writer, uint64_t *has
         if (!writes)
             continue;
         zi_bundle_piece piece = zi_bundle_piece_at(bundle, own);
-        if (piece.run.bytes > 0)
-            zi_writer_put(writer,
-                          (zi_write){piece.file, piece.run.at, piece.run.bytes, &hash[own]});
+        zi_writer_put(writer, (zi_write){piece.file, piece.run.at, piece.run.bytes, &hash[own]});
     }
     zi_writer_end(writer);
     return ZOPT_OK;
@@ -165,14 +166,19 @@ static void abandon(zi_ckpt *ckpt, zi_save *save)
 }
 
 /* A save that its caller waits for is written while pieces come; one that is waited for only until
- * they are here leaves the cores to their copies. */
+ * they are here leaves the cores to their copies. Long notes may have made more pieces than there
+ * are buffers: then it, too, is written as they come. */
 static zopt_status send_and_write(zi_ckpt *ckpt, zi_save *save)
 {
-    zi_comm *comm = ckpt->z->comm;
-    if (ckpt->config.async)
-        ZI_TRY(zi_send_pieces(&save->shuffle, save->writer, save->hash));
-    ZI_TRY(zi_comm_agree(comm, zi_writer_start(save->writer, save->tmp, save->shown, save->name)));
-    return ckpt->config.async ? ZOPT_OK : zi_send_pieces(&save->shuffle, save->writer, save->hash);
+    const zi_pieces *pieces = zi_pieces_for(ckpt, &save->bundle);
+    zi_writer *writer = save->writer;
+    int at_once = ckpt->config.async && zi_bundle_rounds(&save->bundle, ckpt->z->comm->world) <=
+                                            zi_writer_room_of(writer);
+    if (at_once)
+        ZI_TRY(zi_send_pieces(pieces, 1, &save->shuffle, writer, save->hash));
+    ZI_TRY(
+        zi_comm_agree(ckpt->z->comm, zi_writer_start(writer, save->tmp, save->shown, save->name)));
+    return at_once ? ZOPT_OK : zi_send_pieces(pieces, 0, &save->shuffle, writer, save->hash);
 }
 
 zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)

@@ -6,21 +6,13 @@
 
 #include "base/status.h"
 
-zopt_status zi_shuffle_window(zi_zero *z, size_t piece_bytes, zi_symmetric *out)
-{
-    zi_comm *comm = z->comm;
-    *out = (zi_symmetric){0};
-    if (comm->world == 1 || !comm->ops->peer_memory || !z->config.device->on_host)
-        return ZOPT_OK;
-    return comm->ops->alloc_symmetric(comm, ZI_MEM_CKPT, 2 * piece_bytes, out);
-}
-
 zopt_status zi_shuffle_create(zi_zero *z, size_t piece_bytes, const zi_symmetric *window,
                               zi_shuffle *out)
 {
     *out = (zi_shuffle){.z = z, .bytes = z->comm->world > 1 ? piece_bytes : 0};
     if (window != NULL && window->bytes >= 2 * out->bytes) {
         out->window = window->bytes > 0 ? window : NULL;
+        out->half_bytes = out->bytes;
         out->bytes = 0;
     }
     ZI_TRY(zi_mem_array(z->mem, ZI_MEM_CKPT, out->bytes, &out->send));
@@ -104,6 +96,11 @@ static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *pa
     return bytes;
 }
 
+void zi_shuffle_store(const zi_shuffle *s, uint64_t piece, int writer, char *data)
+{
+    copy_memory(s, (parcel){piece, s->z->comm->rank, 1}, writer, NULL, data);
+}
+
 /* Between the packed parcel and the piece that it is a part of. */
 static size_t copy_piece(const zi_shuffle *s, parcel what, int writer, char *packed, char *piece)
 {
@@ -122,8 +119,7 @@ static size_t copy_piece(const zi_shuffle *s, parcel what, int writer, char *pac
 /* Where this rank packs the next parcel that it gives. */
 static char *outbox(const zi_shuffle *s)
 {
-    return s->window == NULL ? s->send
-                             : (char *)s->window->base + (size_t)s->half * s->window->bytes / 2;
+    return s->window == NULL ? s->send : (char *)s->window->base + (size_t)s->half * s->half_bytes;
 }
 
 /* Give what is in the outbox and take what a peer has in its own: `received` bytes at *got. In a
@@ -136,7 +132,7 @@ static zopt_status meet(zi_shuffle *s, int to, size_t sent, int from, size_t rec
     size_t n = 0;
     if (s->window != NULL) {
         int64_t none = 0;
-        *got = (char *)s->window->peer[from] + (outbox(s) - (char *)s->window->base);
+        *got = (char *)s->window->peer[from] + (size_t)s->half * s->half_bytes;
         s->half ^= 1;
         return comm->ops->all_reduce(comm, ZI_MIN, &none, 1);
     }

@@ -12,14 +12,11 @@ typedef struct zi_shuffle {
     zi_zero *z;
     const zi_bundle *bundle;
     const zi_symmetric *window; /* NULL: parcels are messages */
-    int half;                   /* of the window, to be filled next */
+    size_t half_bytes;          /* of the window */
+    int half;                   /* to be filled next */
     char *send, *receive;       /* a piece each */
     size_t bytes;               /* of each; 0 on one rank, and with a window */
 } zi_shuffle;
-
-/* A window for pieces of up to these bytes, of the life of a handle; left empty where ranks cannot
- * read each other's memory. Counted. *Collective.* */
-zopt_status zi_shuffle_window(zi_zero *z, size_t piece_bytes, zi_symmetric *out);
 
 /* window: used if it is large enough; NULL: none. Counted. Errors: ERR_MEMORY. On a dry mem nothing
  * is allocated. */
@@ -27,6 +24,10 @@ zopt_status zi_shuffle_create(zi_zero *z, size_t piece_bytes, const zi_symmetric
                               zi_shuffle *out);
 /* Leaks what peers may still write to, where the transport has failed. */
 void zi_shuffle_destroy(zi_shuffle *shuffle);
+
+/* What this rank owns of a piece to where it belongs in it, at `data`, for the rank that writes it.
+ * Enqueued. */
+void zi_shuffle_store(const zi_shuffle *shuffle, uint64_t piece, int writer, char *data);
 
 typedef enum zi_direction { ZI_TO_FILE, ZI_FROM_FILE } zi_direction;
 

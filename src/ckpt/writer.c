@@ -22,7 +22,7 @@ struct zi_writer {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    uint64_t n_put, n_done;
+    uint64_t n_taken, n_put, n_done;
     int ended, finished;
 
     /* The thread's. */
@@ -36,18 +36,18 @@ struct zi_writer {
     char text[512];
 };
 
-zopt_status zi_writer_create(zi_mem *mem, size_t n_buffers, size_t buffer_bytes, zi_writer **out)
+zopt_status zi_writer_create(zi_mem *mem, const zi_writer_room *room, zi_writer **out)
 {
     zi_writer *w;
     *out = NULL;
     ZI_TRY(zi_mem_table(mem, sizeof *w, &w));
     w->mem = mem;
-    w->n_buffers = n_buffers;
-    w->buffer_bytes = (buffer_bytes + ZI_DISK_ALIGN - 1) / ZI_DISK_ALIGN * ZI_DISK_ALIGN;
-    w->memory_bytes = n_buffers * w->buffer_bytes + ZI_DISK_ALIGN;
+    w->n_buffers = room->n_buffers;
+    w->buffer_bytes = (room->buffer_bytes + ZI_DISK_ALIGN - 1) / ZI_DISK_ALIGN * ZI_DISK_ALIGN;
+    w->memory_bytes = room->lent ? 0 : w->n_buffers * w->buffer_bytes + ZI_DISK_ALIGN;
     pthread_mutex_init(&w->mutex, NULL);
     pthread_cond_init(&w->changed, NULL);
-    zopt_status status = zi_mem_table(mem, n_buffers * sizeof *w->queue, &w->queue);
+    zopt_status status = zi_mem_table(mem, w->n_buffers * sizeof *w->queue, &w->queue);
     if (status == ZOPT_OK)
         status = zi_mem_array(mem, ZI_MEM_CKPT, w->memory_bytes, &w->memory);
     if (status != ZOPT_OK) {
@@ -56,9 +56,14 @@ zopt_status zi_writer_create(zi_mem *mem, size_t n_buffers, size_t buffer_bytes,
         return status;
     }
     size_t over = (uintptr_t)w->memory % ZI_DISK_ALIGN;
-    w->first = w->memory != NULL ? w->memory + (over > 0 ? ZI_DISK_ALIGN - over : 0) : NULL;
+    w->first = w->memory != NULL ? w->memory + (over > 0 ? ZI_DISK_ALIGN - over : 0) : room->memory;
     *out = w;
     return ZOPT_OK;
+}
+
+size_t zi_writer_room_of(const zi_writer *w)
+{
+    return w->n_buffers;
 }
 
 void zi_writer_destroy(zi_writer *w)
@@ -129,7 +134,7 @@ static void *run(void *arg)
     zi_writer *w = arg;
     zi_write write;
     while (next(w, &write)) {
-        if (w->status == ZOPT_OK)
+        if (w->status == ZOPT_OK && write.bytes > 0)
             note(w, write_one(w, &write, buffer(w, w->n_done)));
         pthread_mutex_lock(&w->mutex);
         w->n_done++;
@@ -165,10 +170,11 @@ zopt_status zi_writer_start(zi_writer *w, int folder, const char *shown, const c
 void *zi_writer_take(zi_writer *w)
 {
     pthread_mutex_lock(&w->mutex);
-    while (w->n_put - w->n_done == w->n_buffers)
+    while (w->n_taken - w->n_done == w->n_buffers)
         pthread_cond_wait(&w->changed, &w->mutex);
+    uint64_t taken = w->n_taken++;
     pthread_mutex_unlock(&w->mutex);
-    return buffer(w, w->n_put);
+    return buffer(w, taken);
 }
 
 void zi_writer_put(zi_writer *w, zi_write write)
@@ -204,7 +210,7 @@ zopt_status zi_writer_finish(zi_writer *w)
         w->running = 0;
     }
     zopt_status status = w->status;
-    w->n_put = w->n_done = 0;
+    w->n_taken = w->n_put = w->n_done = 0;
     w->ended = w->finished = 0;
     w->status = ZOPT_OK;
     return status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(status, "%s", w->text);

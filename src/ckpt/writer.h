@@ -9,9 +9,18 @@
 
 typedef struct zi_writer zi_writer;
 
-/* n_buffers >= 1 of buffer_bytes each, aligned for direct I/O and counted. On a dry mem they are
- * only counted. Errors: ERR_MEMORY. */
-zopt_status zi_writer_create(zi_mem *mem, size_t n_buffers, size_t buffer_bytes, zi_writer **out);
+/* n_buffers >= 1 of buffer_bytes each, aligned for direct I/O. lent: they are the caller's, one
+ * behind the other at `memory`; else the writer's, counted, on a dry mem only counted. */
+typedef struct zi_writer_room {
+    size_t n_buffers, buffer_bytes;
+    int lent;
+    char *memory;
+} zi_writer_room;
+
+/* Errors: ERR_MEMORY. */
+zopt_status zi_writer_create(zi_mem *mem, const zi_writer_room *room, zi_writer **out);
+/* How many buffers it has. */
+size_t zi_writer_room_of(const zi_writer *writer);
 /* Waits for the thread. NULL is fine. */
 void zi_writer_destroy(zi_writer *writer);
 
@@ -21,11 +30,13 @@ void zi_writer_destroy(zi_writer *writer);
 zopt_status zi_writer_start(zi_writer *writer, int folder, const char *shown,
                             const char *const *name);
 
-/* The next buffer to fill, when it is free. */
+/* The next buffer to fill, when it is free. Each is put, in this order; a caller that knows the
+ * buffers as its own may put without taking, each once. */
 void *zi_writer_take(zi_writer *writer);
 
-/* Write it to a file from byte `at` on; *hash, borrowed until finish, gets its checksum. Files come
- * in ascending order; a file is synced and closed when the next one comes. */
+/* Write it to a file from byte `at` on; no bytes are no write. *hash, borrowed until finish, gets
+ * its checksum. Files come in ascending order; a file is synced and closed when the next one comes.
+ */
 typedef struct zi_write {
     uint32_t file;
     uint64_t at;
