@@ -77,58 +77,63 @@ typedef struct range {
 #define STATES_2(i)    STATES_1(i) & state1[i],
 #define STATES_3(i)    STATES_2(i) & state2[i],
 #define RANGE_STATE(s) r->state[s]
-#define JOB_STATE(s)   (float *)job->state[s].data + at
+#define LINE_STATE(s)  state[s] + line
 
 /* For each rule: a loop; a range; and a block of one group in one go, line by line from the
  * gradients to the stored parameters. */
-#define RULE_FUNCTIONS(NAME, function, states)                                              \
-    static inline __attribute__((always_inline)) void loop_##function(                      \
-        const float *restrict g, float *restrict master,                                    \
-        PARAMETERS_##states const float *restrict k, size_t n)                              \
-    {                                                                                       \
-        for (size_t i = 0; i < n; i++)                                                      \
-            function(g[i], &master[i], STATES_##states(i) k);                               \
-    }                                                                                       \
-    static void range_##function(const range *r)                                            \
-    {                                                                                       \
-        loop_##function(r->g, r->master, ARGUMENTS_##states(RANGE_STATE) r->k, r->n);       \
-    }                                                                                       \
-    static inline __attribute__((always_inline)) void lines_##function(                     \
-        const zi_job *job, sources_kind kind, size_t first, const float *scalars)           \
-    {                                                                                       \
-        float g[ZI_LINE], k[ZI_MAX_SCALARS];                                                \
-        memcpy(k, scalars, sizeof k);                                                       \
-        for (size_t at = first; at < first + ZI_BLOCK; at += ZI_LINE) {                     \
-            sum_line(g, NULL, job, kind, at, job->control->coef);                           \
-            loop_##function(g, job->master + at, ARGUMENTS_##states(JOB_STATE) k, ZI_LINE); \
-            store_line(job, at);                                                            \
-        }                                                                                   \
-    }                                                                                       \
-    static void fused_##function(const zi_job *job, sources_kind kind, size_t first,        \
-                                 const float *scalars)                                      \
-    {                                                                                       \
-        if (kind == ALL_FP16)                                                               \
-            lines_##function(job, ALL_FP16, first, scalars);                                \
-        else if (kind == ALL_BF16)                                                          \
-            lines_##function(job, ALL_BF16, first, scalars);                                \
-        else                                                                                \
-            lines_##function(job, MIXED, first, scalars);                                   \
+#define RULE_FUNCTIONS(NAME, function, states)                                            \
+    static inline __attribute__((always_inline)) void loop_##function(                    \
+        const float *restrict g, float *restrict master,                                  \
+        PARAMETERS_##states const float *restrict k, size_t n)                            \
+    {                                                                                     \
+        for (size_t i = 0; i < n; i++)                                                    \
+            function(g[i], &master[i], STATES_##states(i) k);                             \
+    }                                                                                     \
+    static void range_##function(const range *r)                                          \
+    {                                                                                     \
+        loop_##function(r->g, r->master, ARGUMENTS_##states(RANGE_STATE) r->k, r->n);     \
+    }                                                                                     \
+    static inline __attribute__((always_inline)) void lines_##function(                   \
+        const zi_job *job, sources_kind kind, size_t first, const float *scalars,         \
+        float *const state[ZI_MAX_STATES])                                                \
+    {                                                                                     \
+        float g[ZI_LINE], k[ZI_MAX_SCALARS], *master = job->master + first;               \
+        (void)state;                                                                      \
+        memcpy(k, scalars, sizeof k);                                                     \
+        for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE) {                         \
+            sum_line(g, NULL, job, kind, first + line, job->control->coef);               \
+            loop_##function(g, master + line, ARGUMENTS_##states(LINE_STATE) k, ZI_LINE); \
+            store_line(job, first + line);                                                \
+        }                                                                                 \
+    }                                                                                     \
+    static void fused_##function(const zi_job *job, sources_kind kind, size_t first,      \
+                                 const float *scalars, float *const state[ZI_MAX_STATES]) \
+    {                                                                                     \
+        if (kind == ALL_FP16)                                                             \
+            lines_##function(job, ALL_FP16, first, scalars, state);                       \
+        else if (kind == ALL_BF16)                                                        \
+            lines_##function(job, ALL_BF16, first, scalars, state);                       \
+        else                                                                              \
+            lines_##function(job, MIXED, first, scalars, state);                          \
     }
 ZI_RULE_LIST(RULE_FUNCTIONS)
 
 static const struct {
     void (*range)(const range *r);
-    void (*fused)(const zi_job *job, sources_kind kind, size_t first, const float *scalars);
+    void (*fused)(const zi_job *job, sources_kind kind, size_t first, const float *scalars,
+                  float *const state[ZI_MAX_STATES]);
 } of_rule[ZI_N_RULES] = {
 #define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = {range_##function, fused_##function},
     ZI_RULE_LIST(RULE_ROW)};
 
-/* The rule on a block, span by span; state[] is where its elements' states are. Returns the span
- * that the next block begins in. */
-static const zi_span *apply_rule(zi_rule rule, const zi_job *job, size_t first, const zi_span *span,
-                                 const float *g, float *const state[ZI_MAX_STATES])
+/* The rule on a block of several groups, span by span. Returns the span that the next block begins
+ * in. */
+static const zi_span *update_spans(zi_rule rule, const zi_job *job, size_t first,
+                                   const zi_span *span, float *const state[ZI_MAX_STATES])
 {
+    float g[ZI_BLOCK];
     size_t at = first, end = first + ZI_BLOCK;
+    gradient_block(g, job, first);
     while (at < end) {
         size_t stop = span->end < end ? (size_t)span->end : end, i = at - first;
         range r = {stop - at, g + i, job->master + at, {NULL}, job->control->scalars[span->group]};
@@ -139,26 +144,29 @@ static const zi_span *apply_rule(zi_rule rule, const zi_job *job, size_t first, 
         if (at == span->end)
             span++;
     }
+    store(job, first);
     return span;
+}
+
+/* A block from gradients to parameters; state[]: where its elements' states are. */
+static const zi_span *update_block(zi_rule rule, const zi_job *job, sources_kind kind, size_t first,
+                                   const zi_span *span, float *const state[ZI_MAX_STATES])
+{
+    if (span->end < first + ZI_BLOCK)
+        return update_spans(rule, job, first, span, state);
+    of_rule[rule].fused(job, kind, first, job->control->scalars[span->group], state);
+    return span + (span->end == first + ZI_BLOCK);
 }
 
 static void update_elements(const zi_variant *variant, const zi_job *job)
 {
-    float g[ZI_BLOCK];
+    float *state[ZI_MAX_STATES] = {NULL};
     const zi_span *span = job->span;
     const sources_kind kind = kind_of_sources(job);
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
-        if (span->end >= first + ZI_BLOCK) {
-            of_rule[variant->rule].fused(job, kind, first, job->control->scalars[span->group]);
-            span += span->end == first + ZI_BLOCK;
-            continue;
-        }
-        float *state[ZI_MAX_STATES] = {NULL};
         for (int s = 0; s < variant->n_states; s++)
             state[s] = (float *)job->state[s].data + first;
-        gradient_block(g, job, first);
-        span = apply_rule(variant->rule, job, first, span, g, state);
-        store(job, first);
+        span = update_block(variant->rule, job, kind, first, span, state);
     }
 }
 
@@ -167,24 +175,35 @@ static zi_state_slice state_block(const zi_state_slice *state, size_t first)
     return (zi_state_slice){(uint8_t *)state->data + first, state->absmax + first / ZI_BLOCK};
 }
 
+static void decode_states(const zi_variant *variant, const zi_job *job, size_t first,
+                          float *const state[ZI_MAX_STATES])
+{
+    for (int s = 0; s < variant->n_states && first < job->n_elems; s++) {
+        const zi_state_slice block = state_block(&job->state[s], first);
+        decode_block(variant->state[s].form, state[s], &block);
+    }
+}
+
+/* The next block is decoded while the reciprocals of this one's absmax are made. */
 static void update_blocks(const zi_variant *variant, const zi_job *job)
 {
-    float g[ZI_BLOCK], wide[ZI_MAX_STATES][ZI_BLOCK];
+    float wide[2][ZI_MAX_STATES][ZI_BLOCK], *state[2][ZI_MAX_STATES];
+    encoding to_codes[ZI_MAX_STATES];
     const zi_span *span = job->span;
+    const sources_kind kind = kind_of_sources(job);
+    for (int i = 0; i < 2 * ZI_MAX_STATES; i++)
+        state[i / ZI_MAX_STATES][i % ZI_MAX_STATES] = wide[i / ZI_MAX_STATES][i % ZI_MAX_STATES];
+    decode_states(variant, job, 0, state[0]);
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
-        float *state[ZI_MAX_STATES] = {NULL};
+        size_t now = first / ZI_BLOCK % 2;
+        span = update_block(variant->rule, job, kind, first, span, state[now]);
         for (int s = 0; s < variant->n_states; s++) {
             const zi_state_slice block = state_block(&job->state[s], first);
-            state[s] = wide[s];
-            decode_block(variant->state[s].form, wide[s], &block);
+            encode_begin(variant->state[s].form, &block, wide[now][s], &to_codes[s]);
         }
-        gradient_block(g, job, first);
-        span = apply_rule(variant->rule, job, first, span, g, state);
-        for (int s = 0; s < variant->n_states; s++) {
-            const zi_state_slice block = state_block(&job->state[s], first);
-            encode_block(variant->state[s].form, &block, wide[s]);
-        }
-        store(job, first);
+        decode_states(variant, job, first + ZI_BLOCK, state[1 - now]);
+        for (int s = 0; s < variant->n_states; s++)
+            encode_end(variant->state[s].form, &to_codes[s]);
     }
 }
 

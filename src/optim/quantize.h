@@ -16,13 +16,16 @@
  * the values ten (0.9 f / first - 0.8). A step is 1 long in f (unsigned) or 2 (signed).
  *
  *              code        value                    bitsandbytes' index      middle of the step
- *   signed     0           0                        127
+ *   signed     0           0                        127                      (k = 0)
  *              1..127      k = code, > 0            code + 127               f = 2 k + 1
  *              128         1                        255                      (k = 128)
  *              255..129    -(value of 256 - code)   code - 129
- *   unsigned   0           0                        0
+ *   unsigned   0           0                        0                        (k = 1)
  *              1..254      k = code + 1             code                     f = k + 0.5
  *              255         1                        255                      (k = 256)
+ *
+ * A value is a line over k too: the exponent of k tells the decade, and 0 and 1 have a line of
+ * their own. As its sign is taken, code 128, an int8_t's -128, becomes 1: it is -1 before.
  *
  * So zeroed memory holds zeros, and bitsandbytes' index is (code + 127) mod 256, or the code.
  *
@@ -44,36 +47,58 @@
     X(constant, 1e-1, 64)          \
     X(constant, 1e-0, 128)
 
-/* From f to the value, and from |x| / absmax, the ratio, to f. */
-#define ZI_Q8_VALUE_SLOPE(ten, first)  (float)(0.9 * (ten) / (first))
-#define ZI_Q8_VALUE_OFFSET(ten, first) (float)(-0.8 * (ten))
-#define ZI_Q8_F_SLOPE(ten, first)      (float)((first) / (0.9 * (ten)))
-#define ZI_Q8_F_OFFSET(ten, first)     (float)(0.8 / 0.9 * (first))
-/* In the decade's last step, of either map, where the next one has not begun. */
-#define ZI_Q8_F_END(ten, first) (1.999f * (first))
+/* From k to the value. */
+#define ZI_Q8_VALUE_SLOPE_SIGNED(ten, first)    (float)(1.8 * (ten) / (first))
+#define ZI_Q8_VALUE_SLOPE_UNSIGNED(ten, first)  (float)(0.9 * (ten) / (first))
+#define ZI_Q8_VALUE_OFFSET_SIGNED(ten, first)   (float)((ten) * (0.9 / (first)-0.8))
+#define ZI_Q8_VALUE_OFFSET_UNSIGNED(ten, first) (float)((ten) * (0.45 / (first)-0.8))
+#define ZI_Q8_VALUE_BEGIN_SIGNED(first)         (0.5f * (first))
+#define ZI_Q8_VALUE_BEGIN_UNSIGNED(first)       (1.0f * (first))
+#define ZI_Q8_ENDS_SLOPE_SIGNED                 (-1.0f / 128)
+#define ZI_Q8_ENDS_SLOPE_UNSIGNED               (1.0f / 255)
+#define ZI_Q8_ENDS_OFFSET_SIGNED                0.0f
+#define ZI_Q8_ENDS_OFFSET_UNSIGNED              (-1.0f / 255)
+#define ZI_Q8_LAST_SIGNED                       128.0f
+#define ZI_Q8_LAST_UNSIGNED                     256.0f
+
+/* From |x| / absmax, the ratio, to c: k (signed) or the code (unsigned), and a fraction. */
+#define ZI_Q8_C_SLOPE_SIGNED(ten, first)    (float)(0.5 * (first) / (0.9 * (ten)))
+#define ZI_Q8_C_SLOPE_UNSIGNED(ten, first)  (float)((first) / (0.9 * (ten)))
+#define ZI_Q8_C_OFFSET_SIGNED(ten, first)   (float)(0.4 / 0.9 * (first))
+#define ZI_Q8_C_OFFSET_UNSIGNED(ten, first) (float)(0.8 / 0.9 * (first)-1)
+#define ZI_Q8_C_LAST_SIGNED                 128.0f
+#define ZI_Q8_C_LAST_UNSIGNED               255.0f
+/* In the decade's last step, where the next one has not begun. */
+#define ZI_Q8_C_END_SIGNED(ten, first)   (0.9995f * (first))
+#define ZI_Q8_C_END_UNSIGNED(ten, first) (1.999f * (first)-1)
 /* Half way between a decade's first value and the one below, whose step is five times shorter, so
  * that the decade begins a fifth of a step late; at last, half way between the last value and 1. */
 #define ZI_Q8_BEGIN_SIGNED(ten, first)   (float)((ten) * (0.1 + 0.36 / (first)))
 #define ZI_Q8_BEGIN_UNSIGNED(ten, first) (float)((ten) * (0.1 + 0.18 / (first)))
-#define ZI_Q8_BEGIN_ONE_SIGNED           (float)(0.9 * 255.5 / 128 - 0.8)
-#define ZI_Q8_BEGIN_ONE_UNSIGNED         (float)(0.9 * 255.75 / 128 - 0.8)
-#define ZI_Q8_F_ONE                      256.0f
+#define ZI_Q8_BEGIN_LAST_SIGNED          (float)(0.9 * 255.5 / 128 - 0.8)
+#define ZI_Q8_BEGIN_LAST_UNSIGNED        (float)(0.9 * 255.75 / 128 - 0.8)
 /* In the smallest value's step, of either map. */
 #define ZI_Q8_LEAST 3e-7f
 
-/* 0 where f is below the first decade, 1 above the last. */
-ZI_RULE float zi_q8_value(float f)
-{
-    float slope = 0.0f, offset = 0.0f;
-#define ZI_Q8_RUNG(constant, ten, first)                          \
-    slope = f >= (first) ? ZI_Q8_VALUE_SLOPE(ten, first) : slope; \
-    offset = f >= (first) ? ZI_Q8_VALUE_OFFSET(ten, first) : offset;
-    ZI_Q8_DECADES(ZI_Q8_RUNG, )
+/* X(map, MAP): in names of functions and of constants. */
+#define ZI_Q8_MAPS(X) X(signed, SIGNED) X(unsigned, UNSIGNED)
+
+/* zi_q8_value_signed, _unsigned: of k >= 0, before the sign is taken. */
+#define ZI_Q8_RUNG(MAP, ten, first)                                                            \
+    slope = k >= ZI_Q8_VALUE_BEGIN_##MAP(first) ? ZI_Q8_VALUE_SLOPE_##MAP(ten, first) : slope; \
+    offset = k >= ZI_Q8_VALUE_BEGIN_##MAP(first) ? ZI_Q8_VALUE_OFFSET_##MAP(ten, first) : offset;
+#define ZI_Q8_VALUE(map, MAP)                                                   \
+    ZI_RULE float zi_q8_value_##map(float k)                                    \
+    {                                                                           \
+        float slope = ZI_Q8_ENDS_SLOPE_##MAP, offset = ZI_Q8_ENDS_OFFSET_##MAP; \
+        ZI_Q8_DECADES(ZI_Q8_RUNG, MAP)                                          \
+        slope = k >= ZI_Q8_LAST_##MAP ? ZI_Q8_ENDS_SLOPE_##MAP : slope;         \
+        offset = k >= ZI_Q8_LAST_##MAP ? ZI_Q8_ENDS_OFFSET_##MAP : offset;      \
+        return fmaf(slope, k, offset);                                          \
+    }
+ZI_Q8_MAPS(ZI_Q8_VALUE)
+#undef ZI_Q8_VALUE
 #undef ZI_Q8_RUNG
-    slope = f >= ZI_Q8_F_ONE ? 0.0f : slope;
-    offset = f >= ZI_Q8_F_ONE ? 1.0f : offset;
-    return slope * f + offset;
-}
 
 ZI_RULE float zi_q8_in_range(float ratio)
 {
@@ -81,41 +106,40 @@ ZI_RULE float zi_q8_in_range(float ratio)
     return ratio > ZI_Q8_LEAST ? ratio : ZI_Q8_LEAST;
 }
 
-/* An f in the step nearest to a ratio in range. */
-#define ZI_Q8_RUNG(begin, ten, first)                                          \
-    slope = ratio >= begin(ten, first) ? ZI_Q8_F_SLOPE(ten, first) : slope;    \
-    offset = ratio >= begin(ten, first) ? ZI_Q8_F_OFFSET(ten, first) : offset; \
-    end = ratio >= begin(ten, first) ? ZI_Q8_F_END(ten, first) : end;
-#define ZI_Q8_NEAREST(name, begin, begin_one)             \
-    ZI_RULE float name(float ratio)                       \
-    {                                                     \
-        float slope = 0.0f, offset = 0.0f, end = 0.0f, f; \
-        ZI_Q8_DECADES(ZI_Q8_RUNG, begin)                  \
-        f = slope * ratio + offset;                       \
-        f = f < end ? f : end;                            \
-        return ratio < (begin_one) ? f : ZI_Q8_F_ONE;     \
+/* zi_q8_nearest_signed, _unsigned: a c in the step nearest to a ratio in range. */
+#define ZI_Q8_RUNG(MAP, ten, first)                                                              \
+    slope = ratio >= ZI_Q8_BEGIN_##MAP(ten, first) ? ZI_Q8_C_SLOPE_##MAP(ten, first) : slope;    \
+    offset = ratio >= ZI_Q8_BEGIN_##MAP(ten, first) ? ZI_Q8_C_OFFSET_##MAP(ten, first) : offset; \
+    end = ratio >= ZI_Q8_BEGIN_##MAP(ten, first) ? ZI_Q8_C_END_##MAP(ten, first) : end;
+#define ZI_Q8_NEAREST(map, MAP)                                         \
+    ZI_RULE float zi_q8_nearest_##map(float ratio)                      \
+    {                                                                   \
+        float slope = 0.0f, offset = 0.0f, end = 0.0f, c;               \
+        ZI_Q8_DECADES(ZI_Q8_RUNG, MAP)                                  \
+        c = fmaf(slope, ratio, offset);                                 \
+        c = c < end ? c : end;                                          \
+        return ratio < ZI_Q8_BEGIN_LAST_##MAP ? c : ZI_Q8_C_LAST_##MAP; \
     }
-ZI_Q8_NEAREST(zi_q8_nearest_signed, ZI_Q8_BEGIN_SIGNED, ZI_Q8_BEGIN_ONE_SIGNED)
-ZI_Q8_NEAREST(zi_q8_nearest_unsigned, ZI_Q8_BEGIN_UNSIGNED, ZI_Q8_BEGIN_ONE_UNSIGNED)
+ZI_Q8_MAPS(ZI_Q8_NEAREST)
 #undef ZI_Q8_NEAREST
 #undef ZI_Q8_RUNG
 
 ZI_RULE float zi_q8_decode_signed(uint8_t code, float absmax)
 {
-    int k = code > 128 ? (int)code - 256 : (int)code;
-    float value = zi_q8_value((float)(2 * (k < 0 ? -k : k) + 1)) * absmax;
+    int k = code < 128 ? (int)code : (int)code - 256;
+    float value = zi_q8_value_signed((float)(k < 0 ? -k : k)) * absmax;
     return k < 0 ? -value : value;
 }
 
 ZI_RULE float zi_q8_decode_unsigned(uint8_t code, float absmax)
 {
-    return zi_q8_value((float)code + 1.5f) * absmax;
+    return zi_q8_value_unsigned((float)code + 1.0f) * absmax;
 }
 
 /* inverse: zi_q8_inverse(absmax). */
 ZI_RULE uint8_t zi_q8_encode_signed(float x, float inverse)
 {
-    int k = (int)(zi_q8_nearest_signed(zi_q8_in_range(fabsf(x) * inverse)) * 0.5f);
+    int k = (int)zi_q8_nearest_signed(zi_q8_in_range(fabsf(x) * inverse));
     int negative = k < 127 ? -k : -127;
     k = x < 0.0f ? negative : k;
     return (uint8_t)((fabsf(x) > 0.0f ? k : 0) & 255);
@@ -124,7 +148,7 @@ ZI_RULE uint8_t zi_q8_encode_signed(float x, float inverse)
 /* A negative x, which no mean of squares is, counts as zero. */
 ZI_RULE uint8_t zi_q8_encode_unsigned(float x, float inverse)
 {
-    int code = (int)zi_q8_nearest_unsigned(zi_q8_in_range(x * inverse)) - 1;
+    int code = (int)zi_q8_nearest_unsigned(zi_q8_in_range(x * inverse));
     return (uint8_t)(x > 0.0f ? code : 0);
 }
 

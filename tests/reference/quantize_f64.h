@@ -16,13 +16,13 @@ static double reference_map[N_MAPS][MAP_VALUES];
 static const int map_zero[N_MAPS] = {127, 0};
 
 /* How far off optim/quantize.h may be, in gaps between two values, where it decides which one is
- * nearer: f <= 256 has six roundings of at most 2^-24 relative behind it (inverse, ratio, slope,
- * product, offset, sum), of which the inverse's is 2^-22 where absmax is above 2^126: 2^-13. */
+ * nearer: f <= 256 has five roundings of at most 2^-24 relative behind it (inverse, ratio, slope,
+ * offset, sum), of which the inverse's is 2^-22 where absmax is above 2^126: 2^-13. */
 #define MAP_SLACK 0x1p-13
 /* Relative error of a decoded value: 0.9 f / first - 0.8 with f / first < 2 and a result above 0.1:
- * the roundings of slope, product and offset are 1.8 + 1.8 + 0.8 of 0.1, that of the sum and of the
- * product with absmax 2 more, in 2^-24. */
-#define MAP_ERROR (46 * 0x1p-24)
+ * the roundings of slope and offset are 1.8 + 0.8 of 0.1, that of the sum and of the product with
+ * absmax 2 more, in 2^-24. */
+#define MAP_ERROR (28 * 0x1p-24)
 
 static inline void read_maps(void)
 {
