@@ -20,7 +20,7 @@ bench_work_run *bench_work_kernel(void)
 
 void bench_work_do(bench_work *work, uint64_t n_fmas)
 {
-    const uint64_t each = BENCH_WORK * BENCH_WORK_TIMES;
+    const uint64_t each = (uint64_t)BENCH_WORK * BENCH_WORK_TIMES;
     uint64_t times = (n_fmas + each - 1) / each * BENCH_WORK_TIMES;
     float want = times < 1 << 24 ? (float)times : 0x1p24f;
     memset(work->x, 0, sizeof work->x);

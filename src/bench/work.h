@@ -17,8 +17,8 @@ bench_work_run *bench_work_kernel(void);
 bench_work_run bench_work_portable, bench_work_avx2, bench_work_avx512;
 
 typedef struct bench_work {
-    bench_work_run *run;
     _Alignas(64) float x[BENCH_WORK];
+    bench_work_run *run;
     uint64_t n_runs, n_wrong;
 } bench_work;
 
