@@ -53,8 +53,8 @@ static zopt_status micro_step(trainer *t, uint64_t step, double *compute_ms)
     return ZOPT_OK;
 }
 
-/* From the first gradient to the working copy of the next step. One that gives up on its numbers may
- * have a report too. */
+/* From the first gradient to the working copy of the next step. One that gives up on its numbers
+ * may have a report too. */
 static zopt_status one_step(trainer *t, uint64_t step, metrics *row)
 {
     double start = train_now_ms();
