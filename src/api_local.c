@@ -46,6 +46,8 @@ static void local_destroy(zopt *z)
     zi_local *l = zi_local_of(z);
     zi_queue *queue = l->comm != NULL ? l->comm->queue : NULL;
     const zi_device_ops *device = l->comm != NULL ? l->comm->device : NULL;
+    if (l->zero != NULL)
+        (void)zi_owner_rest(l->zero);
     zi_ckpt_destroy(l->ckpt);
     if (l->comm != NULL)
         zi_mem_free_table(&l->mem, l->gathered, 2 * (size_t)l->comm->world * sizeof *l->gathered);

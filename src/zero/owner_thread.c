@@ -27,10 +27,16 @@ typedef struct zi_owner_thread {
     char error[512];
 } zi_owner_thread;
 
+/* Of a handle that has one, and has come that far. */
+static zi_owner_thread *thread_of(const zi_zero *z)
+{
+    return z->thread != NULL && z->thread->running ? z->thread : NULL;
+}
+
 static int has_work(const zi_owner_thread *t)
 {
     int has = t->moving || t->z->n_passed < t->z->n_exposed;
-    return t->works && t->status == ZOPT_OK && has;
+    return has && t->works && t->status == ZOPT_OK && !t->z->comm->broken;
 }
 
 /* The mutex is held, and left while the kernel runs. */
@@ -118,8 +124,8 @@ zopt_status zi_owner_start(zi_zero *z)
 
 void zi_owner_stop(zi_zero *z)
 {
-    zi_owner_thread *t = z->thread;
-    if (t != NULL && t->running) {
+    zi_owner_thread *t = thread_of(z);
+    if (t != NULL) {
         pthread_mutex_lock(&t->mutex);
         t->stop = 1;
         pthread_cond_broadcast(&t->changed);
@@ -128,25 +134,25 @@ void zi_owner_stop(zi_zero *z)
         pthread_cond_destroy(&t->changed);
         pthread_mutex_destroy(&t->mutex);
     }
-    zi_mem_free_table(z->mem, t, sizeof *t);
+    zi_mem_free_table(z->mem, z->thread, sizeof *t);
     z->thread = NULL;
 }
 
 void zi_owner_lock(zi_zero *z)
 {
-    if (z->thread != NULL)
+    if (thread_of(z) != NULL)
         pthread_mutex_lock(&z->thread->mutex);
 }
 
 void zi_owner_unlock(zi_zero *z)
 {
-    if (z->thread != NULL)
+    if (thread_of(z) != NULL)
         pthread_mutex_unlock(&z->thread->mutex);
 }
 
 int zi_owner_wake(zi_zero *z)
 {
-    zi_owner_thread *t = z->thread;
+    zi_owner_thread *t = thread_of(z);
     if (t == NULL)
         return 0;
     t->works = 1;
@@ -164,7 +170,7 @@ static zopt_status failure(const zi_owner_thread *t)
 
 zopt_status zi_owner_failure(const zi_zero *z)
 {
-    zi_owner_thread *t = z->thread;
+    zi_owner_thread *t = thread_of(z);
     if (t == NULL)
         return ZOPT_OK;
     pthread_mutex_lock(&t->mutex);
@@ -175,7 +181,7 @@ zopt_status zi_owner_failure(const zi_zero *z)
 
 zopt_status zi_owner_rest(zi_zero *z)
 {
-    zi_owner_thread *t = z->thread;
+    zi_owner_thread *t = thread_of(z);
     if (t == NULL)
         return ZOPT_OK;
     pthread_mutex_lock(&t->mutex);
