@@ -19,9 +19,10 @@ if [ "${SLURM_JOB_NUM_NODES:-1}" = 1 ] && [ -z "${OMPI_MCA_orte_default_hostfile
     export OMPI_MCA_btl="${OMPI_MCA_btl-self,vader}"
 fi
 
-# Containers may refuse process_vm_readv, which Open MPI finds out only when a copy fails ("Read -1,
-# expected N"): copy through shared memory there.
-if [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then
+# A container that filters system calls may refuse process_vm_readv, which Open MPI finds out only
+# when a copy fails ("Read -1, expected N"): there messages are copied twice, through shared memory.
+if { [ -e /.dockerenv ] || [ -e /run/.containerenv ]; } &&
+    ! grep -qs '^Seccomp:[[:space:]]*0' /proc/self/status; then
     export OMPI_MCA_btl_vader_single_copy_mechanism="${OMPI_MCA_btl_vader_single_copy_mechanism-none}"
 fi
 

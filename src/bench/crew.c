@@ -76,9 +76,15 @@ typedef struct locator {
     int pid, fd;
 } locator;
 
+/* All ranks are threads of this process, or it is the only one. */
+static int is_one_process(const bench_crew *crew)
+{
+    return crew->threads != NULL || crew->world == 1;
+}
+
 static zopt_status create_mine(const bench_crew *crew, bench_shared *s, locator *mine)
 {
-    if (crew->threads != NULL) {
+    if (is_one_process(crew)) {
         s->at[crew->rank] = mine->address = zi_aligned_zalloc(s->bytes);
         return mine->address != NULL ? ZOPT_OK : ZI_FAIL(ZOPT_ERR_MEMORY, "no %zu bytes", s->bytes);
     }
@@ -92,7 +98,7 @@ static zopt_status create_mine(const bench_crew *crew, bench_shared *s, locator 
 static zopt_status map_theirs(const bench_crew *crew, bench_shared *s, int rank, const locator *l)
 {
     char path[64];
-    if (crew->threads != NULL) {
+    if (is_one_process(crew)) {
         s->at[rank] = l->address;
         return ZOPT_OK;
     }
@@ -127,9 +133,9 @@ zopt_status bench_shared_open(bench_crew *crew, size_t bytes, bench_shared *out)
 void bench_shared_close(const bench_crew *crew, bench_shared *shared)
 {
     for (int r = 0; r < crew->world; r++) {
-        if (crew->threads == NULL && shared->at[r] != NULL)
+        if (!is_one_process(crew) && shared->at[r] != NULL)
             munmap(shared->at[r], shared->bytes);
-        else if (crew->threads != NULL && r == crew->rank)
+        else if (is_one_process(crew) && r == crew->rank)
             free(shared->at[r]);
     }
     *shared = (bench_shared){0};
