@@ -11,7 +11,7 @@
 #include "comm/mpi_internal.h"
 
 enum {
-    EXCHANGE_PIECE = 1 << 20, /* received into staging */
+    EXCHANGE_PIECE = 1 << 18, /* received into staging */
     GATHER_PIECE = 4 << 20,   /* received in place */
     N_TAGGED_JOBS = 8192      /* tags must stay below 32767 */
 };

@@ -54,20 +54,25 @@ void *zi_grad_address(const zi_zero *z, int id)
     return base + tensor->start * zopt_dtype_bytes(tensor->dtype);
 }
 
+static zopt_status wait_consumed(zi_zero *z, uint32_t b)
+{
+    const zi_bucket *bucket = &z->layout.bucket[b];
+    uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_exchanged + bucket->position;
+    int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
+    z->comm->bucket = (int)bucket->position;
+    ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
+    zi_phase(z, phase);
+    z->waited[b].n_exchanges = z->n_exchanges;
+    return ZOPT_OK;
+}
+
 /* Wait until every owner has consumed the last exchange of the tensor's buckets. */
 static zopt_status wait_reusable(zi_zero *z, int id)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    if (z->n_exchanges == 0)
-        return ZOPT_OK;
-    int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
-    for (uint32_t b = 0; b < tensor->n_buckets; b++) {
-        const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
-        uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_exchanged + bucket->position;
-        z->comm->bucket = (int)bucket->position;
-        ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
-    }
-    zi_phase(z, phase);
+    for (uint32_t i = 0; i < tensor->n_buckets; i++)
+        if (z->waited[tensor->first_bucket + i].n_exchanges != z->n_exchanges)
+            ZI_TRY(wait_consumed(z, tensor->first_bucket + i));
     return ZOPT_OK;
 }
 
@@ -103,8 +108,7 @@ static zopt_status expose_full(zi_zero *z)
     return ZOPT_OK;
 }
 
-/* Zero elements [from, extent) of the tensor's place. The padding must be zero in every exchange:
- * transports that exchange in place leave other ranks' gradients there. */
+/* Zero elements [from, extent) of the tensor's place. */
 static void zero_rest(zi_zero *z, int id, uint64_t from)
 {
     const zi_tensor *tensor = &z->tensors[id];
@@ -132,7 +136,10 @@ static zopt_status push_on(zi_zero *z)
 
 zopt_status zi_grad_ready(zi_zero *z, int id)
 {
-    zero_rest(z, id, z->tensors[id].n_elems);
+    /* The padding is zero from the start, but must be so in every exchange: transports without
+     * peers' memory exchange in place, and leave other ranks' gradients there. */
+    if (!z->comm->ops->peer_memory)
+        zero_rest(z, id, z->tensors[id].n_elems);
     arrived(z, id);
     zi_owner_lock(z);
     zopt_status status = push_on(z);

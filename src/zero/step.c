@@ -180,28 +180,38 @@ zopt_status zi_zero_step(zi_zero *z)
     return z->decision.give_up ? give_up(z) : ZOPT_OK;
 }
 
-static zopt_status wait_published(zi_zero *z, const zi_tensor *tensor)
+static zopt_status wait_published(zi_zero *z, uint32_t b)
 {
+    const zi_bucket *bucket = &z->layout.bucket[b];
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
-    int moves = tensor->variant != NULL && z->n_updates > 0;
-    for (uint32_t b = 0; moves && b < tensor->n_buckets; b++) {
-        const zi_bucket *bucket = &z->layout.bucket[tensor->first_bucket + b];
-        uint64_t ordinal = zi_param_ordinal(z, bucket, z->n_updates - 1);
-        z->comm->bucket = (int)bucket->position;
-        ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal));
-    }
+    z->comm->bucket = (int)bucket->position;
+    ZI_TRY(z->comm->ops->publish_wait(z->comm, zi_param_ordinal(z, bucket, z->n_updates - 1)));
     ZI_TRY(z->config.device->wait(z->queue));
     zi_phase(z, phase);
+    z->waited[b].n_updates = z->n_updates;
+    return ZOPT_OK;
+}
+
+static zopt_status wait_moved(zi_zero *z, const zi_tensor *tensor)
+{
+    for (uint32_t i = 0; i < tensor->n_buckets; i++) {
+        uint32_t b = tensor->first_bucket + i;
+        if (z->waited[b].n_updates == z->n_updates)
+            continue;
+        zi_owner_lock(z);
+        zopt_status status = wait_published(z, b);
+        zi_owner_unlock(z);
+        ZI_TRY(status);
+    }
     return ZOPT_OK;
 }
 
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    zi_owner_lock(z);
-    zopt_status status = wait_published(z, tensor);
-    zi_owner_unlock(z);
-    ZI_TRY(status);
+    if (tensor->variant != NULL)
+        ZI_TRY(wait_moved(z, tensor));
+    ZI_TRY(z->config.device->wait(z->queue)); /* for what was set */
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;

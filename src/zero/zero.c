@@ -42,7 +42,7 @@ static int must_measure(const zi_zero *z)
 }
 
 /* The tables of a committed handle: where the pointer is, and how many bytes. */
-enum { N_TABLES = 12 };
+enum { N_TABLES = 13 };
 typedef struct table_row {
     void *pointer;
     size_t bytes;
@@ -55,6 +55,7 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
     const table_row rows[N_TABLES] = {
         {&z->grad_state, z->n_tensors * sizeof *z->grad_state},
         {&z->n_missing, z->layout.n_buckets * sizeof *z->n_missing},
+        {&z->waited, z->layout.n_buckets * sizeof *z->waited},
         {&z->control.scalars, z->n_groups * sizeof *z->control.scalars},
         {&z->source_at, world * sizeof *z->source_at},
         {&z->source, (world + 1) * sizeof *z->source},

@@ -23,6 +23,12 @@ typedef struct zi_group {
     double power[ZI_MAX_POWERS]; /* running products over the good steps */
 } zi_group;
 
+/* What was waited for last in a bucket: n_exchanges and n_updates as they were then. Its other
+ * tensors need not wait again, nor ask the clock, which costs more than a small tensor does. */
+typedef struct zi_waited {
+    uint64_t n_exchanges, n_updates;
+} zi_waited;
+
 /* Where a tensor's gradient of this micro-step is. */
 typedef enum zi_grad_state { ZI_GRAD_ABSENT, ZI_GRAD_ACQUIRED, ZI_GRAD_READY } zi_grad_state;
 
@@ -110,6 +116,7 @@ struct zi_zero {
     struct zi_owner_thread *thread; /* NULL: the caller's makes all passes */
     zi_grad_state *grad_state;      /* [n_tensors] */
     uint32_t *n_missing;            /* [n_buckets] tensors not ready yet */
+    zi_waited *waited;              /* [n_buckets] */
     uint32_t n_exposed;             /* buckets exposed so far, in their order */
     uint32_t n_passed;              /* of those, how many have had their owner's first pass */
     uint64_t n_exchanges;           /* micro-steps ended since commit */
