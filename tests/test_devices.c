@@ -19,14 +19,6 @@ static void use_case(h_problem *problem, const optimizer_case *c)
     problem->options.n_settings = case_n_settings(c);
 }
 
-static int has_kernels(const zi_device_ops *device, const char *optimizer)
-{
-    zi_unit unit = strcmp(optimizer, "Adafactor") == 0 ? ZI_UNIT_TENSOR
-                   : strstr(optimizer, "8bit") != NULL ? ZI_UNIT_BLOCK
-                                                       : ZI_UNIT_ELEMENT;
-    return (int)(device->units >> unit & 1u);
-}
-
 /* The problem on one rank of each device, against the CPU's result. */
 static void compare_devices(h_problem *problem, const char *name)
 {
@@ -37,8 +29,7 @@ static void compare_devices(h_problem *problem, const char *name)
     h_run_one(problem, &problem->options, &want);
     for (size_t d = 0; d < zi_n_devices; d++) {
         const zi_device_ops *device = zi_devices[d];
-        if (device->on_host || !device_is_here(device) ||
-            !has_kernels(device, problem->options.optimizer))
+        if (device->on_host || !device_is_here(device))
             continue;
         problem->options.device = device->name;
         h_run_one(problem, &problem->options, &got);
@@ -62,8 +53,7 @@ static void compare_worlds(h_problem *problem, const char *name)
         const zi_device_ops *device = zi_devices[d];
         problem->options.device = device->name;
         for (size_t w = 0; w < sizeof worlds / sizeof worlds[0]; w++) {
-            if (device->on_host || !device_is_here(device) ||
-                !has_kernels(device, problem->options.optimizer))
+            if (device->on_host || !device_is_here(device))
                 continue;
             h_run_threads(problem, worlds[w], &got);
             snprintf(what, sizeof what, "%s on %s, %d ranks", name, device->name, worlds[w]);
@@ -149,30 +139,6 @@ START_TEST(what_a_device_cannot_do_is_refused_by_name)
 }
 END_TEST
 
-START_TEST(an_optimizer_without_a_kernel_is_refused_at_commit)
-{
-    for (size_t d = 0; d < zi_n_devices; d++) {
-        const zi_device_ops *device = zi_devices[d];
-        if (device->missing() != NULL || has_kernels(device, "Adafactor"))
-            continue;
-        zopt_options options;
-        zopt *z;
-        int group, id;
-        const uint64_t extent[] = {8, 8};
-        zopt_options_init(&options);
-        options.device = device->name;
-        options.optimizer = "Adafactor";
-        ck_assert_int_eq(zopt_create(&options, &z), ZOPT_OK);
-        ck_assert_str_eq(zopt_device(z), device->name);
-        ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
-        ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP32, 2, extent, group, &id), ZOPT_OK);
-        ck_assert_int_eq(zopt_commit(z), ZOPT_ERR_UNSUPPORTED);
-        ck_assert_ptr_nonnull(strstr(zopt_last_error(), "Adafactor"));
-        zopt_destroy(z);
-    }
-}
-END_TEST
-
 int main(void)
 {
     Suite *suite = suite_create("devices");
@@ -182,7 +148,6 @@ int main(void)
     tcase_add_loop_test(tcase, threads_on_a_device_are_the_cpus_bits, 0, N_OPTIMIZER_CASES);
     tcase_add_loop_test(tcase, overflows_are_skipped_and_found_as_on_the_cpu, 0, 2);
     tcase_add_test(tcase, what_a_device_cannot_do_is_refused_by_name);
-    tcase_add_test(tcase, an_optimizer_without_a_kernel_is_refused_at_commit);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -11,32 +11,21 @@
 #define ZI_BASE_GRID_SUM_H
 
 #include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 
-enum { ZI_GRID_LIMBS = 6, ZI_GRID_RUN = 256 };
+#include "base/grid.h"
+
+enum { ZI_GRID_RUN = 256 };
 
 #define ZI_GRID_MAX_ADDENDS ((uint64_t)1 << 31)
-#define ZI_GRID_LARGEST     0x1p62
 
-static inline int64_t zi_double_bits(double x)
-{
-    int64_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-/* Take the multiple of a limb's weight out of each rest[i], and add it to limb[i] and to *sum.
- * Returns 0 if nothing is left of any. Adding 1.5 * 2^52 weights rounds to a multiple of the weight
- * and leaves that multiple, signed, in the low bits of the double. */
-static inline int64_t zi_grid_take(double *restrict rest, size_t n, double magic,
-                                   int64_t *restrict limb, int64_t *restrict sum)
+/* Take what belongs to a limb out of each rest[i], and add it to limb[i] and to *sum. Returns 0 if
+ * nothing is left of any. */
+static inline int64_t zi_grid_take_all(double *restrict rest, size_t n, double weight,
+                                       int64_t *restrict limb, int64_t *restrict sum)
 {
     int64_t total = 0, left = 0;
     for (size_t i = 0; i < n; i++) {
-        double shifted = rest[i] + magic;
-        int64_t piece = zi_double_bits(shifted) - zi_double_bits(magic);
-        rest[i] -= shifted - magic;
+        int64_t piece = zi_grid_take(&rest[i], weight);
         left |= zi_double_bits(rest[i]);
         limb[i] += piece;
         total += piece;
@@ -51,26 +40,24 @@ static inline int64_t zi_grid_take(double *restrict rest, size_t n, double magic
 static inline void zi_grid_add_squares(const float *restrict g, size_t n, int64_t *column,
                                        int64_t *row, size_t stride)
 {
-    static const double weight[ZI_GRID_LIMBS] = {0x1p-128, 0x1p-96, 0x1p-64, 0x1p-32, 1, 0x1p32};
     double rest[ZI_GRID_RUN];
     uint32_t largest_bits = 0;
     for (size_t i = 0; i < n; i++) {
-        double square = (double)g[i] * (double)g[i];
         uint32_t bits;
         memcpy(&bits, &g[i], sizeof bits);
         bits &= 0x7fffffffu;
         largest_bits = bits > largest_bits ? bits : largest_bits;
-        rest[i] = square < ZI_GRID_LARGEST ? square : ZI_GRID_LARGEST;
+        rest[i] = zi_grid_square(g[i]);
     }
     float largest;
     memcpy(&largest, &largest_bits, sizeof largest);
     int64_t left = largest_bits;
     int limb = ZI_GRID_LIMBS - 1;
-    while (limb > 0 && (double)largest * (double)largest <= weight[limb] / 2)
+    while (limb > 0 && (double)largest * (double)largest <= zi_grid_weight(limb) / 2)
         limb--; /* every square would round to zero here */
     for (; limb >= 0 && left != 0; limb--)
-        left = zi_grid_take(rest, n, 0x1.8p52 * weight[limb], column + (size_t)limb * stride,
-                            row + (size_t)limb * stride);
+        left = zi_grid_take_all(rest, n, zi_grid_weight(limb), column + (size_t)limb * stride,
+                                row + (size_t)limb * stride);
 }
 
 /* The sum rounded to the nearest double, ties to even; limb l at limb[l * stride]. */

@@ -166,7 +166,6 @@ const zi_device_ops zi_device_cpu = {
     .help = "host memory, vector kernels",
     .missing = missing,
     .on_host = 1,
-    .units = (1u << ZI_N_UNITS) - 1,
     .open = open_queue,
     .close = close_queue,
     .available = available,

@@ -220,12 +220,31 @@ static void launch_kernel(zi_queue *q, const zi_job *job, zi_cuda_launch *launch
     to->master = job->master;
     to->span = job->span;
     to->control = job->control;
-    memcpy(to->state, job->state, sizeof to->state);
+    to->start = job->start;
+    to->tensor = job->tensor;
     memcpy(to->source, job->source, (size_t)job->n_sources * sizeof *to->source);
     if (job->n_dests > 0)
         memcpy(to->dest, job->dest, (size_t)job->n_dests * sizeof *to->dest);
     launch->n_processors = q->n_processors;
     note(q, zi_cuda_launch_kernel(q->stream, launch), "a kernel's launch");
+}
+
+static int is_of_elements(zi_form form)
+{
+    return form != ZI_FORM_ROWS && form != ZI_FORM_COLS;
+}
+
+/* The variant's states of elements. */
+static void list_states(const zi_variant *variant, const zi_job *job, zi_cuda_job *to)
+{
+    for (int s = 0; s < variant->n_states; s++) {
+        zi_form form = variant->state[s].form;
+        to->is_factored |= !is_of_elements(form);
+        if (!is_of_elements(form))
+            continue;
+        to->state[to->n_states] = job->state[s];
+        to->form[to->n_states++] = form;
+    }
 }
 
 static void accumulate(zi_queue *q, const zi_job *job, float *acc, int64_t *n_bad)
@@ -240,11 +259,18 @@ static void norm(zi_queue *q, const zi_job *job, zi_exact *sum, int64_t *n_bad)
     launch_kernel(q, job, &launch);
 }
 
+/* The one state that statistics are made from is the tensors' own second moment, the first. */
+static void statistics(zi_queue *q, zi_statistics_round round, const zi_job *job)
+{
+    zi_cuda_launch launch = {.kernel = ZI_CUDA_STATISTICS, .round = round};
+    launch.job.state[0] = job->state[0];
+    launch_kernel(q, job, &launch);
+}
+
 static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
 {
     zi_cuda_launch launch = {.kernel = ZI_CUDA_UPDATE, .variant = variant};
-    for (int s = 0; s < variant->n_states; s++)
-        launch.job.form[s] = (int)variant->state[s].form;
+    list_states(variant, job, &launch.job);
     launch_kernel(q, job, &launch);
 }
 
@@ -257,7 +283,6 @@ const zi_device_ops zi_device_cuda = {
     .name = "cuda",
     .help = "NVIDIA GPUs",
     .missing = missing,
-    .units = 1u << ZI_UNIT_ELEMENT | 1u << ZI_UNIT_BLOCK,
     .max_table = ZI_CUDA_MAX_TABLE,
     .open = open_queue,
     .close = close_queue,
@@ -269,6 +294,7 @@ const zi_device_ops zi_device_cuda = {
     .copy = copy,
     .accumulate = accumulate,
     .norm = norm,
+    .statistics = statistics,
     .update = update,
     .variant = variant,
 };

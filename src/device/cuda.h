@@ -10,21 +10,31 @@
 
 enum { ZI_CUDA_MAX_TABLE = 64 }; /* sources, and destinations, of a job: they travel by value */
 
-/* A job with its tables inside. All addresses are the device's. */
+/* A job with its tables inside. All addresses are the device's. States are those of elements alone;
+ * those of rows and columns are in the tensors' statistics. */
 typedef struct zi_cuda_job {
     uint64_t n_elems;
+    uint64_t start;
     uint64_t n_spans;
     int n_sources, n_dests;
     float *master;
     zi_state_slice state[ZI_MAX_STATES];
-    zi_form form[ZI_MAX_STATES]; /* of the variant's states */
+    zi_form form[ZI_MAX_STATES];
+    int n_states;
+    int is_factored; /* the variant has rows and columns */
     const zi_span *span;
     const zi_control *control;
+    const zi_tensor_statistics *tensor;
     zi_source source[ZI_CUDA_MAX_TABLE];
     zi_dest dest[ZI_CUDA_MAX_TABLE];
 } zi_cuda_job;
 
-typedef enum zi_cuda_kernel { ZI_CUDA_ACCUMULATE, ZI_CUDA_NORM, ZI_CUDA_UPDATE } zi_cuda_kernel;
+typedef enum zi_cuda_kernel {
+    ZI_CUDA_ACCUMULATE,
+    ZI_CUDA_NORM,
+    ZI_CUDA_STATISTICS,
+    ZI_CUDA_UPDATE
+} zi_cuda_kernel;
 
 typedef struct zi_cuda_launch {
     zi_cuda_kernel kernel;
@@ -32,6 +42,7 @@ typedef struct zi_cuda_launch {
     float *acc;                /* accumulate */
     zi_exact *sum;             /* norm */
     int64_t *n_bad;            /* both */
+    zi_statistics_round round; /* statistics */
     const zi_variant *variant; /* update; on the host */
     int n_processors;          /* of the device */
 } zi_cuda_launch;

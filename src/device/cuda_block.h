@@ -7,7 +7,7 @@
 #include "device/cuda_tile.h"
 #include "optim/quantize.h"
 
-enum { ZI_WARP = 32, ZI_HALF_BLOCK = ZI_WARP * ZI_QUAD };
+enum { ZI_HALF_BLOCK = ZI_WARP * ZI_QUAD };
 
 /* A thread's part of a block's new states. */
 typedef struct zi_block_part {

@@ -50,6 +50,11 @@ ZI_TILE zi_raw zi_load_raw4(const void *p)
     return raw;
 }
 
+ZI_TILE uint32_t zi_load_half(const void *p)
+{
+    return __ldcs((const unsigned short *)p);
+}
+
 /* Parameters are read again soon: no hint. */
 ZI_TILE void zi_store_raw2(void *p, zi_raw raw)
 {
@@ -132,6 +137,13 @@ ZI_TILE zi_raw zi_load_raw4(const void *p)
     return raw;
 }
 
+ZI_TILE uint32_t zi_load_half(const void *p)
+{
+    uint16_t half;
+    memcpy(&half, p, sizeof half);
+    return half;
+}
+
 ZI_TILE void zi_store_raw2(void *p, zi_raw raw)
 {
     memcpy(p, &raw, 2 * sizeof raw.word[0]);
@@ -195,6 +207,15 @@ ZI_TILE void zi_store_raw(void *data, zopt_dtype dtype, uint64_t i, zi_raw raw)
         zi_store_raw4((float *)data + i, raw);
     else
         zi_store_raw2((uint16_t *)data + i, raw);
+}
+
+/* Element i alone, wherever it lies. */
+ZI_TILE float zi_load_one(const void *data, zopt_dtype dtype, uint64_t i)
+{
+    if (dtype == ZOPT_FP32)
+        return zi_word_float(zi_load_word((const float *)data + i));
+    uint32_t half = zi_load_half((const uint16_t *)data + i);
+    return dtype == ZOPT_FP16 ? zi_widen_half(half) : zi_word_float(half << 16);
 }
 
 ZI_TILE zi_quad zi_widen(zi_raw raw, zopt_dtype dtype)

@@ -12,7 +12,8 @@
 
 enum {
     ZI_CUDA_THREADS = 256, /* in a thread block */
-    ZI_GROUPS = 2,         /* of four elements, for each thread of the update */
+    ZI_WARP = 32,
+    ZI_GROUPS = 2, /* of four elements, for each thread of the update */
     ZI_GROUP_PITCH = ZI_CUDA_THREADS * ZI_QUAD,
     ZI_UPDATE_TILE = ZI_GROUPS * ZI_GROUP_PITCH,
 

@@ -1,5 +1,5 @@
 /* Where memory lives and kernels run. A device is a row of zi_devices: allocation, moving bytes,
- * and the three kernels of the step. A kernel works on a job: a table of sources, a slice of state,
+ * and the kernels of the step. A kernel works on a job: a table of sources, a slice of state,
  * a table of destinations; it is the same for one rank, for peers in shared memory and for received
  * slices. Every device gives the same bits.
  *
@@ -7,8 +7,9 @@
  * in that order. None of them fails by itself: the first failure on a queue sticks to it and comes
  * out of wait(), which comes before the host reads what was enqueued.
  *
- * What a kernel reads and writes lies in the device's memory: arrays, spans, control and sums. The
- * job and its tables of sources and destinations are the host's, read before the call returns. */
+ * What a kernel reads and writes lies in the device's memory: arrays, spans, control, statistics
+ * and sums. The job and its tables of sources and destinations are the host's, read before the call
+ * returns. */
 #ifndef ZI_DEVICE_DEVICE_H
 #define ZI_DEVICE_DEVICE_H
 
@@ -40,7 +41,7 @@ typedef struct zi_span {
     uint32_t tensor; /* the first one's index */
 } zi_span;
 
-/* A job's part of a state. */
+/* A job's part of a state of elements; rows and columns are in its tensors' statistics. */
 typedef struct zi_state_slice {
     void *data;    /* float or uint8_t [n_elems], by the state's form */
     float *absmax; /* 8-bit forms: [n_elems / ZI_BLOCK] */
@@ -75,9 +76,8 @@ typedef struct zi_device_ops {
     const char *help;
     /* NULL where the device can be used here, else why not: until the thread's next call. */
     const char *(*missing)(void);
-    int on_host;    /* 1: its memory is the host's, and calls return when all is done */
-    unsigned units; /* those that update can do, bits 1 << zi_unit */
-    int max_table;  /* sources that a job may have, and destinations; 0: any number */
+    int on_host;   /* 1: its memory is the host's, and calls return when all is done */
+    int max_table; /* sources that a job may have, and destinations; 0: any number */
 
     /* A queue for the rank of that number on its node; NULL where on_host. From here on a thread's
      * calls with it may leave another device current in the thread. Errors: ERR_UNSUPPORTED. */

@@ -5,49 +5,98 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
-static size_t scalars_bytes(const zi_zero *z)
+/* The rows or the columns of all matrices of a space. */
+static size_t factor_bytes(const zi_zero *z, uint32_t space, zi_form form)
 {
-    return z->n_groups * sizeof *z->control.scalars;
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < z->n_tensors; i++)
+        if (z->tensors[i].space == space)
+            n += zi_factor_floats(&z->tensors[i], form);
+    return (size_t)n * sizeof(float);
 }
 
-static size_t span_bytes(const zi_zero *z)
+/* What is placed: where it is on the host, where the pointer to the other is, and its bytes. From
+ * ROW_MEANS on: what statistics point to and the host computes. */
+enum { SPANS, SCALARS, CONTROL, NORM, STATISTICS, SUMS, ROW_MEANS, FACTORS };
+enum { MAX_TABLES = FACTORS + 2 * ZI_MAX_SPACES };
+typedef struct table_row {
+    void *host, *placed;
+    size_t bytes;
+} table_row;
+
+static int list_tables(zi_zero *z, table_row row[MAX_TABLES])
 {
-    return z->spans.first != NULL ? z->spans.first[z->layout.n_buckets] * sizeof *z->spans.span : 0;
+    zi_placed *to = &z->placed;
+    size_t n_spans = z->spans.first != NULL ? z->spans.first[z->layout.n_buckets] : 0;
+    size_t n_tensors = z->statistics != NULL ? z->n_tensors : 0;
+    size_t n_sums = z->statistics != NULL ? z->n_sums : 0;
+    const table_row rows[FACTORS] = {
+        [SPANS] = {z->spans.span, &to->span, n_spans * sizeof *to->span},
+        [SCALARS] = {z->control.scalars, &to->scalars, z->n_groups * sizeof *to->scalars},
+        [CONTROL] = {&z->control, &to->control, sizeof *to->control},
+        [NORM] = {&z->norm, &to->norm, sizeof *to->norm},
+        [STATISTICS] = {z->statistics, &to->statistics, n_tensors * sizeof *to->statistics},
+        [SUMS] = {z->sums, &to->sums, n_sums * sizeof *to->sums},
+        [ROW_MEANS] = {z->row_means, &to->row_means,
+                       zi_statistics_n_matrices(z) * sizeof *to->row_means},
+    };
+    int n = FACTORS;
+    memcpy(row, rows, sizeof rows);
+    for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
+        const zi_state_slice *state = z->memory[s].state;
+        size_t rows_bytes = factor_bytes(z, s, ZI_FORM_ROWS);
+        if (rows_bytes == 0)
+            continue;
+        row[n++] = (table_row){state[0].data, &to->rows[s], rows_bytes};
+        row[n++] = (table_row){state[1].data, &to->cols[s], factor_bytes(z, s, ZI_FORM_COLS)};
+    }
+    return n;
 }
 
-static zopt_status place(zi_zero *z, void *host, size_t bytes, void *out)
+static void *placed(const table_row *row)
+{
+    void *pointer;
+    memcpy(&pointer, row->placed, sizeof pointer);
+    return pointer;
+}
+
+/* Host memory that the device's statistics are copied from. */
+static size_t image_bytes(const zi_zero *z)
+{
+    int needed = !z->config.device->on_host && z->statistics != NULL;
+    return needed ? z->n_tensors * sizeof *z->placed.image : 0;
+}
+
+static zopt_status place(zi_zero *z, const table_row *row)
 {
     const zi_device_ops *device = z->config.device;
-    void *placed = host;
-    if (!device->on_host) {
-        ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_TABLES, bytes, &placed));
-        if (placed != NULL)
-            device->copy(z->queue, placed, host, bytes);
+    if (device->on_host) {
+        memcpy(row->placed, &row->host, sizeof row->host);
+        return ZOPT_OK;
     }
-    memcpy(out, &placed, sizeof placed);
+    ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_TABLES, row->bytes, row->placed));
+    if (placed(row) != NULL)
+        device->copy(z->queue, placed(row), row->host, row->bytes);
     return ZOPT_OK;
-}
-
-static void unplace(zi_zero *z, void *placed, size_t bytes)
-{
-    if (!z->config.device->on_host)
-        z->config.device->free(z->queue, z->mem, ZI_MEM_TABLES, placed, bytes);
 }
 
 zopt_status zi_place_tables(zi_zero *z)
 {
-    ZI_TRY(place(z, z->spans.span, span_bytes(z), &z->placed.span));
-    ZI_TRY(place(z, z->control.scalars, scalars_bytes(z), &z->placed.scalars));
-    ZI_TRY(place(z, &z->control, sizeof z->control, &z->placed.control));
-    return place(z, &z->norm, sizeof z->norm, &z->placed.norm);
+    table_row row[MAX_TABLES];
+    int n = list_tables(z, row);
+    for (int i = 0; i < n; i++)
+        ZI_TRY(place(z, &row[i]));
+    return zi_mem_array(z->mem, ZI_MEM_TABLES, image_bytes(z), &z->placed.image);
 }
 
 void zi_unplace_tables(zi_zero *z)
 {
-    unplace(z, z->placed.span, span_bytes(z));
-    unplace(z, z->placed.scalars, scalars_bytes(z));
-    unplace(z, z->placed.control, sizeof z->control);
-    unplace(z, z->placed.norm, sizeof z->norm);
+    const zi_device_ops *device = z->config.device;
+    table_row row[MAX_TABLES];
+    int n = list_tables(z, row);
+    for (int i = 0; i < n && !device->on_host; i++)
+        device->free(z->queue, z->mem, ZI_MEM_TABLES, placed(&row[i]), row[i].bytes);
+    zi_mem_free_array(z->mem, ZI_MEM_TABLES, z->placed.image, image_bytes(z));
 }
 
 void zi_place_control(zi_zero *z)
@@ -57,7 +106,8 @@ void zi_place_control(zi_zero *z)
         return;
     zi_control control = z->control;
     control.scalars = z->placed.scalars;
-    device->copy(z->queue, z->placed.scalars, z->control.scalars, scalars_bytes(z));
+    device->copy(z->queue, z->placed.scalars, z->control.scalars,
+                 z->n_groups * sizeof *z->control.scalars);
     device->copy(z->queue, z->placed.control, &control, sizeof control);
 }
 
@@ -72,4 +122,48 @@ zopt_status zi_norm_fetch(zi_zero *z)
     if (!device->on_host)
         device->copy(z->queue, &z->norm, z->placed.norm, sizeof z->norm);
     return device->wait(z->queue);
+}
+
+void zi_sums_clear(zi_zero *z, size_t n)
+{
+    z->config.device->zero(z->queue, z->placed.sums, n * sizeof *z->sums);
+}
+
+zopt_status zi_sums_fetch(zi_zero *z, size_t n)
+{
+    const zi_device_ops *device = z->config.device;
+    if (!device->on_host)
+        device->copy(z->queue, z->sums, z->placed.sums, n * sizeof *z->sums);
+    return device->wait(z->queue);
+}
+
+/* A tensor's statistics with the device's addresses in place of the host's. */
+static zi_tensor_statistics moved(const zi_zero *z, uint32_t id)
+{
+    const zi_placed *to = &z->placed;
+    zi_tensor_statistics t = z->statistics[id];
+    uint32_t space = z->tensors[id].space;
+    t.sum = to->sums + (t.sum - z->sums);
+    if (t.n_cols == 0)
+        return t;
+    t.row = to->rows[space] + (t.row - (float *)z->memory[space].state[0].data);
+    t.col = to->cols[space] + (t.col - (float *)z->memory[space].state[1].data);
+    t.row_mean = to->row_means + (t.row_mean - z->row_means);
+    t.row_sum = to->sums + (t.row_sum - z->sums);
+    t.col_sum = to->sums + (t.col_sum - z->sums);
+    return t;
+}
+
+void zi_place_statistics(zi_zero *z)
+{
+    const zi_device_ops *device = z->config.device;
+    table_row row[MAX_TABLES];
+    if (image_bytes(z) == 0 || z->comm->planned)
+        return;
+    for (uint32_t i = 0; i < z->n_tensors; i++)
+        z->placed.image[i] = moved(z, i);
+    device->copy(z->queue, z->placed.statistics, z->placed.image, image_bytes(z));
+    int n = list_tables(z, row);
+    for (int i = ROW_MEANS; i < n; i++)
+        device->copy(z->queue, placed(&row[i]), row[i].host, row[i].bytes);
 }

@@ -15,7 +15,7 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
         .span = z->placed.span + z->spans.first[b],
         .n_spans = z->spans.first[b + 1] - z->spans.first[b],
         .control = z->placed.control,
-        .tensor = z->statistics,
+        .tensor = z->placed.statistics,
     };
     zi_states_slice(z, bucket, job);
 }

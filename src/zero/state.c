@@ -53,6 +53,24 @@ uint64_t zi_states_bytes(const zi_zero *z)
     return total;
 }
 
+/* Rows and columns are the host's, which computes them; kernels read what place.c makes of them. */
+static zopt_status alloc_data(zi_zero *z, const zi_state_row *row, size_t bytes, void **out)
+{
+    zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
+    return is_of_elements(row->form)
+               ? z->config.device->alloc(z->queue, z->mem, category, bytes, out)
+               : zi_mem_array(z->mem, category, bytes, out);
+}
+
+static void free_data(zi_zero *z, const zi_state_row *row, void *data, size_t bytes)
+{
+    zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
+    if (is_of_elements(row->form))
+        z->config.device->free(z->queue, z->mem, category, data, bytes);
+    else
+        zi_mem_free_array(z->mem, category, data, bytes);
+}
+
 zopt_status zi_states_alloc(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
@@ -63,7 +81,7 @@ zopt_status zi_states_alloc(zi_zero *z)
             zi_state_slice *state = &z->memory[s].state[i];
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
             state_bytes bytes = bytes_of(z, s, row->form);
-            ZI_TRY(device->alloc(z->queue, z->mem, category, bytes.data, &state->data));
+            ZI_TRY(alloc_data(z, row, bytes.data, &state->data));
             ZI_TRY(device->alloc(z->queue, z->mem, category, bytes.absmax, &state->absmax));
         }
     }
@@ -80,7 +98,7 @@ void zi_states_free(zi_zero *z)
             zi_state_slice *state = &z->memory[s].state[i];
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
             state_bytes bytes = bytes_of(z, s, row->form);
-            device->free(z->queue, z->mem, category, state->data, bytes.data);
+            free_data(z, row, state->data, bytes.data);
             device->free(z->queue, z->mem, category, state->absmax, bytes.absmax);
         }
     }
@@ -101,8 +119,10 @@ zi_state_slice zi_state_at(const zi_zero *z, uint32_t space, int i, uint64_t at)
 
 void zi_states_slice(const zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
-    for (int i = 0; i < n_states(&z->layout.space[bucket->space]); i++)
-        job->state[i] = zi_state_at(z, bucket->space, i, bucket->owned_start);
+    const zi_space *space = &z->layout.space[bucket->space];
+    for (int i = 0; i < n_states(space); i++)
+        if (is_of_elements(space->variant->state[i].form))
+            job->state[i] = zi_state_at(z, bucket->space, i, bucket->owned_start);
 }
 
 /* n floats of device memory, from a block on the host. */

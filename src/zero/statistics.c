@@ -3,7 +3,6 @@
  * tensor, an exact sum of squares and a count of those that were not finite; behind that, for
  * the first round alone, sums for each row and column of factored tensors. Next: step.c updates. */
 #include <math.h>
-#include <string.h>
 
 #include "base/grid_sum.h"
 #include "base/status.h"
@@ -122,6 +121,7 @@ zopt_status zi_statistics_describe(zi_zero *z)
         if (is_factored(tensor) && !z->comm->planned)
             describe_factors(z, tensor, &next, t);
     }
+    zi_place_statistics(z);
     return ZOPT_OK;
 }
 
@@ -129,12 +129,12 @@ zopt_status zi_statistics_describe(zi_zero *z)
 
 static void begin_moments(zi_zero *z)
 {
-    memset(z->sums, 0, all_words(z) * sizeof *z->sums);
+    zi_sums_clear(z, all_words(z));
 }
 
 static void begin_update(zi_zero *z)
 {
-    memset(z->sums, 0, tensor_words(z) * sizeof *z->sums);
+    zi_sums_clear(z, tensor_words(z));
 }
 
 static void add_slice(zi_zero *z, const zi_bucket *bucket, zi_statistics_round round,
@@ -155,10 +155,23 @@ static void add_update(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
     add_slice(z, bucket, ZI_STATISTICS_UPDATE, job);
 }
 
-/* z->sums is added to in place. */
-static zopt_status end(zi_zero *z)
+/* Limbs that ranks add must not be near their limit. */
+static zopt_status end(zi_zero *z, size_t n_words)
 {
-    return z->config.device->wait(z->queue);
+    ZI_TRY(zi_sums_fetch(z, n_words));
+    for (uint32_t i = 0; i < z->n_tensors; i++)
+        zi_exact_carry(z->statistics[i].sum);
+    return ZOPT_OK;
+}
+
+static zopt_status end_moments(zi_zero *z)
+{
+    return end(z, all_words(z));
+}
+
+static zopt_status end_update(zi_zero *z)
+{
+    return end(z, tensor_words(z));
 }
 
 static zopt_status settle(zi_zero *z, zi_statistics_round round)
@@ -176,6 +189,7 @@ static zopt_status settle(zi_zero *z, zi_statistics_round round)
         t->sum_of_squares = t->sum[ZI_EXACT_LIMBS] > 0 ? NAN : zi_exact_round(t->sum);
         optim->on_statistics[round](group->value, &now, t);
     }
+    zi_place_statistics(z);
     return ZOPT_OK;
 }
 
@@ -193,11 +207,11 @@ const zi_round zi_statistics_rounds[ZI_N_STATISTICS] = {
     [ZI_STATISTICS_MOMENTS] = {.n_words = all_words,
                                .begin = begin_moments,
                                .add_slice = add_moments,
-                               .end = end,
+                               .end = end_moments,
                                .act = settle_moments},
     [ZI_STATISTICS_UPDATE] = {.n_words = tensor_words,
                               .begin = begin_update,
                               .add_slice = add_update,
-                              .end = end,
+                              .end = end_update,
                               .act = settle_update},
 };

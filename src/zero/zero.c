@@ -158,20 +158,13 @@ static zopt_status check_before_commit(const zi_zero *z)
     return ZOPT_OK;
 }
 
-/* What this device has no kernels for. */
+/* The tables of a job: the accumulators and every rank's gradients. */
 static zopt_status check_device(const zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
-    for (uint32_t i = 0; i < z->n_tensors; i++) {
-        const zi_variant *variant = z->tensors[i].variant;
-        if (variant != NULL && !(device->units & 1u << variant->unit))
-            return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                           "device %s cannot update '%s' with %s: it has no kernel for its states",
-                           device->name, z->tensors[i].name, z->config.optim->name);
-    }
     if (device->max_table > 0 && z->comm->world >= device->max_table)
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device %s sums up to %d ranks, not %d", device->name,
-                       device->max_table - 1, z->comm->world);
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device %s sums up to %d ranks at once, not %d",
+                       device->name, device->max_table - 1, z->comm->world);
     return ZOPT_OK;
 }
 

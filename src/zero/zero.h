@@ -66,6 +66,11 @@ typedef struct zi_placed {
     float (*scalars)[ZI_MAX_SCALARS];
     zi_control *control;
     zi_norm_sums *norm;
+    /* Where a variant has statistics: */
+    zi_tensor_statistics *statistics; /* [n_tensors], with addresses of what follows */
+    zi_tensor_statistics *image;      /* the host's memory that they are copied from */
+    float *rows[ZI_MAX_SPACES], *cols[ZI_MAX_SPACES], *row_means;
+    int64_t *sums; /* [n_sums] */
 } zi_placed;
 
 /* One line that ranks must agree on beside the options. */
@@ -136,7 +141,7 @@ struct zi_zero {
     size_t n_sums;                    /* words of the largest round */
     int64_t *sums;                    /* [n_sums] of the round under way */
     zi_decision decision;             /* of this step */
-    zi_tensor_statistics *statistics; /* [n_tensors]; NULL: no variant has any */
+    zi_tensor_statistics *statistics; /* [n_tensors] the host's; NULL: no variant has any */
     float *row_means;                 /* of every factored matrix */
     zi_norm_sums norm;                /* this rank's share of the norm round */
     zi_placed placed;
@@ -276,6 +281,11 @@ void zi_place_control(zi_zero *z);
 /* Zero what kernels add to; wait for it and read it into z->norm. */
 void zi_norm_clear(zi_zero *z);
 zopt_status zi_norm_fetch(zi_zero *z);
+/* The same for rounds of statistics, and the first n words of z->sums. */
+void zi_sums_clear(zi_zero *z, size_t n);
+zopt_status zi_sums_fetch(zi_zero *z, size_t n);
+/* Enqueue what z->statistics and the rows and columns say now. */
+void zi_place_statistics(zi_zero *z);
 
 /* round.c: what is summed over all owned elements and all ranks before the update. */
 /* Fill in z->rounds and z->n_sums. At commit. */
