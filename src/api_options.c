@@ -59,7 +59,7 @@ static zopt_status look_up(const zopt_options *o, zi_zero_config *config)
     ZI_TRY(zi_settings_apply(schedule->name, schedule->settings, (size_t)schedule->n_settings,
                              o->schedule_settings, o->n_schedule_settings, config->schedule_value));
     ZI_TRY(zi_group_defaults(config, o->settings, o->n_settings));
-    return zi_device_find(o->device ? o->device : "auto", &config->device);
+    return zi_device_find(o->device ? o->device : "auto", o->plan_world > 0, &config->device);
 }
 
 zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)

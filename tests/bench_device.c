@@ -142,7 +142,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_device DEVICE [PARAMETERS]\n");
         return 64;
     }
-    zopt_status status = zi_device_find(argv[1], &b.device);
+    zopt_status status = zi_device_find(argv[1], 0, &b.device);
     if (status == ZOPT_OK) {
         double n = argc == 3 ? strtod(argv[2], NULL) : b.device->on_host ? 16e6 : 1e9;
         b.n = (size_t)n / ZI_BLOCK * ZI_BLOCK;

@@ -87,7 +87,20 @@ test_plan_arguments() {
     expect 64 "give a run file or --params" "$zopt" plan --params 1e6 run.json
     expect_error 78 "unknown optimizer 'adamww'; did you mean 'AdamW'" \
         "$zopt" plan --params 1e6 --optimizer adamww
+    expect_error 78 "unknown device 'tpu'" "$zopt" plan --params 1e6 --device tpu
+    expect 64 "--device are for --params" "$zopt" plan --device cpu run.json
     expect_error 78 "pigeon" "$zopt" plan --params 1e6 --ranks 2 --transport pigeon
+}
+
+# A GPU's bytes need no GPU, but a build that knows of them.
+test_plan_of_a_gpu() {
+    if "$zopt" doctor | grep -q "built without CUDA"; then
+        expect_error 78 "built without CUDA" "$zopt" plan --params 1e6 --device cuda
+    else
+        expect 0 "1000000 parameters in fp16" "$zopt" plan --params 1e6 --device cuda
+        expect_error 78 "sums up to 127 ranks at once, not 128" \
+            "$zopt" plan --params 1e6 --device cuda --ranks 128
+    fi
 }
 
 # 70e9 parameters: the table that users know, and 4 + 12/N bytes a parameter of params, gradients,
@@ -281,6 +294,7 @@ test_launches() {
 test_command
 test_plan_arguments
 test_plan_figures
+test_plan_of_a_gpu
 test_doctor
 if has command train; then
     write_run

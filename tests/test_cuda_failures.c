@@ -126,17 +126,62 @@ START_TEST(a_kernel_that_breaks_fails_the_run_with_cudas_words)
 }
 END_TEST
 
+/* _i: the optimizer. What a real handle has counted is what a planning one counts, which is one
+ * where there is not even a driver. */
+START_TEST(a_plan_counts_the_bytes_of_a_gpu_without_one)
+{
+    static const char *const optimizers[] = {"AdamW", "AdamW8bit", "Adafactor"};
+    h_problem problem;
+    zopt *real, *plan;
+    zopt_memory_usage counted, planned;
+    small_problem(&problem);
+    problem.options.optimizer = optimizers[_i];
+    ck_assert_int_eq(h_create(&problem, &problem.options, &real), ZOPT_OK);
+    ck_assert_int_eq(zopt_memory(real, &counted), ZOPT_OK);
+    zopt_destroy(real);
+    ck_assert_uint_eq(shim_bytes_in_use(), 0);
+    shim.driver_version = 0;
+    problem.options.plan_world = 1;
+    ck_assert_msg(h_create(&problem, &problem.options, &plan) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_int_eq(zopt_memory(plan, &planned), ZOPT_OK);
+    ck_assert_int_eq(planned.n, counted.n);
+    for (int c = 0; c < planned.n; c++)
+        ck_assert_uint_eq(planned.category[c].peak_bytes, counted.category[c].peak_bytes);
+    ck_assert_uint_eq(planned.total_peak_bytes, counted.total_peak_bytes);
+    ck_assert_uint_eq(shim_bytes_in_use(), 0);
+    zopt_destroy(plan);
+    heal();
+}
+END_TEST
+
+/* Every rank's gradients and the accumulators are one job's sources. */
+START_TEST(more_ranks_than_a_kernel_sums_are_refused_with_the_limit)
+{
+    h_problem problem;
+    zopt *z;
+    small_problem(&problem);
+    problem.options.transport = "threads";
+    problem.options.plan_world = 127;
+    ck_assert_msg(h_create(&problem, &problem.options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    zopt_destroy(z);
+    problem.options.plan_world = 128;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_ERR_UNSUPPORTED);
+    expect_text("device cuda sums up to 127 ranks at once, not 128");
+    zopt_destroy(z);
+}
+END_TEST
+
 START_TEST(a_job_with_too_many_sources_fails_at_the_wait)
 {
     zi_queue *queue;
     zi_mem mem = {0};
     float *array;
-    zi_source source[100];
+    zi_source source[200];
     ck_assert_int_eq(zi_device_cuda.open(5, &queue), ZOPT_OK); /* the sixth rank shares GPU 0 */
     ck_assert_int_eq(zi_device_cuda.alloc(queue, &mem, ZI_MEM_MASTER, 1024, &array), ZOPT_OK);
-    for (int i = 0; i < 100; i++)
+    for (int i = 0; i < 200; i++)
         source[i] = (zi_source){array, ZOPT_FP32};
-    const zi_job job = {.n_elems = ZI_BLOCK, .source = source, .n_sources = 100};
+    const zi_job job = {.n_elems = ZI_BLOCK, .source = source, .n_sources = 200};
     zi_device_cuda.norm(queue, &job, (zi_exact *)(void *)array, (int64_t *)(void *)array);
     ck_assert_int_eq(zi_device_cuda.wait(queue), ZOPT_ERR_FAILURE);
     expect_text("larger tables");
@@ -154,6 +199,8 @@ int main(void)
     tcase_add_test(tcase, too_little_memory_is_refused_with_the_numbers_and_freed);
     tcase_add_test(tcase, memory_that_runs_out_names_its_use_and_what_is_free);
     tcase_add_loop_test(tcase, a_kernel_that_breaks_fails_the_run_with_cudas_words, 1, 12);
+    tcase_add_loop_test(tcase, a_plan_counts_the_bytes_of_a_gpu_without_one, 0, 3);
+    tcase_add_test(tcase, more_ranks_than_a_kernel_sums_are_refused_with_the_limit);
     tcase_add_test(tcase, a_job_with_too_many_sources_fails_at_the_wait);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);

@@ -10,7 +10,7 @@
 static const char *kernels(void)
 {
     const zi_device_ops *device;
-    return zi_device_find("cpu", &device) == ZOPT_OK ? device->variant() : "none";
+    return zi_device_find("cpu", 0, &device) == ZOPT_OK ? device->variant() : "none";
 }
 
 void bench_print_begin(const bench_request *request, int ranks, const char *no_baseline)

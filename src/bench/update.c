@@ -26,7 +26,7 @@ static zopt_status alloc_state(bench_update *u, int s)
 zopt_status bench_update_open(const bench_case *c, const bench_rule *rule, bench_update *u)
 {
     *u = (bench_update){.c = c, .rule = *rule, .first = *rule};
-    ZI_TRY(zi_device_find("cpu", &u->device));
+    ZI_TRY(zi_device_find("cpu", 0, &u->device));
     u->span = (zi_span){.end = c->slice_elems};
     u->control = (zi_control){
         .coef = (float)(1.0 / c->n_slots), .loss_scale = 1, .scalars = &u->rule.scalar};

@@ -24,13 +24,13 @@
 
 static const int default_ranks[] = {1, 2, 4, 8, 16, 64};
 
-enum { OPTION_BASE = 0x100, PARAMS, RANKS, SLOTS, DTYPE, OPTIMIZER, BUCKET, TRANSPORT, SET, JSON };
+enum { PARAMS = 0x101, RANKS, SLOTS, DTYPE, OPTIMIZER, BUCKET, TRANSPORT, DEVICE, SET, JSON };
 
 typedef struct arguments {
     const char *run_file;
-    const char *transport, *optimizer; /* NULL: not given */
-    double params, slots, bucket;      /* 0: not given */
-    int dtype;                         /* -1: not given */
+    const char *transport, *optimizer, *device; /* NULL: not given */
+    double params, slots, bucket;               /* 0: not given */
+    int dtype;                                  /* -1: not given */
     int ranks[PLAN_MAX_WORLDS], n_ranks;
     int json;
     cli_words sets;
@@ -44,6 +44,7 @@ static const struct argp_option options[] = {
     {"optimizer", OPTIMIZER, "NAME", 0, "Default: adamw", 0},
     {"bucket", BUCKET, "ELEMENTS", 0, "Elements communicated at once (default: 4194304)", 0},
     {"transport", TRANSPORT, "NAME", 0, "self, threads, shm or mpi (default: auto)", 0},
+    {"device", DEVICE, "NAME", 0, "cpu (default) or cuda; a GPU is not needed", 0},
     {"set", SET, "KEY=VALUE", 0, "Override a key of the run file", 0},
     {"json", JSON, NULL, 0, "Print JSON", 0},
     {0}};
@@ -116,15 +117,14 @@ static int check_size(struct argp_state *state, const arguments *args)
 static int check_arguments(struct argp_state *state, const arguments *args)
 {
     int given = args->slots > 0 || args->bucket > 0 || args->dtype >= 0 ||
-                args->optimizer != NULL || args->transport != NULL;
+                args->optimizer != NULL || args->transport != NULL || args->device != NULL;
     if ((args->run_file != NULL) == (args->params > 0)) {
         argp_error(state, "give a run file or --params");
         return EINVAL;
     }
     if (args->run_file != NULL && given) {
-        argp_error(state, "--slots, --dtype, --optimizer, --bucket and --transport "
-                          "are for --params; "
-                          "use --set");
+        argp_error(state, "--slots, --dtype, --optimizer, --bucket, --transport and "
+                          "--device are for --params; use --set");
         return EINVAL;
     }
     if (args->run_file == NULL && args->sets.n > 0) {
@@ -153,6 +153,9 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         return 0;
     case TRANSPORT:
         args->transport = word;
+        return 0;
+    case DEVICE:
+        args->device = word;
         return 0;
     case SET:
         args->sets.word[args->sets.n++] = word;
@@ -282,6 +285,8 @@ static int plan_params(const char *command, const arguments *args)
     p.options.bucket_elems = (size_t)args->bucket;
     if (args->transport != NULL)
         p.options.transport = args->transport;
+    if (args->device != NULL)
+        p.options.device = args->device;
     if (args->optimizer != NULL)
         p.options.optimizer = args->optimizer;
     return count_and_print(command, args, &source);

@@ -87,7 +87,8 @@ static zopt_status find_auto(const zi_comm_config *config, const zi_comm_ops **o
     /* Where nobody wants it, it is a plan for several ranks in a build without MPI. */
     const zi_comm_ops *found = &zi_comm_threads;
     for (size_t i = 0; i < zi_n_comms; i++) {
-        if (zi_comms[i]->missing() == NULL && zi_comms[i]->wanted(config)) {
+        int can = !config->device_memory || zi_comms[i]->device_memory;
+        if (can && zi_comms[i]->missing() == NULL && zi_comms[i]->wanted(config)) {
             found = zi_comms[i];
             break;
         }

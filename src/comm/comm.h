@@ -32,6 +32,7 @@ typedef struct zi_comm_config {
     int ranks_per_node, shared_params; /* as in zopt_options */
     int progress_thread; /* 1: a second thread calls expose_test and progress, never beside others
                           */
+    int device_memory;   /* 1: symmetric memory will be a device's */
 } zi_comm_config;
 
 /* A buffer that every rank has, of equal size. */

@@ -8,7 +8,7 @@
 
 #include "device/device.h"
 
-enum { ZI_CUDA_MAX_TABLE = 64 }; /* sources, and destinations, of a job: they travel by value */
+enum { ZI_CUDA_MAX_TABLE = 128 }; /* sources, and destinations, of a job: they travel by value */
 
 /* A job with its tables inside. All addresses are the device's. States are those of elements alone;
  * those of rows and columns are in the tensors' statistics. */

@@ -34,7 +34,7 @@ const zi_device_ops zi_device_cuda = {
 };
 #endif
 
-zopt_status zi_device_find(const char *name, const zi_device_ops **out)
+zopt_status zi_device_find(const char *name, int planned, const zi_device_ops **out)
 {
     if (strcmp(name, "auto") == 0)
         name = zi_devices[0]->name;
@@ -42,7 +42,8 @@ zopt_status zi_device_find(const char *name, const zi_device_ops **out)
     for (size_t i = 0; i < zi_n_devices; i++) {
         if (strcmp(name, zi_devices[i]->name) != 0)
             continue;
-        const char *missing = zi_devices[i]->missing();
+        int counts_only = planned && zi_devices[i]->alloc != NULL;
+        const char *missing = counts_only ? NULL : zi_devices[i]->missing();
         if (missing != NULL)
             return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device '%s': %s", name, missing);
         *out = zi_devices[i];
