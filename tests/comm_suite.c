@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/status.h"
 
@@ -196,16 +197,16 @@ typedef struct shape {
     int n_buckets, n_steps, max_world;
 } shape;
 
-/* Small; no multiple of anything; more than two pieces of an exchange, and of a gather, which
- * transports that address peers' memory do not cut. */
+/* Small; no multiple of anything; more than two pieces of an exchange, and of a gather, where bytes
+ * move by messages. */
 static const shape shapes[] = {
-    {64, 1, 3, 5},
-    {1537, 4, 12, 5},
-    {70001, 2, 3, 5},
+    {64, 1, 3, 6},
+    {1537, 4, 12, 6},
+    {70001, 2, 3, 6},
     {(2 << 20) + 12345, 2, 2, 5},
     {(9 << 20) + 7, 1, 2, 2},
 };
-enum { CUT_BYTES = 1 << 20 };
+enum { CUT_BYTES = 1 << 20, LATE_US = 1000 };
 
 typedef struct flow {
     zi_comm *comm;
@@ -238,6 +239,8 @@ static void expose_all(flow *f, suite_failure *failure)
 {
     zi_comm *comm = f->comm;
     size_t bucket_bytes = (size_t)comm->world * f->shape.slice_bytes;
+    if (comm->rank == f->step % comm->world) /* one is late, each in turn */
+        usleep(LATE_US);
     for (int b = 0; b < f->shape.n_buckets; b++) {
         zi_transfer transfer = transfer_of(f, &f->grads, b);
         unsigned char *bucket = (unsigned char *)f->grads.base + transfer.offset_bytes;
@@ -296,7 +299,7 @@ static void update_all(flow *f, suite_failure *failure)
         check_sources(f, b, failure); /* once for the norm, once for the update */
         check_sources(f, b, failure);
         SUITE_OK(failure, comm->ops->dest_wait(comm, &params, dest, &n_dests));
-        int want = f->params.shared || !comm->ops->peer_memory ? 1 : comm->world;
+        int want = f->params.shared || !comm->ops->peer_memory ? 1 : comm->node.size;
         SUITE_EXPECT(failure, n_dests == want, "%d destinations, not %d", n_dests, want);
         for (int i = 0; i < n_dests; i++)
             pattern(dest[i], f->shape.slice_bytes, 0, who(f, PARAM, comm->rank, b));
@@ -338,8 +341,8 @@ static void run_steps(flow *f, suite_failure *failure)
         f->step = step + 1;
     }
     int peers = f->comm->world - 1, contributes = f->comm->rank < f->n_contributors;
-    int publishes = !f->params.shared;
-    uint64_t want = (uint64_t)(peers * n_steps * f->shape.n_buckets * (publishes + contributes)) *
+    int readers = f->params.shared ? f->comm->world / f->comm->node.size - 1 : peers;
+    uint64_t want = (uint64_t)(n_steps * f->shape.n_buckets * (readers + peers * contributes)) *
                     f->shape.slice_bytes;
     if (failure->text[0] == '\0')
         check_params(f, failure);
@@ -358,6 +361,7 @@ static void run_flow(const zi_comm_ops *ops, const zi_comm_config *config, const
     SUITE_OK(failure, ops->create(config, &mem, &comm));
     flow f = {.comm = comm, .shape = *s, .n_contributors = n_contributors};
     size_t bytes = (size_t)s->n_buckets * (size_t)comm->world * s->slice_bytes;
+    ops = comm->ops; /* what the row made, by what it found */
     if (ops->alloc_symmetric(comm, ZI_MEM_GRADS, bytes, &f.grads) != ZOPT_OK ||
         ops->alloc_symmetric(comm, ZI_MEM_PARAMS, bytes, &f.params) != ZOPT_OK ||
         ops->reserve(comm, 2 * (size_t)s->n_buckets, s->slice_bytes) != ZOPT_OK) {
@@ -376,18 +380,21 @@ static void run_flow(const zi_comm_ops *ops, const zi_comm_config *config, const
 
 /* ------------------------------------------------------------------ memory ------------------ */
 
-/* Rank 0 writes, the others read it, and nobody leaves before. */
+/* A node's first rank writes, the others read it, and nobody leaves before. */
 static void check_shared(zi_comm *comm, const zi_symmetric *params, suite_failure *failure)
 {
-    char none = 0, *text = params->base;
+    int64_t here = 1;
+    char *text = params->base;
     SUITE_EXPECT(failure, (uintptr_t)text % 64 == 0, "not aligned");
+    int base = comm->node.base, end = base + comm->node.size;
     for (int r = 0; r < comm->world; r++)
-        SUITE_EXPECT(failure, params->peer[r] == params->base, "peer %d is not the shared", r);
-    if (comm->rank == 0)
-        memcpy(text, "shared", 7);
-    SUITE_OK(failure, comm->ops->all_gather(comm, &none, 0, &none));
-    SUITE_EXPECT(failure, strcmp(text, "shared") == 0, "rank 0's text is not here");
-    SUITE_OK(failure, comm->ops->all_gather(comm, &none, 0, &none));
+        SUITE_EXPECT(failure, params->peer[r] == (r >= base && r < end ? text : NULL),
+                     "peer %d is not the shared", r);
+    if (comm->rank == base)
+        snprintf(text, params->bytes, "shared %d", base);
+    SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_MIN, &here, 1));
+    SUITE_EXPECT(failure, strtol(text + 7, NULL, 10) == base, "rank %d's text is not here", base);
+    SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_MIN, &here, 1));
 }
 
 static void use_memory(zi_comm *comm, suite_failure *failure)
@@ -419,8 +426,10 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
     zi_comm *comm, *plan;
     SUITE_OK(failure, ops->create(config, &real, &comm));
     use_memory(comm, failure);
-    zi_comm_config planning = {
-        .plan_world = comm->world, .plan_rank = comm->rank, .shared_params = config->shared_params};
+    zi_comm_config planning = {.plan_world = comm->world,
+                               .plan_rank = comm->rank,
+                               .ranks_per_node = config->ranks_per_node,
+                               .shared_params = config->shared_params};
     SUITE_OK(failure, ops->create(&planning, &dry, &plan));
     use_memory(plan, failure);
     SUITE_EXPECT(failure, plan->world == comm->world && plan->rank == comm->rank, "plan's world");
@@ -432,9 +441,10 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
     int64_t params = (int64_t)real.row[ZI_MEM_PARAMS].bytes;
     if (config->shared_params)
         SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_SUM, &params, 1));
-    SUITE_EXPECT(failure, params == 64, "parameters of %d bytes counted", (int)params);
-    ops->destroy(plan);
-    ops->destroy(comm);
+    int want = 64 * (config->shared_params ? comm->world / comm->node.size : 1);
+    SUITE_EXPECT(failure, params == want, "parameters of %d bytes counted", (int)params);
+    plan->ops->destroy(plan);
+    comm->ops->destroy(comm);
     SUITE_EXPECT(failure, real.total_bytes == 0 && dry.total_bytes == 0, "bytes still counted");
 }
 
@@ -451,17 +461,17 @@ void comm_suite_run(const zi_comm_ops *ops, const zi_comm_config *config, suite_
     zi_mem mem = {0};
     zi_comm *comm;
     SUITE_OK(failure, ops->create(config, &mem, &comm));
-    int world = comm->world;
+    int world = comm->world, has_messages = comm->node.size < world;
     for (size_t i = 0; i < COUNT(cases); i++)
         cases[i](comm, failure);
-    ops->destroy(comm);
+    comm->ops->destroy(comm);
     zi_comm_config shared = *config;
     shared.shared_params = ops->peer_memory;
     plan_counts_what_a_real_one_allocates(ops, config, failure);
     plan_counts_what_a_real_one_allocates(ops, &shared, failure);
     for (size_t i = 0; i < COUNT(shapes) && failure->text[0] == '\0'; i++) {
         int cut = shapes[i].slice_bytes > CUT_BYTES;
-        if (world > shapes[i].max_world || (cut && ops->peer_memory))
+        if (world > shapes[i].max_world || (cut && !has_messages))
             continue;
         int step = cut ? (world + 1) / 2 : 1; /* for time */
         for (int n = world; n >= 0; n -= step)
@@ -475,6 +485,7 @@ void comm_suite_order(const zi_comm_ops *ops, const zi_comm_config *config, suit
     zi_comm *comm;
     zi_symmetric memory;
     SUITE_OK(failure, ops->create(config, &mem, &comm));
+    ops = comm->ops;
     SUITE_OK(failure, ops->alloc_symmetric(comm, ZI_MEM_GRADS, 64, &memory));
     SUITE_OK(failure, ops->reserve(comm, 2, 8));
     zi_transfer second = {.ordinal = 1, .memory = &memory, .slice_bytes = 8};
@@ -525,6 +536,7 @@ static void await_message(const zi_comm_ops *ops, const zi_comm_config *config, 
     zi_comm *comm;
     static _Thread_local char data[100]; /* lives on, as receives of a failed call want it */
     SUITE_OK(failure, ops->create(config, &mem, &comm));
+    ops = comm->ops;
     comm->deadline_ms = comm->rank == 0 ? 200 : config->deadline_ms;
     const zi_message message = {.peer = comm->rank == 0 ? 1 : 0,
                                 .receive = comm->rank == 0,
@@ -566,6 +578,7 @@ void comm_suite_hang(const zi_comm_ops *ops, const zi_comm_config *config, suite
     patient.on_hang = remember;
     patient.on_hang_arg = &told;
     SUITE_OK(failure, ops->create(&patient, &mem, &comm));
+    ops = comm->ops;
     comm->deadline_ms = comm->rank == 0 ? 200 : config->deadline_ms;
     wait_in_vain(comm, &told, failure);
     if (comm->rank != 0 && ops->peer_memory) { /* told at once, not at its own deadline */

@@ -245,15 +245,17 @@ void h_collect(const h_problem *problem, zopt *z, h_result *result)
 }
 
 /* What zopt plan says: a slot's gradients go to their owners, updated parameters, which take as
- * many bytes, to every rank unless all read the same. */
+ * many bytes, to every rank, or to every other node where its ranks read the same. */
 static void check_bytes_sent(const zopt *z, const zopt_options *options,
                              const zopt_memory_usage *memory, const zopt_step_report *report)
 {
     uint64_t world = (uint64_t)zopt_world(z), rank = (uint64_t)zopt_rank(z);
     uint64_t slots = (uint64_t)options->slots;
     uint64_t n_mine = slots > rank ? (slots - rank - 1) / world + 1 : 0;
-    uint64_t share = memory->category[1].bytes / world * (world - 1); /* "grads" */
-    uint64_t want = share * (n_mine + (!report->skipped && !options->shared_params));
+    uint64_t slice = memory->category[1].bytes / world; /* "grads" */
+    uint64_t node = options->ranks_per_node > 0 ? (uint64_t)options->ranks_per_node : world;
+    uint64_t n_readers = options->shared_params ? world / node : world;
+    uint64_t want = slice * ((world - 1) * n_mine + (report->skipped ? 0 : n_readers - 1));
     if (report->bytes_sent != want) {
         fprintf(stderr, "step %d, rank %d of %d: sent %" PRIu64 " bytes, want %" PRIu64 "\n",
                 (int)report->step, (int)rank, (int)world, report->bytes_sent, want);

@@ -232,6 +232,9 @@ START_TEST(auto_follows_what_is_given)
     config.ranks_per_node = 2;
     ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
     ck_assert_ptr_eq(ops, row(have_mpi() ? "mpi" : "threads"));
+    config.plan_world = 4;
+    ck_assert_int_eq(zi_comm_find("auto", &config, &ops), ZOPT_OK);
+    ck_assert_ptr_eq(ops, row(have_mpi() ? "shm" : "threads"));
 }
 END_TEST
 

@@ -1,4 +1,4 @@
-/* Transports mpi and shm, under mpirun with 1 to 5 processes, of which smaller worlds are made too.
+/* Transports mpi and shm, under mpirun with 1 to 6 processes, of which smaller worlds are made too.
  * Without fork, which is not safe under MPI. A failure of one rank is every rank's, so that none
  * waits for another that has given up. */
 #include <check.h>
@@ -71,6 +71,17 @@ START_TEST(part_of_the_world_does_what_a_transport_must)
 }
 END_TEST
 
+/* _i: ranks of a node; the job is several such nodes. */
+START_TEST(nodes_do_what_a_transport_must)
+{
+    suite_failure failure = {""};
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = _i};
+    if (world_size() % _i == 0 && _i < world_size())
+        comm_suite_run(shm, &config, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
 START_TEST(transfers_out_of_order_are_refused)
 {
     run_split(row(_i), 1, comm_suite_order);
@@ -85,8 +96,11 @@ static void connect_auto(int ranks_per_node, const zi_comm_ops *want, suite_fail
     zi_comm *comm;
     zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = ranks_per_node};
     SUITE_OK(failure, zi_comm_connect("auto", &config, &mem, &comm));
-    SUITE_EXPECT(failure, comm->ops == want, "%d a node: transport %s", ranks_per_node,
-                 comm->ops->name);
+    SUITE_EXPECT(failure, strcmp(comm->ops->name, want->name) == 0, "%d a node: transport %s",
+                 ranks_per_node, comm->ops->name);
+    int size = ranks_per_node > 0 ? ranks_per_node : comm->world;
+    SUITE_EXPECT(failure, comm->node.size == (want == shm ? size : 1), "%d a node: %d",
+                 ranks_per_node, comm->node.size);
     int64_t ranks = 1;
     SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_SUM, &ranks, 1));
     SUITE_EXPECT(failure, ranks == comm->world, "%d ranks met", (int)ranks);
@@ -94,39 +108,42 @@ static void connect_auto(int ranks_per_node, const zi_comm_ops *want, suite_fail
     SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
 }
 
-START_TEST(auto_is_shm_where_all_ranks_share_a_node)
+START_TEST(auto_is_shm_where_nodes_have_equally_many_ranks)
 {
     suite_failure failure = {""};
     connect_auto(0, shm, &failure);
     connect_auto(world_size(), shm, &failure);
     for (int n = 1; n < world_size(); n++)
-        connect_auto(n, mpi, &failure);
+        connect_auto(n, n > 1 && world_size() % n == 0 ? shm : mpi, &failure);
     assert_all_passed(&failure);
 }
 END_TEST
 
-static void ask_for_the_impossible(suite_failure *failure)
+static void ask_for_nodes_of(int ranks_per_node, suite_failure *failure)
 {
     zi_mem mem = {0};
     zi_comm *comm;
     char want[64];
-    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = world_size() - 1};
+    int world = world_size(), odd = ranks_per_node == 1 ? 1 : world - world % ranks_per_node;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = ranks_per_node};
     zopt_status status = zi_comm_connect("shm", &config, &mem, &comm);
     SUITE_EXPECT(failure, status == ZOPT_ERR_UNSUPPORTED && comm == NULL, "status %d", (int)status);
-    snprintf(want, sizeof want, "rank %d on '", world_size() - 1);
+    snprintf(want, sizeof want, "rank %d on '", odd);
     SUITE_EXPECT(failure, strstr(zopt_last_error(), want) != NULL, "text: %s", zopt_last_error());
-    config = (zi_comm_config){.plan_world = 4, .ranks_per_node = 2};
+    snprintf(want, sizeof want, "by ranks_per_node %d; use transport \"mpi\"", ranks_per_node);
+    SUITE_EXPECT(failure, strstr(zopt_last_error(), want) != NULL, "text: %s", zopt_last_error());
+    config = (zi_comm_config){.plan_world = world, .ranks_per_node = ranks_per_node};
     status = zi_comm_connect("shm", &config, &mem, &comm);
     SUITE_EXPECT(failure, status == ZOPT_ERR_UNSUPPORTED, "a plan: status %d", (int)status);
     SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
 }
 
-START_TEST(shm_on_two_nodes_is_refused_with_the_host)
+START_TEST(shm_on_unequal_or_lonely_nodes_is_refused_with_the_host)
 {
     suite_failure failure = {""};
-    if (world_size() == 1)
-        return;
-    ask_for_the_impossible(&failure);
+    for (int n = 1; n < world_size(); n++)
+        if (n == 1 || world_size() % n != 0)
+            ask_for_nodes_of(n, &failure);
     assert_all_passed(&failure);
 }
 END_TEST
@@ -311,6 +328,57 @@ START_TEST(collective_that_others_skip_fails)
 }
 END_TEST
 
+/* Rank `missing` of two nodes of two stays away; it answers no roll, as it is not in a call of
+ * zopt. Who waits for it across nodes names it, and its node's others are told at once or name it
+ * too. */
+static void wait_across_nodes(const zi_comm_config *config, int missing, suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    const void *source[4];
+    zi_symmetric memory;
+    char want[64];
+    int n_timeouts = 0;
+    SUITE_OK(failure, shm->create(config, &mem, &comm));
+    SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_GRADS, 32, &memory));
+    SUITE_OK(failure, comm->ops->reserve(comm, 2, 8));
+    comm->deadline_ms = 2000;
+    zi_transfer transfer = {.memory = &memory, .slice_bytes = 8, .n_contributors = 4};
+    zopt_status status = ZOPT_OK;
+    if (comm->rank != missing) {
+        SUITE_OK(failure, comm->ops->expose(comm, &transfer));
+        status = comm->ops->expose_wait(comm, &transfer, source);
+    }
+    int is_timeout = status == ZOPT_ERR_TIMEOUT;
+    MPI_Allreduce(&is_timeout, &n_timeouts, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    snprintf(want, sizeof want, "gradients of rank %d have not arrived", missing);
+    const char *text = is_timeout ? want : "gave up";
+    if (comm->rank != missing) {
+        SUITE_EXPECT(failure, is_timeout || status == ZOPT_ERR_PEER, "status %d", (int)status);
+        SUITE_EXPECT(failure, strstr(zopt_last_error(), text), "%s", zopt_last_error());
+    }
+    SUITE_EXPECT(failure, n_timeouts > 0, "nobody named rank %d", missing);
+    comm->ops->destroy(comm);
+}
+
+START_TEST(rank_that_never_arrives_is_named_on_every_node)
+{
+    int rank;
+    MPI_Comm four;
+    suite_failure failure = {""};
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    if (world_size() != 4)
+        return;
+    MPI_Comm_dup(MPI_COMM_WORLD, &four);
+    zi_comm_config config = {.has_comm = 1,
+                             .comm_f = (int)MPI_Comm_c2f(four),
+                             .deadline_ms = DEADLINE_MS,
+                             .ranks_per_node = 2};
+    wait_across_nodes(&config, _i, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
 /* Over MPI only where collectives are compared first (ZOPT_VERIFY_COMM): else it corrupts memory.
  */
 #ifdef ZI_VERIFY_COMM
@@ -367,8 +435,9 @@ static int run_tests(void)
     suite_add_tcase(suite, tests);
     tcase_add_loop_test(tests, whole_world_does_what_a_transport_must, 0, 2);
     tcase_add_loop_test(tests, part_of_the_world_does_what_a_transport_must, 2, 2 * world_size());
-    tcase_add_test(tests, auto_is_shm_where_all_ranks_share_a_node);
-    tcase_add_test(tests, shm_on_two_nodes_is_refused_with_the_host);
+    tcase_add_loop_test(tests, nodes_do_what_a_transport_must, 2, 4);
+    tcase_add_test(tests, auto_is_shm_where_nodes_have_equally_many_ranks);
+    tcase_add_test(tests, shm_on_unequal_or_lonely_nodes_is_refused_with_the_host);
     tcase_add_test(tests, ranks_that_come_with_other_transports_are_refused);
     tcase_add_test(tests, mpi_shares_no_parameters);
     tcase_add_test(tests, shared_memory_holds_no_files_open);
@@ -392,6 +461,7 @@ static int run_breaking_tests(void)
     tcase_add_test(tests, more_transfers_than_reserved_are_refused);
     tcase_add_loop_test(tests, rank_that_never_arrives_is_named, 0, 2);
     tcase_add_loop_test(tests, collective_that_others_skip_fails, 0, 2);
+    tcase_add_loop_test(tests, rank_that_never_arrives_is_named_on_every_node, 1, 3);
     tcase_add_loop_test(tests, mismatched_collectives_name_the_operation, FIRST_VERIFIED, 2);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);

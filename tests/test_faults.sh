@@ -42,8 +42,8 @@ expect_hang() { # REGEX
 }
 
 # A handler that hangs instead of dying would leave the others to their deadline of 5 s: 75.
-test_ranks_that_die() { # KIND CODE
-    expect_run "$2" "" 3 "1 cblas_sgemm 2000 $1"
+test_ranks_that_die() { # KIND CODE RANKS [argument of zopt train]...
+    expect_run "$2" "" "$3" "1 cblas_sgemm 2000 $1" "${@:4}"
     [ "$(wc -l 2>/dev/null <out/metrics.jsonl)" -gt 2 ] || fail "$1: it failed before it trained"
 }
 
@@ -90,16 +90,27 @@ test_mpirun_that_dies() {
     expect 0 "wrote out" mpirun -n 2 "$zopt" train run.json --out out --set train_steps=2
 }
 
-test_ranks_that_die kill 137
-test_ranks_that_die segv 139
-test_ranks_that_die heap 134
-test_ranks_that_die exit 1
+# Two nodes of two ranks. Whoever notices first names the one that is missing, on either node.
+test_nodes() {
+    local nodes=(--set comm.transport=shm --set comm.ranks_per_node=2 --set train_batch_size=8)
+    expect_run 75 "" 4 "1 cblas_sgemm 2000 stop" "${nodes[@]}"
+    expect_hang "^zopt train: rank [023] waited 5 s in step [0-9]+, phase [a-z]+.* of rank 1 have not arrived"
+    test_ranks_that_die kill 137 4 "${nodes[@]}"
+}
+
+test_ranks_that_die kill 137 3
+test_ranks_that_die segv 139 3
+test_ranks_that_die heap 134 3
+test_ranks_that_die exit 1 3
 test_rank_that_dies_in_a_collective
 for transport in mpi shm; do
     "$zopt" doctor | grep -qE "^ *transport +$transport +(yes|ok)" || continue
     test_ranks_that_hang $transport stop
     test_ranks_that_hang $transport loop
 done
+if "$zopt" doctor | grep -qE "^ *transport +shm +(yes|ok)"; then
+    test_nodes
+fi
 test_start_that_hangs
 test_end_that_hangs
 test_mpirun_that_dies

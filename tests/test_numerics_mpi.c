@@ -1,6 +1,6 @@
-/* Transports mpi and shm give the bits of one rank alone, for worlds of 1 to 5 ranks cut out of
- * this job: dtypes, slots, bucket sizes, overflow, absent gradients, exported files. Run with
- * mpirun -n 5. */
+/* Transports mpi and shm give the bits of one rank alone, for worlds of 1 to 6 ranks cut out of
+ * this job, shm also on several nodes: dtypes, slots, bucket sizes, overflow, absent gradients,
+ * exported files. Run with mpirun -n 6. */
 #include <math.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -12,13 +12,19 @@
 #include "harness.h"
 
 static int job_rank, job_size;
-static const char *const transports[] = {"mpi", "shm"};
+/* ranks_per_node 0: those of one machine */
+static const struct {
+    const char *transport;
+    int ranks_per_node;
+} layouts[] = {{"mpi", 0}, {"shm", 0}, {"shm", 2}, {"shm", 3}};
+enum { N_LAYOUTS = sizeof layouts / sizeof layouts[0] };
 static const size_t bucket_elems[] = {700, 4 << 20};
-enum { SHM = 1 };
-enum { N_TRANSPORTS = sizeof transports / sizeof transports[0] };
+enum { SHM = 1, NODES = 2 };
 
-/* Run the problem on the first `world` ranks of the job, and compare with one rank alone. */
-static void check_world(const h_problem *problem, int world, const h_result *want, const char *name)
+/* Run the problem on the first `world` ranks of the job, in those of the layouts from `first` on
+ * that there are, and compare with one rank alone. */
+static void check_world(const h_problem *problem, int world, int first, const h_result *want,
+                        const char *name)
 {
     MPI_Comm part;
     char what[128];
@@ -28,13 +34,17 @@ static void check_world(const h_problem *problem, int world, const h_result *wan
     h_result got;
     zopt_options options = problem->options;
     zopt_options_set_comm(&options, part);
-    for (int i = 0; i < N_TRANSPORTS; i++) {
-        options.transport = transports[i];
+    for (int i = first; i < N_LAYOUTS; i++) {
+        int per_node = layouts[i].ranks_per_node;
+        if (per_node > 0 && (world % per_node != 0 || world == per_node))
+            continue;
+        options.transport = layouts[i].transport;
+        options.ranks_per_node = per_node;
         /* Not part of the result: with small buckets alone. */
-        options.shared_params = i == SHM && options.bucket_elems == bucket_elems[0];
+        options.shared_params = i >= SHM && options.bucket_elems == bucket_elems[0];
         h_run_one(problem, &options, &got);
-        snprintf(what, sizeof what, "%s, %s, rank %d of %d, buckets of %zu", name, transports[i],
-                 job_rank, world, options.bucket_elems);
+        snprintf(what, sizeof what, "%s, %s, rank %d of %d, %d a node, buckets of %zu", name,
+                 options.transport, job_rank, world, per_node, options.bucket_elems);
         h_compare(want, &got, what);
         h_free(&got);
     }
@@ -50,7 +60,7 @@ static void check_worlds(h_problem *problem, const char *name)
     for (int world = 1; world <= job_size; world++)
         for (int b = 0; b < 2; b++) {
             problem->options.bucket_elems = bucket_elems[b];
-            check_world(problem, world, &want, name);
+            check_world(problem, world, 0, &want, name);
             MPI_Barrier(MPI_COMM_WORLD);
         }
     h_free(&want);
@@ -92,7 +102,8 @@ START_TEST(overflow_and_absent_gradients_too)
 }
 END_TEST
 
-/* A tensor whose slices are several pieces of a transfer each. */
+/* A tensor whose slices are several pieces of a transfer each. Four ranks only as two nodes, for
+ * time. */
 START_TEST(large_tensors_travel_in_pieces)
 {
     h_problem problem;
@@ -104,15 +115,15 @@ START_TEST(large_tensors_travel_in_pieces)
     h_result want;
     h_run_one(&problem, &problem.options, &want);
     problem.options.bucket_elems = (size_t)1 << 30;
-    for (int world = 2; world <= 3; world++) {
-        check_world(&problem, world, &want, "pieces");
+    for (int world = 2; world <= 4; world++) {
+        check_world(&problem, world, world == 4 ? NODES : 0, &want, "pieces");
         MPI_Barrier(MPI_COMM_WORLD);
     }
     h_free(&want);
 }
 END_TEST
 
-/* _i % 2: with one dtype or several, which ranks share; _i / 2: the transport. */
+/* _i % 2: with one dtype or several, which ranks share; _i / 2: the layout. */
 START_TEST(memory_planned_is_memory_counted_under_mpi)
 {
     h_problem problem;
@@ -120,8 +131,11 @@ START_TEST(memory_planned_is_memory_counted_under_mpi)
     zopt_memory_usage planned, counted;
     h_uneven(&problem, ZOPT_FP16, _i % 2);
     problem.options.bucket_elems = 3000;
-    problem.options.transport = transports[_i / 2];
-    problem.options.shared_params = _i / 2 == SHM && _i % 2;
+    problem.options.transport = layouts[_i / 2].transport;
+    problem.options.ranks_per_node = layouts[_i / 2].ranks_per_node;
+    problem.options.shared_params = _i / 2 >= SHM && _i % 2;
+    if (problem.options.ranks_per_node > 0 && job_size % problem.options.ranks_per_node != 0)
+        return;
     zopt_options options = problem.options;
     zopt_options_set_comm(&options, MPI_COMM_WORLD);
     h_result result;
@@ -169,10 +183,12 @@ START_TEST(a_thread_that_would_call_mpi_is_refused)
     zopt *z;
     h_uneven(&problem, ZOPT_FP16, 0);
     problem.options.progress_thread = 1;
-    problem.options.transport = transports[_i];
+    problem.options.transport = layouts[_i].transport;
+    problem.options.ranks_per_node = layouts[_i].ranks_per_node;
     zopt_options options = problem.options;
     zopt_options_set_comm(&options, MPI_COMM_WORLD);
-    zopt_status want = _i == SHM ? ZOPT_OK : ZOPT_ERR_UNSUPPORTED;
+    int near = layouts[_i].ranks_per_node == 0 || layouts[_i].ranks_per_node >= job_size;
+    zopt_status want = _i >= SHM && near ? ZOPT_OK : ZOPT_ERR_UNSUPPORTED;
     ck_assert_int_eq(h_create(&problem, &options, &z), want);
     if (want != ZOPT_OK)
         ck_assert_msg(strstr(zopt_last_error(), "MPI_THREAD_MULTIPLE") != NULL, "text: %s",
@@ -210,8 +226,8 @@ int main(int argc, char **argv)
     tcase_add_loop_test(tests, both_give_the_bits_of_one_rank, 0, 12);
     tcase_add_test(tests, overflow_and_absent_gradients_too);
     tcase_add_test(tests, large_tensors_travel_in_pieces);
-    tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2 * N_TRANSPORTS);
-    tcase_add_loop_test(tests, a_thread_that_would_call_mpi_is_refused, 0, N_TRANSPORTS);
+    tcase_add_loop_test(tests, memory_planned_is_memory_counted_under_mpi, 0, 2 * N_LAYOUTS);
+    tcase_add_loop_test(tests, a_thread_that_would_call_mpi_is_refused, 0, N_LAYOUTS);
     tcase_add_test(tests, ranks_that_disagree_are_refused);
     tcase_add_test(tests, ranks_that_read_different_tensors_are_refused);
     suite_add_tcase(suite, tests);

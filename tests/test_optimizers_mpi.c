@@ -1,5 +1,5 @@
 /* Every optimizer and variant over transports mpi and shm gives the bits of one rank alone, on
- * worlds of 1, 2, 3 and 5 ranks cut out of this job. Run with mpirun -n 5. */
+ * worlds of 1, 2, 3 and 5 ranks cut out of this job, and on several nodes. Run with mpirun -n 6. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,31 +10,52 @@
 
 static int job_rank;
 static const char *const transports[] = {"mpi", "shm"};
-static const int worlds[] = {1, 2, 3, 5};
+static const int worlds[] = {1, 2, 3, 5, 4, 6};
 enum { N_WORLDS = sizeof worlds / sizeof worlds[0] };
 static MPI_Comm part[N_WORLDS]; /* of the first ranks of the job; null on the others */
+
+/* Worlds of several nodes, which take turns: the index of a world, and ranks of a node. */
+static const struct {
+    int world, ranks_per_node, shared_params;
+} layouts[] = {{4, 2, 0}, {5, 2, 1}, {5, 3, 0}, {4, 2, 1}, {5, 2, 0}, {5, 3, 1}};
+enum { N_FLAT_WORLDS = 4, N_LAYOUTS = sizeof layouts / sizeof layouts[0] };
+
+static void check_world(const h_problem *problem, zopt_options *options, int w,
+                        const h_result *want, const char *name)
+{
+    h_result got;
+    char what[160];
+    if (part[w] == MPI_COMM_NULL)
+        return;
+    zopt_options_set_comm(options, part[w]);
+    h_run_one(problem, options, &got);
+    snprintf(what, sizeof what, "%s, %s, rank %d of %d, %d a node, buckets of %zu", name,
+             options->transport, job_rank, worlds[w], options->ranks_per_node,
+             options->bucket_elems);
+    h_compare(want, &got, what);
+    h_free(&got);
+}
 
 /* Each transport with one of two bucket sizes, which take turns. */
 static void check_worlds(h_problem *problem, const char *name, int turn)
 {
     static const size_t bucket_elems[] = {700, 4 << 20};
-    h_result want, got;
-    char what[128];
+    h_result want;
     zopt_options options = problem->options;
     options.transport = "self";
     h_run_one(problem, &options, &want);
-    for (int w = 0; w < N_WORLDS; w++)
-        for (int i = 0; i < 2 && part[w] != MPI_COMM_NULL; i++) {
+    for (int w = 0; w < N_FLAT_WORLDS; w++)
+        for (int i = 0; i < 2; i++) {
             options = problem->options;
-            zopt_options_set_comm(&options, part[w]);
             options.transport = transports[(i + turn) % 2];
             options.bucket_elems = bucket_elems[i];
-            h_run_one(problem, &options, &got);
-            snprintf(what, sizeof what, "%s, %s, rank %d of %d, buckets of %zu", name,
-                     options.transport, job_rank, worlds[w], options.bucket_elems);
-            h_compare(&want, &got, what);
-            h_free(&got);
+            check_world(problem, &options, w, &want, name);
         }
+    options.transport = "shm";
+    options.bucket_elems = bucket_elems[turn % 2];
+    options.ranks_per_node = layouts[turn % N_LAYOUTS].ranks_per_node;
+    options.shared_params = layouts[turn % N_LAYOUTS].shared_params;
+    check_world(problem, &options, layouts[turn % N_LAYOUTS].world, &want, name);
     h_free(&want);
     MPI_Barrier(MPI_COMM_WORLD);
 }

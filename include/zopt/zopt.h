@@ -98,9 +98,9 @@ typedef struct zopt_options {
 
     /* Transport: "auto" (default), "self", "threads", "shm" or "mpi". "auto" is "threads" where
      * `threads` is set, "self" where this process is alone, and else, where a communicator is
-     * given, MPI runs already or a launcher started this process with others, "shm" if all ranks
-     * share a node and "mpi" if not. Both start MPI if nobody has, and duplicate the communicator
-     * they are given. */
+     * given, MPI runs already or a launcher started this process with others, "shm" if ranks share
+     * a node, or several of equally many ranks each, next to each other, and "mpi" if not. Both
+     * start MPI if nobody has, and duplicate the communicator they are given. */
     const char *transport;
     int has_comm;          /* 1: comm_f is the communicator to use; else MPI_COMM_WORLD */
     int comm_f;            /* Fortran handle, see zopt_mpi.h */
@@ -172,9 +172,9 @@ typedef struct zopt_options {
      * Never part of the result. */
     int ranks_per_node;
 
-    /* 1: all ranks read one parameter buffer, of which each counts its share, in place of one each:
-     * owners store once. zopt_set_master is then collective. ERR_UNSUPPORTED over transport "mpi".
-     * Never part of the result. Default 0. */
+    /* 1: all ranks of a node read one parameter buffer, of which each counts its share, in place of
+     * one each: owners store once. zopt_set_master is then collective. ERR_UNSUPPORTED over
+     * transport "mpi". Never part of the result. Default 0. */
     int shared_params;
 
     /* Every so many steps zopt_step first compares the parameters of all ranks: they are the same

@@ -9,7 +9,7 @@ zopt_status zi_pieces_create(zi_zero *z, size_t piece_bytes, size_t n_buffers, z
     zi_comm *comm = z->comm;
     *out = (zi_pieces){.n_buffers = n_buffers,
                        .stride = (piece_bytes + ZI_DISK_ALIGN - 1) / ZI_DISK_ALIGN * ZI_DISK_ALIGN};
-    if (comm->world == 1 || !comm->ops->peer_memory || !z->config.device->on_host)
+    if (comm->world == 1 || comm->node.size < comm->world || !z->config.device->on_host)
         return ZOPT_OK;
     return comm->ops->alloc_symmetric(comm, ZI_MEM_CKPT, n_buffers * out->stride + ZI_DISK_ALIGN,
                                       &out->memory);

@@ -15,6 +15,7 @@ static const char *const awaited[ZI_N_COUNTERS] = {
     [ZI_CONSUMED] = "releases of gradients",
     [ZI_OPENED] = "releases of parameters",
     [ZI_PUBLISHED] = "parameters",
+    [ZI_FORWARDED] = "parameters of other nodes",
     [ZI_CALLED] = "values for a collective",
 };
 
@@ -24,12 +25,17 @@ enum { N_SPINS = 500 };
 void zi_channel_join(zi_channel_comm *k, void **block)
 {
     k->block = block;
-    k->n_spins = k->base.world <= sysconf(_SC_NPROCESSORS_ONLN) ? N_SPINS : 0;
+    k->n_spins = k->base.node.size <= sysconf(_SC_NPROCESSORS_ONLN) ? N_SPINS : 0;
 }
 
 static zi_channel_rank *block_of(const zi_channel_comm *k, int rank)
 {
-    return k->block[rank];
+    return k->block[rank - k->base.node.base];
+}
+
+static int end_of_node(const zi_channel_comm *k)
+{
+    return k->base.node.base + k->base.node.size;
 }
 
 /* ------------------------------------------------------------------ counting ----------------- */
@@ -77,9 +83,11 @@ zopt_status zi_channel_checked(zi_channel_comm *k, zopt_status status)
 
 static int count_missing(const zi_channel_comm *k, const zi_awaited *what, int from)
 {
-    while (from < what->n && count_of(k, from, what->which) >= what->target)
+    int end = what->n < end_of_node(k) ? what->n : end_of_node(k);
+    from = from > k->base.node.base ? from : k->base.node.base;
+    while (from < end && count_of(k, from, what->which) >= what->target)
         from++;
-    return from < what->n ? from : k->base.world;
+    return from < end ? from : k->base.world;
 }
 
 /* The rank that can be waited for no longer: one that gave up, or one that left without what is
@@ -87,12 +95,13 @@ static int count_missing(const zi_channel_comm *k, const zi_awaited *what, int f
 static int find_stopped(const zi_channel_comm *k, const zi_awaited *what)
 {
     int world = k->base.world;
-    for (int r = 0; r < world; r++) {
+    for (int r = k->base.node.base; r < end_of_node(k); r++) {
         int gave_up = atomic_load_explicit(&block_of(k, r)->gave_up, memory_order_acquire);
         if (gave_up > 0)
             return gave_up - 1;
     }
-    for (int r = what->missing(k, what, 0); r < world; r = what->missing(k, what, r + 1)) {
+    int first = what != NULL ? what->missing(k, what, 0) : world;
+    for (int r = first; r < world; r = what->missing(k, what, r + 1)) {
         int left = atomic_load_explicit(&block_of(k, r)->left, memory_order_acquire);
         if (left && what->missing(k, what, r) == r)
             return r;
@@ -109,21 +118,33 @@ static zopt_status hang(zi_channel_comm *k, const zi_awaited *what)
     return zi_wait_hang(&k->base, what->text, list.text);
 }
 
+static zopt_status stop(zi_channel_comm *k, int stopped)
+{
+    give_up(k, stopped);
+    return ZI_FAIL(ZOPT_ERR_PEER, "rank %d gave up", stopped);
+}
+
+zopt_status zi_channel_check(zi_channel_comm *k, const zi_awaited *what)
+{
+    int stopped = find_stopped(k, what);
+    return stopped >= 0 ? stop(k, stopped) : ZOPT_OK;
+}
+
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
 {
     zi_wait wait;
     if (what->missing(k, what, 0) == k->base.world)
         return ZOPT_OK;
+    if (k->await != NULL)
+        return k->await(k, what);
     zi_wait_begin(&wait, &k->base);
     wait.n_spins = k->n_spins;
     for (int expired = 0;; expired = zi_wait_pause(&wait)) {
         int stopped = find_stopped(k, what);
         if (what->missing(k, what, 0) == k->base.world)
             return ZOPT_OK;
-        if (stopped >= 0) {
-            give_up(k, stopped);
-            return ZI_FAIL(ZOPT_ERR_PEER, "rank %d gave up", stopped);
-        }
+        if (stopped >= 0)
+            return stop(k, stopped);
         if (expired)
             return hang(k, what);
     }

@@ -15,7 +15,8 @@ typedef enum zi_counter {
     ZI_CONSUMED,
     ZI_OPENED,
     ZI_PUBLISHED,
-    ZI_CALLED, /* pieces of small collectives */
+    ZI_FORWARDED, /* where there are several nodes: slices of other nodes' owners are there */
+    ZI_CALLED,    /* pieces of small collectives */
     ZI_N_COUNTERS
 } zi_counter;
 
@@ -40,14 +41,29 @@ typedef struct zi_channel_rank {
     _Alignas(ZI_CACHE_LINE) char data[2][ZI_PIECE_BYTES];
 } zi_channel_rank;
 
-/* The begin of the object of such a transport. */
-typedef struct zi_channel_comm {
-    zi_comm base;
-    void **block;     /* [world] every rank's zi_channel_rank; NULL: a plan */
-    unsigned n_spins; /* tests of a condition before a wait gives its core away */
-} zi_channel_comm;
+typedef struct zi_channel_comm zi_channel_comm;
 
-/* Join a channel of base.world blocks as base.rank. */
+/* What a wait is for: that ranks below n have counted to the target, or what a message needs. */
+typedef struct zi_awaited {
+    /* The first rank >= from that has not done it; world: none. */
+    int (*missing)(const zi_channel_comm *k, const struct zi_awaited *what, int from);
+    const char *text; /* a plural */
+    zi_counter which;
+    uint64_t target;
+    int n;
+    const zi_message *message;
+} zi_awaited;
+
+/* The begin of the object of such a transport. A channel is for the ranks of a node, base.node. */
+struct zi_channel_comm {
+    zi_comm base;
+    void **block;     /* [node.size] the zi_channel_rank of each; NULL: a plan */
+    unsigned n_spins; /* tests of a condition before a wait gives its core away */
+    /* How to wait where more than counts must be looked after; NULL: zi_channel_wait_for's way. */
+    zopt_status (*await)(zi_channel_comm *k, const zi_awaited *what);
+};
+
+/* Join a channel of base.node.size blocks as base.rank. */
 void zi_channel_join(zi_channel_comm *k, void **block);
 
 /* Tell the peers that this rank is gone, and whether it gave up. */
@@ -59,25 +75,17 @@ uint64_t zi_channel_count(const zi_channel_comm *k, zi_counter which);
 /* Count one up for this rank: what it stored before is visible to whoever sees the count. */
 void zi_channel_advance(zi_channel_comm *k, zi_counter which);
 
-/* What a wait is for: that ranks 0..n-1 have counted to the target, or what a message needs. */
-typedef struct zi_awaited {
-    /* The first rank >= from that has not done it; world: none. */
-    int (*missing)(const zi_channel_comm *k, const struct zi_awaited *what, int from);
-    const char *text; /* a plural */
-    zi_counter which;
-    uint64_t target;
-    int n;
-    const zi_message *message;
-} zi_awaited;
-
 /* Wait until no rank is missing; a failure of any rank ends it with ERR_PEER. */
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what);
 
-/* 1: each of ranks 0..n-1 has counted to the target. */
+/* 1: each rank of the node below n has counted to the target. */
 int zi_channel_reached(const zi_channel_comm *k, zi_counter which, uint64_t target, int n);
 
-/* Wait until each of ranks 0..n-1 has counted to the target. A failure of any rank ends the wait
- * with ERR_PEER. */
+/* ERR_PEER where a rank has failed, or has left without what is awaited of it (NULL: nothing). */
+zopt_status zi_channel_check(zi_channel_comm *k, const zi_awaited *what);
+
+/* Wait until each rank of the node below n has counted to the target. A failure of any rank ends
+ * the wait with ERR_PEER. */
 zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t target, int n);
 
 /* Pass on a status; tell the peers if it is an error. */
@@ -88,7 +96,7 @@ zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes,
 zopt_status zi_channel_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
 zopt_status zi_channel_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);
 
-/* And its transfers (channel_transfer.c), on symmetric memory with peers. */
+/* And its transfers (channel_transfer.c), on symmetric memory with peers: of the node's ranks. */
 zopt_status zi_channel_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 zopt_status zi_channel_expose(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_channel_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);

@@ -27,7 +27,7 @@ static zopt_status count_next(zi_comm *comm, const char *call, zi_counter which,
     return ZOPT_OK;
 }
 
-/* Wait until ranks 0..n-1 have counted transfer `ordinal`, which this one has begun. */
+/* Wait until the node's ranks below n have counted transfer `ordinal`, which this one has begun. */
 static zopt_status wait_begun(zi_comm *comm, const char *call, zi_counter begun, zi_counter which,
                               uint64_t ordinal, int n)
 {
@@ -61,7 +61,8 @@ zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, c
 {
     ZI_TRY(wait_begun(comm, "expose_wait", ZI_EXPOSED, ZI_EXPOSED, transfer->ordinal,
                       transfer->n_contributors));
-    for (int i = 0; i < transfer->n_contributors; i++)
+    int end = comm->node.base + comm->node.size;
+    for (int i = comm->node.base; i < end && i < transfer->n_contributors; i++)
         source[i] = slice_of(comm, transfer, i);
     return ZOPT_OK;
 }
@@ -93,9 +94,9 @@ zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, voi
     zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, "dest_wait"));
     ZI_TRY(zi_channel_wait(k, ZI_OPENED, zi_channel_count(k, ZI_OPENED), comm->world));
-    *n_dests = transfer->memory->shared ? 1 : comm->world;
+    *n_dests = transfer->memory->shared ? 1 : comm->node.size;
     for (int i = 0; i < *n_dests; i++)
-        dest[i] = slice_of(comm, transfer, i);
+        dest[i] = slice_of(comm, transfer, comm->node.base + i);
     return ZOPT_OK;
 }
 

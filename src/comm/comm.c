@@ -141,13 +141,23 @@ void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *c
     comm->mem = mem;
     comm->planned = config->plan_world > 0;
     comm->shared_params = config->shared_params;
-    comm->rank = comm->planned ? config->plan_rank : 0;
-    comm->world = comm->planned ? config->plan_world : 1;
+    if (comm->planned)
+        zi_comm_seat(comm, config->plan_rank, config->plan_world, config->plan_world);
+    else
+        zi_comm_seat(comm, 0, 1, 1);
     comm->deadline_ms = config->deadline_ms;
     comm->device = zi_devices[0];
     comm->on_hang = config->on_hang;
     comm->on_hang_arg = config->on_hang_arg;
     comm->bucket = -1;
+}
+
+void zi_comm_seat(zi_comm *comm, int rank, int world, int node_size)
+{
+    comm->rank = rank;
+    comm->world = world;
+    comm->local_rank = rank % node_size;
+    comm->node = (zi_ranks){.base = rank - rank % node_size, .stride = 1, .size = node_size};
 }
 
 zopt_status zi_check_connected(const zi_comm *comm, const char *call)
@@ -204,8 +214,8 @@ typedef struct zi_symmetric_node {
 
 size_t zi_share(const zi_comm *comm, int rank, size_t n)
 {
-    size_t world = (size_t)comm->world, r = (size_t)rank;
-    return n / world * r + n % world * r / world;
+    size_t size = (size_t)comm->node.size, i = (size_t)(rank - comm->node.base);
+    return n / size * i + n % size * i / size;
 }
 
 /* Host memory: where a rank's part begins in its memory of room_bytes and bytes: each one's
@@ -303,7 +313,7 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
 /* From where their memory begins to where their parts begin (1), or back (-1). */
 static void move_peers(const zi_comm *comm, zi_symmetric_node *node, int direction)
 {
-    for (int r = 0; r < comm->world; r++)
+    for (int r = comm->node.base; r < comm->node.base + comm->node.size; r++)
         node->peer[r] = (char *)node->peer[r] + direction * (ptrdiff_t)begin(node, r);
 }
 
@@ -312,9 +322,9 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
     zi_symmetric_node *node = *link;
     zi_symmetric *memory = &node->memory;
     *link = node->next;
-    if (comm->source != NULL && memory->base != NULL) {
+    if (!keep && comm->source != NULL && memory->base != NULL) {
         move_peers(comm, node, -1);
-        comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer);
+        comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer + comm->node.base);
     } else if (!keep) {
         free_memory(comm, node);
     }
@@ -331,10 +341,11 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
     if (node == NULL)
         return status;
     if (status == ZOPT_OK && comm->source != NULL && !comm->planned && bytes > 0) {
-        status = comm->source->map(comm, node->room_bytes + bytes, node->memory.shared, node->peer);
+        status = comm->source->map(comm, node->room_bytes + bytes, node->memory.shared,
+                                   node->peer + comm->node.base);
         if (status == ZOPT_OK) {
             move_peers(comm, node, 1);
-            node->memory.base = node->peer[comm->rank];
+            node->memory.base = node->memory.host = node->peer[comm->rank];
         }
     }
     if (status == ZOPT_OK)

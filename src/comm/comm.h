@@ -35,12 +35,17 @@ typedef struct zi_comm_config {
     int device_memory;   /* 1: symmetric memory will be a device's */
 } zi_comm_config;
 
+/* Ranks base, base + stride, ..., `size` of them. */
+typedef struct zi_ranks {
+    int base, stride, size;
+} zi_ranks;
+
 /* A buffer that every rank has, of equal size. */
 typedef struct zi_symmetric {
     void *base; /* this rank's */
     size_t bytes;
-    void **peer; /* [world] every rank's, where peers' memory is addressable; else NULL */
-    int shared;  /* 1: they are one buffer; each rank counts its share of it */
+    void **peer; /* [world] those of this rank's node, the others NULL; NULL: none is addressable */
+    int shared;  /* 1: a node's are one buffer; each rank of it counts its share */
     void *host;  /* where messages leave from and arrive: base, or as much beside a device's */
 } zi_symmetric;
 
@@ -95,7 +100,8 @@ typedef struct zi_comm_ops {
                                    zi_symmetric *out);
     void (*free_symmetric)(zi_comm *comm, zi_category category, zi_symmetric *memory);
 
-    /* Small collectives, blocking. recv holds world * bytes and does not overlap send. */
+    /* Small collectives, blocking. recv holds world * bytes and does not overlap send. Each waits
+     * for the values it needs and for no more: an all_reduce of one is a barrier. */
     zopt_status (*all_gather)(zi_comm *comm, const void *send, size_t bytes, void *recv);
     zopt_status (*all_reduce)(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
     zopt_status (*broadcast)(zi_comm *comm, int root, void *buffer, size_t bytes);
@@ -121,8 +127,9 @@ typedef struct zi_comm_ops {
 
     /* This rank's parameters may be overwritten from now on. Once a step. */
     zopt_status (*open)(zi_comm *comm);
-    /* Wait until every rank has opened as often as this one; dest[i] is where slice `rank` of the
-     * bucket goes, *n_dests of them: every rank's memory, or this rank's own, or the shared. */
+    /* Wait until all whose memory it is have opened as often as this rank; dest[i] is where slice
+     * `rank` of the bucket goes, *n_dests of them: the memory of every rank of this one's node, the
+     * one that they share, or this rank's own. */
     zopt_status (*dest_wait)(zi_comm *comm, const zi_transfer *transfer, void **dest, int *n_dests);
     /* Slice `rank` of the bucket is stored in all of them. */
     zopt_status (*publish)(zi_comm *comm, const zi_transfer *transfer);
@@ -138,6 +145,7 @@ struct zi_comm {
     const zi_comm_ops *ops;
     int rank, world; /* rank -1: not known yet */
     int local_rank;  /* among the ranks of this node, as far as is known */
+    zi_ranks node;   /* whose memory this rank addresses; over messages, itself */
     zi_mem *mem;
     /* Where symmetric memory lives: the host until its owner says otherwise, before the first. What
      * a rank does to it is ordered by the queue: a transfer begins behind what was enqueued. */
@@ -176,6 +184,9 @@ zopt_status zi_comm_check_alone(void);
 
 /* Fill in the common part: of a plan if the config is one, else rank 0 of 1. */
 void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem);
+
+/* Where this rank stands once that is known, in a world of nodes of node_size ranks each. */
+void zi_comm_seat(zi_comm *comm, int rank, int world, int node_size);
 
 /* One status for all ranks: the worst of theirs. Collective, but on a planning comm. A rank with an
  * error of its own keeps its text, the others get "rank R: <R's text>". A rank that only saw a peer

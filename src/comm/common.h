@@ -23,8 +23,8 @@ zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t 
 
 /* Symmetric memory that is not the heap's. */
 typedef struct zi_symmetric_source {
-    /* Collective. peer[world]: where every rank's `bytes` zeroed bytes lie; shared: the same for
-     * all. All ranks get it or none. */
+    /* Collective. peer[node.size]: where the `bytes` zeroed bytes of each rank of the node lie;
+     * shared: the same for all. All ranks of the world get it or none. */
     zopt_status (*map)(zi_comm *comm, size_t bytes, int shared, void **peer);
     void (*unmap)(const zi_comm *comm, size_t bytes, void **peer);
 } zi_symmetric_source;
@@ -43,7 +43,7 @@ zi_heap zi_symmetric_heap(const zi_comm *comm);
 /* Uncounted. queue: NULL where its owner is gone. */
 void zi_heap_free(const zi_heap *heap, zi_queue *queue);
 
-/* Where a rank's share of n bytes begins; it ends where the next one's does. */
+/* Where the share of n bytes begins of a rank of this node; it ends where the next one's does. */
 size_t zi_share(const zi_comm *comm, int rank, size_t n);
 
 /* Allocate and agree that all ranks could; on failure nothing is left. Shared memory from the heap

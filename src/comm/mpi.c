@@ -127,6 +127,7 @@ static zopt_status connect(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_conf
     MPI_Comm parent = MPI_COMM_NULL;
     if (!m->base.planned)
         ZI_TRY(join(m, config, &parent));
+    zi_comm_seat(&m->base, m->base.rank, m->base.world, 1);
     m->base.local_rank = zi_mpi_local_rank();
     zi_engine_init(m);
     size_t bounce_bytes = bounce_size(m->base.world);
@@ -164,10 +165,11 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
     ZI_TRY(zi_mpi_connect(&zi_comm_mpi, config, mem, &m));
     zopt_status status = ZOPT_OK;
     if (config->shared_params)
-        status = ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "shared_params: transport mpi keeps a buffer for "
-                                               "each rank; ask for transport \"shm\", on one node");
+        status = ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                         "shared_params: transport mpi keeps a buffer for "
+                         "each rank; ask for transport \"shm\", on nodes of several ranks");
     else if (config->progress_thread && !m->base.planned)
-        status = zi_mpi_check_threads(m);
+        status = zi_mpi_check_threads(&m->base);
     status = zi_comm_agree(&m->base, status);
     if (status == ZOPT_OK)
         *out = &m->base;

@@ -9,21 +9,21 @@
 #include "comm/common.h"
 #include "comm/watchdog.h"
 
-/* Members base, base + stride, ..., `size` of them, of a communicator. */
-typedef struct zi_ranks {
-    int base, stride, size;
-} zi_ranks;
-
 typedef enum zi_mpi_job_kind { ZI_JOB_EXCHANGE, ZI_JOB_GATHER, ZI_N_JOB_KINDS } zi_mpi_job_kind;
 
 /* One bucket to exchange or to gather. */
 typedef struct zi_mpi_job {
     zi_mpi_job_kind kind;
     int n_contributors; /* of a gather: all */
-    char *bucket;       /* host memory */
-    size_t slice_bytes;
-    char *device; /* the bucket in the device's memory; NULL: it is the host's */
+    zi_symmetric memory;
+    size_t offset_bytes, slice_bytes; /* as in zi_transfer */
 } zi_mpi_job;
+
+/* Who meets in jobs of a kind: these ranks, but not those that share a run of `apart` of them. */
+typedef struct zi_mpi_route {
+    zi_ranks ranks;
+    int apart; /* 1: all but oneself */
+} zi_mpi_route;
 
 /* Two pieces of a slice are on their way at once, one to a lane: at most 4 messages. */
 enum { ZI_MPI_LANES = 2 };
@@ -36,8 +36,7 @@ typedef struct zi_mpi_lane {
 } zi_mpi_lane;
 
 typedef struct zi_mpi_engine {
-    zi_ranks ranks;
-    int me; /* index in ranks */
+    zi_mpi_route route[ZI_N_JOB_KINDS];
     zi_mpi_job *ring;
     size_t capacity;
     uint64_t queued, finished;         /* jobs */
@@ -47,15 +46,24 @@ typedef struct zi_mpi_engine {
     uint64_t n_moves; /* messages posted and completed, to see whether anything moves */
 
     /* The first job of the ring, in its round. */
-    int active, round, partner; /* partner: index in ranks */
-    const char *send;           /* slice to send; NULL: none */
-    char *receive;              /* slice to receive; NULL: none */
+    int active, round, partner;
+    const char *send; /* slice to send; NULL: none */
+    char *receive;    /* slice to receive; NULL: none */
     size_t piece_bytes;
     zi_mpi_lane lane[ZI_MPI_LANES];
 
     char *staging;
     size_t staging_bytes;
 } zi_mpi_engine;
+
+/* A transport that is built on this one, where there is one. */
+typedef struct zi_mpi_user {
+    zi_comm *comm;
+    /* In every wait; an error ends it. */
+    zopt_status (*check)(zi_comm *comm);
+    /* All slices of a job have come. */
+    void (*landed)(zi_comm *comm, const zi_mpi_job *job);
+} zi_mpi_user;
 
 typedef struct zi_mpi {
     zi_comm base;
@@ -67,6 +75,7 @@ typedef struct zi_mpi {
     size_t bounce_bytes;
     zi_mpi_engine engine;
     zi_watchdog watchdog;
+    zi_mpi_user user;
     int calls_roll; /* 1: comm carries messages, and all waits of its ranks are in mpi_wait.c */
     int answered;   /* 1: this rank has told its peers that it is in a wait */
 } zi_mpi;
@@ -97,7 +106,7 @@ int zi_mpi_wanted(const zi_comm_config *config);
 /* Start MPI with this level of thread support if nobody has. */
 zopt_status zi_mpi_start(zi_mpi *m, int level);
 /* For transports of which a progress thread calls MPI. Errors: ERR_UNSUPPORTED. */
-zopt_status zi_mpi_check_threads(const zi_mpi *m);
+zopt_status zi_mpi_check_threads(const zi_comm *comm);
 /* The end of a watched call that could not be left. Errors: ERR_TIMEOUT where it came late. */
 zopt_status zi_mpi_returned(zi_mpi *m, const char *call);
 /* A comm ends: its deadline is that of zopt_finalize, which has no handle to ask. */
@@ -130,6 +139,12 @@ zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, int
 
 /* mpi_transfer.c */
 void zi_engine_init(zi_mpi *m);
+/* Enqueue a transfer, the next of its kind. Errors: ERR_COMM out of order, or past what was
+ * reserved. */
+zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, zi_mpi_job_kind kind,
+                              const zi_transfer *transfer);
+/* Wait until transfer `ordinal` of the kind is done. */
+zopt_status zi_engine_wait(zi_mpi *m, zi_mpi_job_kind kind, uint64_t ordinal);
 /* Push jobs on as far as messages have come; never waits. */
 zopt_status zi_engine_progress(zi_mpi *m);
 /* Wait until all jobs are done. */

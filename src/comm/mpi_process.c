@@ -78,7 +78,7 @@ zopt_status zi_mpi_start(zi_mpi *m, int level)
 }
 
 /* Calls of zopt never overlap, but the caller may make its own while the thread makes one. */
-zopt_status zi_mpi_check_threads(const zi_mpi *m)
+zopt_status zi_mpi_check_threads(const zi_comm *comm)
 {
     int level;
     MPI_Query_thread(&level);
@@ -87,7 +87,7 @@ zopt_status zi_mpi_check_threads(const zi_mpi *m)
     return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                    "progress_thread over transport %s needs MPI_THREAD_MULTIPLE, and MPI "
                    "runs without: ask MPI_Init_thread for it, or do without progress_thread",
-                   m->base.ops->name);
+                   comm->ops->name);
 }
 
 void zi_mpi_left(const zi_mpi *m)

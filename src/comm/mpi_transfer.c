@@ -26,8 +26,8 @@ static const char *const awaited[ZI_N_JOB_KINDS] = {
 void zi_engine_init(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
-    e->ranks = (zi_ranks){.base = 0, .stride = 1, .size = m->base.world};
-    e->me = (m->base.rank - e->ranks.base) / e->ranks.stride;
+    for (int kind = 0; kind < ZI_N_JOB_KINDS; kind++)
+        e->route[kind] = (zi_mpi_route){.ranks = {0, 1, m->base.world}, .apart = 1};
     for (int i = 0; i < ZI_MPI_LANES; i++)
         e->lane[i].request[0] = e->lane[i].request[1] = MPI_REQUEST_NULL;
 }
@@ -59,36 +59,53 @@ static const zi_mpi_job *first_job(const zi_mpi_engine *e)
     return &e->ring[e->finished % e->capacity];
 }
 
+static char *bucket_of(const zi_mpi_job *job)
+{
+    return (char *)job->memory.host + job->offset_bytes;
+}
+
+/* In the device's memory; NULL where that is the host's. */
+static char *device_of(const zi_mpi_job *job)
+{
+    return job->memory.host != job->memory.base ? (char *)job->memory.base + job->offset_bytes
+                                                : NULL;
+}
+
 static int is_swap(const zi_mpi_engine *e, const zi_mpi_job *job)
 {
     return job->kind == ZI_JOB_EXCHANGE && e->send != NULL && e->receive != NULL;
 }
 
-static void begin_round(zi_mpi_engine *e)
+static void begin_round(zi_mpi *m)
 {
+    zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
-    int n = e->ranks.size;
-    e->partner = (e->round - e->me + n) % n;
-    char *theirs = job->bucket + (size_t)e->partner * job->slice_bytes;
-    char *own = job->bucket + (size_t)e->me * job->slice_bytes;
-    int meet = e->partner != e->me;
-    e->send = !meet || e->me >= job->n_contributors ? NULL
-              : job->kind == ZI_JOB_EXCHANGE        ? theirs
-                                                    : own;
+    const zi_mpi_route *route = &e->route[job->kind];
+    int rank = m->base.rank, n = route->ranks.size;
+    int mine = (rank - route->ranks.base) / route->ranks.stride;
+    int other = (e->round - mine + n) % n;
+    e->partner = route->ranks.base + other * route->ranks.stride;
+    char *theirs = bucket_of(job) + (size_t)e->partner * job->slice_bytes;
+    char *own = bucket_of(job) + (size_t)rank * job->slice_bytes;
+    int meet = other / route->apart != mine / route->apart;
+    e->send = !meet || rank >= job->n_contributors ? NULL
+              : job->kind == ZI_JOB_EXCHANGE       ? theirs
+                                                   : own;
     e->receive = meet && e->partner < job->n_contributors ? theirs : NULL;
     for (size_t i = 0; i < ZI_MPI_LANES; i++)
         e->lane[i].next = i * e->piece_bytes;
 }
 
-static void begin_job(zi_mpi_engine *e)
+static void begin_job(zi_mpi *m)
 {
+    zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
     size_t piece =
         job->kind == ZI_JOB_EXCHANGE ? e->staging_bytes / ZI_MPI_LANES : (size_t)GATHER_PIECE;
     e->piece_bytes = piece < job->slice_bytes ? piece : job->slice_bytes;
     e->active = 1;
     e->round = 0;
-    begin_round(e);
+    begin_round(m);
 }
 
 static int has_next(const zi_mpi_engine *e, const zi_mpi_lane *lane)
@@ -101,7 +118,6 @@ static zopt_status post(zi_mpi *m, int index)
     zi_mpi_engine *e = &m->engine;
     zi_mpi_lane *lane = &e->lane[index];
     const zi_mpi_job *job = first_job(e);
-    int peer = e->ranks.base + e->partner * e->ranks.stride;
     /* A lane's pieces are matched in order; lanes and neighbouring jobs by their tags. */
     int tag = ZI_TAG_TRANSFER + ZI_MPI_LANES * (int)(e->finished % N_TAGGED_JOBS) + index;
 
@@ -114,12 +130,12 @@ static zopt_status post(zi_mpi *m, int index)
     if (e->receive != NULL) {
         char *to = is_swap(e, job) ? e->staging + (size_t)index * e->piece_bytes
                                    : e->receive + lane->offset;
-        ZI_MPI_TRY(m, MPI_Irecv, to, (int)lane->bytes, MPI_BYTE, peer, tag, m->comm,
+        ZI_MPI_TRY(m, MPI_Irecv, to, (int)lane->bytes, MPI_BYTE, e->partner, tag, m->comm,
                    &lane->request[0]);
     }
     if (e->send != NULL) {
-        ZI_MPI_TRY(m, MPI_Isend, e->send + lane->offset, (int)lane->bytes, MPI_BYTE, peer, tag,
-                   m->comm, &lane->request[1]);
+        ZI_MPI_TRY(m, MPI_Isend, e->send + lane->offset, (int)lane->bytes, MPI_BYTE, e->partner,
+                   tag, m->comm, &lane->request[1]);
     }
     return ZOPT_OK;
 }
@@ -159,16 +175,18 @@ static int round_is_over(const zi_mpi_engine *e)
 /* What has arrived, from the host to where kernels read it. */
 static void land(zi_mpi *m, const zi_mpi_job *job)
 {
-    if (job->device != NULL)
-        m->base.device->copy(m->base.queue, job->device, job->bucket,
+    if (device_of(job) != NULL)
+        m->base.device->copy(m->base.queue, device_of(job), bucket_of(job),
                              (size_t)job->n_contributors * job->slice_bytes);
+    if (m->user.landed != NULL)
+        m->user.landed(m->user.comm, job);
 }
 
 static void end_round(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
-    if (++e->round < e->ranks.size) {
-        begin_round(e);
+    if (++e->round < e->route[first_job(e)->kind].ranks.size) {
+        begin_round(m);
         return;
     }
     land(m, first_job(e));
@@ -183,7 +201,7 @@ zopt_status zi_engine_progress(zi_mpi *m)
     while (e->finished < e->queued) {
         int moved = 0;
         if (!e->active)
-            begin_job(e);
+            begin_job(m);
         for (int i = 0; i < ZI_MPI_LANES; i++)
             ZI_TRY(turn(m, i, &moved));
         e->n_moves += (uint64_t)moved;
@@ -204,7 +222,7 @@ static zopt_status test_count(zi_mpi *m, zi_mpi_wait *wait, int *done)
     *done = *wait->count >= wait->target;
     if (!*done) {
         wait->what = awaited[first_job(e)->kind];
-        wait->peer = e->ranks.base + e->partner * e->ranks.stride;
+        wait->peer = e->partner;
     }
     return ZOPT_OK;
 }
@@ -238,20 +256,20 @@ void zi_engine_cancel(zi_mpi *m)
 static zopt_status take_off(zi_comm *comm, const zi_mpi_job *job)
 {
     size_t bytes = job->slice_bytes, at = (size_t)comm->rank * bytes;
-    if (job->device == NULL)
+    if (device_of(job) == NULL)
         return ZOPT_OK;
     if (job->kind == ZI_JOB_EXCHANGE) {
         at = 0;
         bytes *= comm->rank < job->n_contributors ? (size_t)comm->world : 0;
     }
-    comm->device->copy(comm->queue, job->bucket + at, job->device + at, bytes);
+    comm->device->copy(comm->queue, bucket_of(job) + at, device_of(job) + at, bytes);
     return comm->device->wait(comm->queue);
 }
 
-static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind,
-                           const zi_transfer *transfer)
+zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, zi_mpi_job_kind kind,
+                              const zi_transfer *transfer)
 {
-    zi_mpi *m = (zi_mpi *)comm;
+    zi_comm *comm = &m->base;
     zi_mpi_engine *e = &m->engine;
     ZI_TRY(zi_check_connected(comm, call));
     ZI_TRY(zi_check_next(comm, call, e->n_queued[kind], transfer->ordinal));
@@ -260,22 +278,23 @@ static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind
         return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s of transfer %llu, but only %zu were reserved",
                        comm->rank, call, (unsigned long long)transfer->ordinal, e->capacity);
     }
-    const zi_symmetric *memory = transfer->memory;
     const zi_mpi_job job = {
         .kind = kind,
         .n_contributors = kind == ZI_JOB_EXCHANGE ? transfer->n_contributors : comm->world,
-        .bucket = (char *)memory->host + transfer->offset_bytes,
+        .memory = *transfer->memory,
+        .offset_bytes = transfer->offset_bytes,
         .slice_bytes = transfer->slice_bytes,
-        .device =
-            memory->host != memory->base ? (char *)memory->base + transfer->offset_bytes : NULL,
     };
     ZI_TRY(take_off(comm, &job));
     e->ring[e->queued % e->capacity] = job;
     e->queued++;
     e->n_queued[kind]++;
-    if (kind == ZI_JOB_GATHER || comm->rank < transfer->n_contributors)
-        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return zi_engine_progress(m);
+}
+
+zopt_status zi_engine_wait(zi_mpi *m, zi_mpi_job_kind kind, uint64_t ordinal)
+{
+    return wait_for(m, &m->engine.n_finished[kind], ordinal + 1);
 }
 
 static zopt_status wait_begun(zi_comm *comm, const char *call, zi_mpi_job_kind kind,
@@ -284,12 +303,15 @@ static zopt_status wait_begun(zi_comm *comm, const char *call, zi_mpi_job_kind k
     zi_mpi *m = (zi_mpi *)comm;
     ZI_TRY(zi_check_connected(comm, call));
     ZI_TRY(zi_check_begun(comm, call, n_begun, ordinal));
-    return wait_for(m, &m->engine.n_finished[kind], ordinal + 1);
+    return zi_engine_wait(m, kind, ordinal);
 }
 
 zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer)
 {
-    return enqueue(comm, "expose", ZI_JOB_EXCHANGE, transfer);
+    ZI_TRY(zi_engine_enqueue((zi_mpi *)comm, "expose", ZI_JOB_EXCHANGE, transfer));
+    if (comm->rank < transfer->n_contributors)
+        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
+    return ZOPT_OK;
 }
 
 /* Under the watchdog: where a progress thread makes the call nobody else would notice. */
@@ -359,7 +381,9 @@ zopt_status zi_mpi_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **
 
 zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer)
 {
-    return enqueue(comm, "publish", ZI_JOB_GATHER, transfer);
+    ZI_TRY(zi_engine_enqueue((zi_mpi *)comm, "publish", ZI_JOB_GATHER, transfer));
+    comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
+    return ZOPT_OK;
 }
 
 zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal)

@@ -101,6 +101,8 @@ static zopt_status poll(zi_mpi *m, zi_mpi_wait *awaited)
         ZI_TRY(awaited->test(m, awaited, &done));
         if (done)
             return ZOPT_OK;
+        if (m->user.check != NULL)
+            ZI_TRY(m->user.check(m->user.comm));
         if (m->engine.n_moves != n_moves)
             wait.n_pauses = 0;
         if (zi_wait_pause(&wait))

@@ -1,22 +1,13 @@
 /* Transport shm: the ranks of an MPI world that share a node put parameters, gradients and the
  * blocks of a channel into shared memory (shm_memory.c), and are then like threads: transfers move
  * no byte, ranks wait for each other's counts (channel.c). They meet over MPI, which is left with
- * the messages of checkpoints once each rank has the others' blocks. */
+ * the messages of checkpoints once each rank has the others' blocks. This file finds the nodes and
+ * has the life of the object; where there are several, nodes.c moves bytes between them. */
 #include "comm/shm.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-#include "comm/channel.h"
-#include "comm/mpi_internal.h"
-
-typedef struct shm_comm {
-    zi_channel_comm base;
-    zi_mpi *meeting;
-    size_t table_bytes;
-    void *block[]; /* [world] every rank's block of the channel */
-} shm_comm;
 
 /* ------------------------------------------------------------------ who shares a node -------- */
 
@@ -43,68 +34,146 @@ static node describe_node(const zi_comm *comm, const zi_comm_config *config)
     return n;
 }
 
-/* Errors, the same on all ranks: ERR_UNSUPPORTED names the first rank that is elsewhere. */
-static zopt_status check_one_node(zi_comm *meeting, const zi_comm_config *config)
+/* 1: this rank is on another node than the rank before it. */
+static zopt_status begins_node(zi_comm *meeting, const node *mine, int *begins)
 {
-    node mine = describe_node(meeting, config), first = mine, other = mine;
+    node before = {0}, own = *mine;
+    zi_message message[2];
+    size_t n = 0;
+    if (meeting->rank + 1 < meeting->world)
+        message[n++] = (zi_message){.peer = meeting->rank + 1, .data = &own, .bytes = sizeof own};
+    if (meeting->rank > 0)
+        message[n++] = (zi_message){
+            .peer = meeting->rank - 1, .receive = 1, .data = &before, .bytes = sizeof before};
+    ZI_TRY(meeting->ops->exchange(meeting, message, n));
+    *begins = meeting->rank == 0 || memcmp(mine, &before, sizeof before) != 0;
+    return ZOPT_OK;
+}
+
+/* Never ZOPT_OK. size: ranks of the first node; odd: the first rank whose node is no such. */
+static zopt_status refuse(zi_comm *meeting, const zi_comm_config *config, const node *mine,
+                          int size, int odd)
+{
+    node first = *mine, other = *mine;
     char declared[64] = "";
     ZI_TRY(meeting->ops->broadcast(meeting, 0, &first, sizeof first));
-    int64_t who = memcmp(&mine, &first, sizeof mine) == 0 ? INT64_MAX : meeting->rank;
-    ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &who, 1));
-    if (who == INT64_MAX)
-        return ZOPT_OK;
-    ZI_TRY(meeting->ops->broadcast(meeting, (int)who, &other, sizeof other));
-    if (other.declared != first.declared)
-        snprintf(declared, sizeof declared, ", node %d by ranks_per_node %d", other.declared,
-                 config->ranks_per_node);
+    ZI_TRY(meeting->ops->broadcast(meeting, odd, &other, sizeof other));
+    if (config->ranks_per_node > 0)
+        snprintf(declared, sizeof declared, ", by ranks_per_node %d", config->ranks_per_node);
+    if (size == 1)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "transport shm needs ranks that share a node, next to each other: rank 0 is "
+                       "alone on '%s', and rank %d on '%s'%s%s; use transport \"mpi\"",
+                       first.host, odd, other.host, declared,
+                       declared[0] == '\0' && strcmp(first.host, other.host) == 0
+                           ? ", in another process namespace"
+                           : "");
     return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                   "transport shm needs all ranks on one node: rank 0 is on '%s', rank %d on "
-                   "'%s'%s%s; use transport \"mpi\"",
-                   first.host, (int)who, other.host, declared,
-                   declared[0] == '\0' && strcmp(first.host, other.host) == 0
-                       ? ", in another process namespace"
-                       : "");
+                   "transport shm needs nodes of equally many ranks, next to each other: the first "
+                   "%d are on '%s', and the node of rank %d on '%s' is not like that%s; use "
+                   "transport \"mpi\"",
+                   size, first.host, odd, other.host, declared);
+}
+
+/* How many ranks each node has. Errors, the same on all ranks: ERR_UNSUPPORTED. */
+static zopt_status find_nodes(zi_comm *meeting, const zi_comm_config *config, int *size)
+{
+    node mine = describe_node(meeting, config);
+    int begins, world = meeting->world;
+    ZI_TRY(begins_node(meeting, &mine, &begins));
+    int64_t second = begins && meeting->rank > 0 ? meeting->rank : world;
+    ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &second, 1));
+    *size = (int)second;
+    int is_odd = begins != (meeting->rank % *size == 0) || meeting->rank >= world - world % *size;
+    int64_t odd = is_odd ? meeting->rank : world;
+    ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &odd, 1));
+    if (*size == 1 && world > 1)
+        odd = 1;
+    return odd == world ? ZOPT_OK : refuse(meeting, config, &mine, *size, (int)odd);
+}
+
+/* A plan knows of no hosts: one node, unless ranks_per_node says that there are more. 0: nodes that
+ * shm is not for. */
+static int planned_node_size(const zi_comm_config *config)
+{
+    int world = config->plan_world, size = config->ranks_per_node;
+    if (size == 0 || size >= world)
+        return world;
+    return size > 1 && world % size == 0 ? size : 0;
 }
 
 /* ------------------------------------------------------------------ life --------------------- */
 
-/* A plan knows of no hosts: one node, unless ranks_per_node says that there are more. */
-static int plans_several_nodes(const zi_comm_config *config)
-{
-    return config->ranks_per_node > 0 && config->ranks_per_node < config->plan_world;
-}
-
 static int wanted(const zi_comm_config *config)
 {
-    return zi_mpi_wanted(config) && !plans_several_nodes(config);
+    return zi_mpi_wanted(config) && (config->plan_world == 0 || planned_node_size(config) > 0);
+}
+
+zi_mpi *zi_shm_meeting(zi_comm *comm)
+{
+    zi_comm *via = &((zi_shm *)comm)->meeting->base;
+    via->deadline_ms = comm->deadline_ms;
+    via->step = comm->step;
+    via->phase = comm->phase;
+    via->bucket = comm->bucket;
+    return (zi_mpi *)via;
 }
 
 static const zi_symmetric_source shared_memory = {.map = zi_shared_map, .unmap = zi_shared_unmap};
 
-/* Never waits: peers keep what they have mapped. */
-static void destroy(zi_comm *comm)
+/* Peers keep what they have mapped: only messages are waited for, where there are any. What MPI may
+ * still write to after a failure is leaked. */
+void zi_shm_destroy(zi_comm *comm)
 {
-    shm_comm *s = (shm_comm *)comm;
+    zi_shm *s = (zi_shm *)comm;
     if (s == NULL)
         return;
-    zi_symmetric_free_all(comm, 0);
+    zi_mpi *via = zi_shm_meeting(comm);
+    if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
+        (void)zi_channel_checked(&s->base, zi_engine_drain(via));
+    zi_symmetric_free_all(comm, comm->broken && via->engine.capacity > 0);
     if (s->base.block != NULL) {
         zi_channel_leave(&s->base);
         zi_shared_unmap(comm, sizeof(zi_channel_rank), s->block);
     }
-    s->meeting->base.broken |= comm->broken; /* its end must not wait for a peer that is lost */
-    zi_comm_mpi.destroy(&s->meeting->base);
+    via->user = (zi_mpi_user){0};
+    via->base.broken |= comm->broken; /* its end must not wait for a peer that is lost */
+    zi_comm_mpi.destroy(&via->base);
     zi_mem_uncount(comm->mem, ZI_MEM_STAGING, sizeof(zi_channel_rank));
     zi_mem_free_table(comm->mem, s, s->table_bytes);
 }
 
-static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *mem, shm_comm **out)
+/* A peer that has failed is not waited for until the deadline. */
+static zopt_status check_peers(zi_comm *comm)
+{
+    return zi_channel_check((zi_channel_comm *)comm, NULL);
+}
+
+static void connect(zi_shm *s, zi_mpi *meeting)
+{
+    zi_comm *comm = &s->base.base;
+    s->meeting = meeting;
+    comm->source = &shared_memory;
+    if (comm->node.size < comm->world)
+        zi_nodes_join(s);
+    else
+        meeting->calls_roll = 0; /* a rank that waits in the channel would not answer */
+    if (comm->planned)
+        return;
+    zi_channel_join(&s->base, s->block);
+    meeting->user.comm = comm;
+    meeting->user.check = check_peers;
+}
+
+static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *mem, zi_shm **out)
 {
     zi_comm *via = &meeting->base;
-    shm_comm *s;
-    size_t table_bytes = sizeof *s + (size_t)via->world * sizeof s->block[0];
+    zi_shm *s;
+    int size = planned_node_size(config);
     if (!via->planned)
-        ZI_TRY(check_one_node(via, config));
+        ZI_TRY(find_nodes(via, config, &size));
+    zi_comm_seat(via, via->rank, via->world, size);
+    size_t table_bytes = sizeof *s + (size_t)size * sizeof s->block[0];
     zopt_status status = zi_comm_agree(via, zi_mem_table(mem, table_bytes, &s));
     if (status == ZOPT_OK && !via->planned)
         status = zi_shared_map(via, sizeof(zi_channel_rank), 0, s->block);
@@ -113,15 +182,10 @@ static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *
         return status;
     }
     zi_mem_count(mem, ZI_MEM_STAGING, sizeof(zi_channel_rank));
-    zi_comm_init(&s->base.base, &zi_comm_shm, config, mem);
-    s->base.base.rank = via->rank;
-    s->base.base.world = via->world;
-    s->base.base.source = &shared_memory;
-    if (!via->planned)
-        zi_channel_join(&s->base, s->block);
-    s->meeting = meeting;
-    meeting->calls_roll = 0; /* a rank that waits in the channel would not answer */
     s->table_bytes = table_bytes;
+    zi_comm_init(&s->base.base, size < via->world ? &zi_comm_nodes : &zi_comm_shm, config, mem);
+    zi_comm_seat(&s->base.base, via->rank, via->world, size);
+    connect(s, meeting);
     *out = s;
     return ZOPT_OK;
 }
@@ -129,53 +193,61 @@ static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *
 static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
 {
     zi_mpi *meeting;
-    shm_comm *s;
+    zi_shm *s;
     *out = NULL;
-    if (plans_several_nodes(config))
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport shm: %d ranks are no one node of %d",
+    if (config->plan_world > 0 && planned_node_size(config) == 0)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "transport shm: %d ranks make no nodes of %d that share memory",
                        config->plan_world, config->ranks_per_node);
     ZI_TRY(zi_mpi_connect(&zi_comm_shm, config, mem, &meeting));
     zopt_status status = build(meeting, config, mem, &s);
-    if (status == ZOPT_OK)
-        *out = &s->base.base;
-    else
+    if (status != ZOPT_OK) {
         zi_comm_mpi.destroy(&meeting->base);
+        return status;
+    }
+    zi_comm *comm = &s->base.base;
+    if (config->progress_thread && comm->node.size < comm->world && !comm->planned)
+        status = zi_comm_agree(comm, zi_mpi_check_threads(comm));
+    if (status == ZOPT_OK)
+        *out = comm;
+    else
+        zi_shm_destroy(comm);
     return status;
 }
 
-static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,
+zopt_status zi_shm_alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,
                                    zi_symmetric *out)
 {
     return zi_symmetric_alloc(comm, category, bytes, comm->world, out);
 }
 
-static void free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
+/* Queued transfers may still touch it. A drain that fails has broken the comm: leak. */
+void zi_shm_free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
 {
-    zi_symmetric_free(comm, category, memory, 0);
+    zi_shm *s = (zi_shm *)comm;
+    zi_mpi *via = zi_shm_meeting(comm);
+    if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
+        (void)zi_channel_checked(&s->base, zi_engine_drain(via));
+    zi_symmetric_free(comm, category, memory, comm->broken && via->engine.capacity > 0);
 }
 
-static zopt_status exchange(zi_comm *comm, const zi_message *messages, size_t n)
+zopt_status zi_shm_exchange(zi_comm *comm, const zi_message *messages, size_t n)
 {
-    shm_comm *s = (shm_comm *)comm;
-    zi_comm *via = &s->meeting->base;
+    zi_shm *s = (zi_shm *)comm;
     ZI_TRY(zi_check_connected(comm, "exchange"));
-    via->deadline_ms = comm->deadline_ms;
-    via->step = comm->step;
-    via->phase = comm->phase;
-    via->bucket = comm->bucket;
-    return zi_channel_checked(&s->base, via->ops->exchange(via, messages, n));
+    return zi_channel_checked(&s->base, zi_mpi_exchange(&zi_shm_meeting(comm)->base, messages, n));
 }
 
 const zi_comm_ops zi_comm_shm = {
     .name = "shm",
-    .help = "an MPI world on one node, whose ranks read and write each other's memory",
+    .help = "an MPI world, whose ranks on one node read and write each other's memory",
     .missing = zi_mpi_missing,
     .wanted = wanted,
     .otherwise = &zi_comm_mpi,
     .create = create,
-    .destroy = destroy,
-    .alloc_symmetric = alloc_symmetric,
-    .free_symmetric = free_symmetric,
-    .exchange = exchange,
+    .destroy = zi_shm_destroy,
+    .alloc_symmetric = zi_shm_alloc_symmetric,
+    .free_symmetric = zi_shm_free_symmetric,
+    .exchange = zi_shm_exchange,
     ZI_CHANNEL_OPS,
 };

@@ -1,6 +1,7 @@
-/* Shared memory between processes: each rank makes an anonymous file (memfd_create) and tells its
- * peers where to open it, /proc/PID/fd/FD, which they may where user and process namespace are the
- * same. The limit of /dev/shm does not apply, and no name outlives the processes. Linux alone. */
+/* Shared memory between processes: each rank makes an anonymous file (memfd_create) and tells those
+ * of its node where to open it, /proc/PID/fd/FD, which they may where user and process namespace
+ * are the same. The limit of /dev/shm does not apply, and no name outlives the processes. Linux
+ * alone. */
 #include "comm/shm.h"
 
 #include <errno.h>
@@ -82,25 +83,39 @@ static zopt_status attach(const zi_comm *comm, size_t bytes, const offer *theirs
     return status;
 }
 
-static part part_of(const zi_comm *comm, size_t bytes, int shared, int file)
+static part part_of(const zi_comm *comm, size_t bytes, int shared, int is_own)
 {
     if (shared)
         return (part){zi_share(comm, comm->rank, bytes), zi_share(comm, comm->rank + 1, bytes)};
-    return file == comm->rank ? (part){0, bytes} : (part){0, 0};
+    return is_own ? (part){0, bytes} : (part){0, 0};
 }
 
-/* One file for each rank, or rank 0's for all. */
+/* Tell the rank `step` on, around the node, and hear from the one `step` back. */
+static zopt_status shift(zi_comm *comm, int step, offer *mine, offer *theirs)
+{
+    int n = comm->node.size, base = comm->node.base, i = comm->rank - base;
+    const zi_message messages[] = {
+        {.peer = base + (i + step) % n, .data = mine, .bytes = sizeof *mine},
+        {.peer = base + (i - step + n) % n, .receive = 1, .data = theirs, .bytes = sizeof *theirs},
+    };
+    *theirs = *mine;
+    return step > 0 ? comm->ops->exchange(comm, messages, 2) : ZOPT_OK;
+}
+
+/* One file for each rank, or the first one's for all of the node. */
 static zopt_status attach_all(zi_comm *comm, size_t bytes, int shared, offer *mine, void **peer)
 {
-    int n_files = shared ? 1 : comm->world;
-    zopt_status status = comm->rank < n_files ? make(comm, bytes, mine) : ZOPT_OK;
-    for (int r = 0; r < n_files; r++) {
-        offer theirs = *mine;
-        ZI_TRY(comm->ops->broadcast(comm, r, &theirs, sizeof theirs));
+    int n = comm->node.size, i = comm->rank - comm->node.base;
+    zopt_status status = !shared || i == 0 ? make(comm, bytes, mine) : ZOPT_OK;
+    for (int step = 0; step < n; step++) {
+        offer theirs;
+        int from = (i - step + n) % n;
+        ZI_TRY(shift(comm, step, mine, &theirs));
         if (status == ZOPT_OK && theirs.fd >= 0) /* else whoever failed says so below */
-            status = attach(comm, bytes, &theirs, part_of(comm, bytes, shared, r), &peer[r]);
+            status =
+                attach(comm, bytes, &theirs, part_of(comm, bytes, shared, step == 0), &peer[from]);
     }
-    for (int r = n_files; r < comm->world; r++)
+    for (int r = 1; shared && r < n; r++)
         peer[r] = peer[0];
     return zi_comm_agree(comm, status);
 }
@@ -108,7 +123,7 @@ static zopt_status attach_all(zi_comm *comm, size_t bytes, int shared, offer *mi
 zopt_status zi_shared_map(zi_comm *comm, size_t bytes, int shared, void **peer)
 {
     offer mine = {.fd = -1};
-    memset(peer, 0, (size_t)comm->world * sizeof *peer);
+    memset(peer, 0, (size_t)comm->node.size * sizeof *peer);
     zopt_status status = attach_all(comm, bytes, shared, &mine, peer);
     if (mine.fd >= 0)
         close((int)mine.fd); /* all peers have opened it, or will not */
@@ -120,7 +135,7 @@ zopt_status zi_shared_map(zi_comm *comm, size_t bytes, int shared, void **peer)
 void zi_shared_unmap(const zi_comm *comm, size_t bytes, void **peer)
 {
     void *first = peer[0];
-    for (int r = 0; r < comm->world; r++) {
+    for (int r = 0; r < comm->node.size; r++) {
         if (peer[r] != NULL && (r == 0 || peer[r] != first))
             munmap(peer[r], bytes);
         peer[r] = NULL;

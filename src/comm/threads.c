@@ -158,9 +158,8 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a meeting of %d threads",
                        config->threads->n_ranks);
     }
-    t->base.base.rank = config->threads_rank;
-    t->base.base.world = config->threads->n_ranks;
-    t->base.base.local_rank = config->threads_rank;
+    zi_comm_seat(&t->base.base, config->threads_rank, config->threads->n_ranks,
+                 config->threads->n_ranks);
     zi_channel_join(&t->base, t->meeting->block);
     return ZOPT_OK;
 }

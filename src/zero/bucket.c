@@ -136,9 +136,9 @@ static zopt_status push_on(zi_zero *z)
 
 zopt_status zi_grad_ready(zi_zero *z, int id)
 {
-    /* The padding is zero from the start, but must be so in every exchange: transports without
-     * peers' memory exchange in place, and leave other ranks' gradients there. */
-    if (!z->comm->ops->peer_memory)
+    /* The padding is zero from the start, but must be so in every exchange: where not all memory
+     * can be addressed slices are exchanged in place, and leave other ranks' gradients there. */
+    if (z->comm->node.size < z->comm->world)
         zero_rest(z, id, z->tensors[id].n_elems);
     arrived(z, id);
     zi_owner_lock(z);

@@ -23,8 +23,8 @@ static void store_params(const zi_zero *z, const zi_tensor *tensor, uint64_t off
 
 static zopt_status all_are_here(zi_zero *z)
 {
-    char none = 0;
-    return z->comm->ops->all_gather(z->comm, &none, 0, &none);
+    int64_t here = 1;
+    return z->comm->ops->all_reduce(z->comm, ZI_MIN, &here, 1);
 }
 
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values)

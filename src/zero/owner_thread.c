@@ -156,7 +156,7 @@ int zi_owner_wake(zi_zero *z)
     if (t == NULL)
         return 0;
     t->works = 1;
-    t->moving = !z->comm->ops->peer_memory;
+    t->moving = z->comm->node.size < z->comm->world;
     if (has_work(t))
         pthread_cond_broadcast(&t->changed);
     return 1;

@@ -1,0 +1,204 @@
+/* Transport shm over several nodes: shared memory within a node, messages between them, so that a
+ * byte crosses once what several ranks of a node read.
+ *
+ * Gradients: the engine of mpi_transfer.c exchanges with ranks of other nodes alone. Rank p's slice
+ * for this rank takes the place of this one's for p, as in transport mpi; of its own node this rank
+ * reads the peers' memory. A part may be overwritten once all of the node have counted ZI_CONSUMED
+ * and this rank's own exchange is done.
+ *
+ * Parameters: owners store into every memory of their node. A gather among the ranks of equal place
+ * on their nodes brings each slice to a node once; who receives it copies it to the node's other
+ * memories, to none where it is shared, and counts a ZI_FORWARDED. It may copy because it has
+ * waited for its own destinations, and so for the whole node's ZI_OPENED, before it published.
+ *
+ * Every wait drives the engine (mpi_wait.c), also one for a count in shared memory: a peer may need
+ * what is queued here. Small collectives and messages are those of transport mpi. */
+#include "comm/shm.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ waiting ------------------ */
+
+typedef struct node_wait {
+    zi_mpi_wait base;
+    zi_channel_comm *k;
+    const zi_awaited *counts;
+} node_wait;
+
+static zopt_status test_counts(zi_mpi *m, zi_mpi_wait *wait, int *done)
+{
+    node_wait *w = (node_wait *)wait;
+    ZI_TRY(zi_engine_progress(m));
+    wait->peer = w->counts->missing(w->k, w->counts, 0);
+    *done = wait->peer == w->k->base.world;
+    return *done ? ZOPT_OK : zi_channel_check(w->k, w->counts);
+}
+
+static zopt_status await(zi_channel_comm *k, const zi_awaited *what)
+{
+    node_wait wait = {
+        .base = {.test = test_counts, .what = what->text, .peer = -1}, .k = k, .counts = what};
+    return zi_channel_checked(k, zi_mpi_await(zi_shm_meeting(&k->base), &wait.base));
+}
+
+static zopt_status await_job(zi_comm *comm, zi_mpi_job_kind kind, uint64_t ordinal)
+{
+    zi_shm *s = (zi_shm *)comm;
+    return zi_channel_checked(&s->base, zi_engine_wait(zi_shm_meeting(comm), kind, ordinal));
+}
+
+/* ------------------------------------------------------------------ life --------------------- */
+
+static int n_nodes(const zi_comm *comm)
+{
+    return comm->world / comm->node.size;
+}
+
+/* What came from the owners on other nodes that have this rank's place, to all memories here. */
+static void forward(zi_comm *comm, const zi_mpi_job *job)
+{
+    const zi_symmetric *memory = &job->memory;
+    if (job->kind != ZI_JOB_GATHER)
+        return;
+    for (int owner = comm->local_rank; owner < comm->world; owner += comm->node.size) {
+        size_t at = job->offset_bytes + (size_t)owner * job->slice_bytes;
+        for (int i = 0; i < comm->node.size && owner != comm->rank && !memory->shared; i++)
+            if (i != comm->local_rank)
+                memcpy((char *)memory->peer[comm->node.base + i] + at, (char *)memory->base + at,
+                       job->slice_bytes);
+    }
+    zi_channel_advance((zi_channel_comm *)comm, ZI_FORWARDED);
+}
+
+void zi_nodes_join(zi_shm *s)
+{
+    zi_comm *comm = &s->base.base;
+    zi_mpi_route *route = s->meeting->engine.route;
+    route[ZI_JOB_EXCHANGE].apart = comm->node.size;
+    route[ZI_JOB_GATHER].ranks = (zi_ranks){comm->local_rank, comm->node.size, n_nodes(comm)};
+    s->meeting->user.landed = forward;
+    s->base.await = await;
+}
+
+static zopt_status reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
+{
+    return zi_mpi_reserve(&zi_shm_meeting(comm)->base, n_transfers, max_slice_bytes);
+}
+
+/* ------------------------------------------------------------------ small collectives -------- */
+
+static zopt_status all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv)
+{
+    ZI_TRY(zi_check_connected(comm, "all_gather"));
+    return zi_channel_checked((zi_channel_comm *)comm,
+                              zi_mpi_all_gather(&zi_shm_meeting(comm)->base, send, bytes, recv));
+}
+
+static zopt_status all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n)
+{
+    ZI_TRY(zi_check_connected(comm, "all_reduce"));
+    return zi_channel_checked((zi_channel_comm *)comm,
+                              zi_mpi_all_reduce(&zi_shm_meeting(comm)->base, op, values, n));
+}
+
+static zopt_status broadcast(zi_comm *comm, int root, void *buffer, size_t bytes)
+{
+    ZI_TRY(zi_check_connected(comm, "broadcast"));
+    return zi_channel_checked((zi_channel_comm *)comm,
+                              zi_mpi_broadcast(&zi_shm_meeting(comm)->base, root, buffer, bytes));
+}
+
+/* ------------------------------------------------------------------ transfers ---------------- */
+
+static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind,
+                           const zi_transfer *transfer)
+{
+    return zi_channel_checked((zi_channel_comm *)comm,
+                              zi_engine_enqueue(zi_shm_meeting(comm), call, kind, transfer));
+}
+
+static zopt_status expose(zi_comm *comm, const zi_transfer *transfer)
+{
+    ZI_TRY(zi_channel_expose(comm, transfer));
+    return enqueue(comm, "expose", ZI_JOB_EXCHANGE, transfer);
+}
+
+/* Both halves are asked, as the messages are driven by it. */
+static zopt_status expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
+{
+    zi_mpi *via = zi_shm_meeting(comm);
+    int near, far;
+    ZI_TRY(zi_channel_expose_test(comm, transfer, &near));
+    ZI_TRY(zi_channel_checked((zi_channel_comm *)comm,
+                              zi_mpi_expose_test(&via->base, transfer, &far)));
+    *ready = near && far;
+    return ZOPT_OK;
+}
+
+static int is_near(const zi_comm *comm, int rank)
+{
+    return rank >= comm->node.base && rank < comm->node.base + comm->node.size;
+}
+
+static zopt_status expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
+{
+    ZI_TRY(zi_channel_expose_wait(comm, transfer, source));
+    ZI_TRY(await_job(comm, ZI_JOB_EXCHANGE, transfer->ordinal));
+    const char *bucket = (const char *)transfer->memory->base + transfer->offset_bytes;
+    for (int i = 0; i < transfer->n_contributors; i++)
+        if (!is_near(comm, i))
+            source[i] = bucket + (size_t)i * transfer->slice_bytes;
+    return ZOPT_OK;
+}
+
+static zopt_status reuse_wait(zi_comm *comm, uint64_t ordinal)
+{
+    ZI_TRY(zi_channel_reuse_wait(comm, ordinal));
+    return await_job(comm, ZI_JOB_EXCHANGE, ordinal);
+}
+
+static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
+{
+    ZI_TRY(zi_channel_publish(comm, transfer));
+    if (transfer->memory->shared)
+        comm->bytes_sent += (uint64_t)(n_nodes(comm) - 1) * transfer->slice_bytes;
+    return enqueue(comm, "publish", ZI_JOB_GATHER, transfer);
+}
+
+static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal)
+{
+    ZI_TRY(zi_channel_publish_wait(comm, ordinal));
+    return zi_channel_wait((zi_channel_comm *)comm, ZI_FORWARDED, ordinal + 1, comm->world);
+}
+
+static zopt_status progress(zi_comm *comm, int *idle)
+{
+    ZI_TRY(zi_check_connected(comm, "progress"));
+    return zi_channel_checked((zi_channel_comm *)comm,
+                              zi_mpi_progress(&zi_shm_meeting(comm)->base, idle));
+}
+
+const zi_comm_ops zi_comm_nodes = {
+    .name = "shm",
+    .help = "shared memory within nodes, messages between them",
+    .peer_memory = 1,
+    .missing = zi_mpi_missing,
+    .destroy = zi_shm_destroy,
+    .reserve = reserve,
+    .alloc_symmetric = zi_shm_alloc_symmetric,
+    .free_symmetric = zi_shm_free_symmetric,
+    .all_gather = all_gather,
+    .all_reduce = all_reduce,
+    .broadcast = broadcast,
+    .exchange = zi_shm_exchange,
+    .expose = expose,
+    .expose_test = expose_test,
+    .expose_wait = expose_wait,
+    .consumed = zi_channel_consumed,
+    .reuse_wait = reuse_wait,
+    .open = zi_channel_open,
+    .dest_wait = zi_channel_dest_wait,
+    .publish = publish,
+    .publish_wait = publish_wait,
+    .progress = progress,
+};
