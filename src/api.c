@@ -37,6 +37,7 @@ void zopt_options_defaults(zopt_options *options, size_t bytes)
         .check_overflow = -1,
         .max_consecutive_skips = 20,
         .deadline_ms = 300000,
+        .reduce_group = 1,
     };
     if (options != NULL)
         memcpy(options, &defaults, bytes < sizeof defaults ? bytes : sizeof defaults);

@@ -89,6 +89,7 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
     ZI_TRY(zopt_config_str(config, "device", &options->device));
     ZI_TRY(int_option(config, "zero_optimization.stage", &options->stage));
     ZI_TRY(int_option(config, "zopt.slots", &options->slots));
+    ZI_TRY(int_option(config, "zero_optimization.reduce_group", &options->reduce_group));
     ZI_TRY(zopt_config_bool(config, "zopt.shared_params", &options->shared_params));
     ZI_TRY(zopt_config_bool(config, "zero_optimization.overlap_comm", &options->progress_thread));
     ZI_TRY(int_option(config, "comm.ranks_per_node", &options->ranks_per_node));

@@ -254,6 +254,7 @@ START_TEST(memory_planned_is_memory_counted)
     h_problem problem;
     h_uneven(&problem, ZOPT_FP16, _i / 8 == 1);
     problem.options.slots = slots[_i % 2];
+    problem.options.reduce_group = 1 + _i / 2 % 3;
     problem.options.bucket_elems = 3000;
     problem.n_steps = 1;
     int world = worlds[_i / 2 % 4];
@@ -290,34 +291,40 @@ static uint64_t peak_of(const zopt_memory_usage *m, const char *name)
     return 0;
 }
 
-/* Bytes per parameter of a large tensor: 4 + 12/N, and 4 + 16/N with more slots than ranks. */
+/* Bytes per parameter of a large tensor: 4 + 12/N, 4 + 16/N with more slots than ranks or groups of
+ * slots, and 4 + 20/N where groups span micro-steps. */
 START_TEST(bytes_per_parameter_are_the_contract)
 {
     const uint64_t n = 1000000000;
     for (int world = 1; world <= 64; world *= 4)
-        for (int many = 0; many < 2; many++) {
-            zopt_options o;
-            zopt *z;
-            int group, id;
-            zopt_memory_usage m;
-            zopt_options_init(&o);
-            o.plan_world = world;
-            o.slots = many ? 2 * world : world;
-            ck_assert_int_eq(zopt_create(&o, &z), ZOPT_OK);
-            ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
-            ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, &n, group, &id), ZOPT_OK);
-            ck_assert_int_eq(zopt_commit(z), ZOPT_OK);
-            ck_assert_int_eq(zopt_memory(z, &m), ZOPT_OK);
-            double want = 4 + (many ? 16.0 : 12.0) / world;
-            uint64_t ckpt = peak_of(&m, "checkpoint");
-            double got = (double)(m.total_peak_bytes - ckpt) / (double)n;
-            /* Four pieces of 8 MiB and what aligns them, whatever the model. */
-            ck_assert_uint_le(ckpt, (32 << 20) + 4096);
-            /* Padding, tables and staging: O(bucket). */
-            ck_assert_msg(got >= want && got < want + 0.02, "%d ranks: %g, want %g", world, got,
-                          want);
-            zopt_destroy(z);
-        }
+        for (int many = 0; many < 2; many++)
+            for (int in_group = 1; in_group <= 3; in_group += 2) {
+                zopt_options o;
+                zopt *z;
+                int group, id;
+                zopt_memory_usage m;
+                zopt_options_init(&o);
+                o.plan_world = world;
+                o.slots = many ? 4 * world : world;
+                o.reduce_group = in_group;
+                ck_assert_int_eq(zopt_create(&o, &z), ZOPT_OK);
+                ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+                ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, &n, group, &id), ZOPT_OK);
+                ck_assert_int_eq(zopt_commit(z), ZOPT_OK);
+                ck_assert_int_eq(zopt_memory(z, &m), ZOPT_OK);
+                int grouped =
+                    in_group > 1 && in_group < o.slots; /* and 3 divides no power of two */
+                double want =
+                    4 + (12.0 + (many || grouped ? 4 : 0) + (many && grouped ? 4 : 0)) / world;
+                uint64_t ckpt = peak_of(&m, "checkpoint");
+                double got = (double)(m.total_peak_bytes - ckpt) / (double)n;
+                /* Four pieces of 8 MiB and what aligns them, whatever the model. */
+                ck_assert_uint_le(ckpt, (32 << 20) + 4096);
+                /* Padding, tables and staging: O(bucket). */
+                ck_assert_msg(got >= want && got < want + 0.02, "%d ranks: %g, want %g", world, got,
+                              want);
+                zopt_destroy(z);
+            }
 }
 END_TEST
 

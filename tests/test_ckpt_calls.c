@@ -61,6 +61,29 @@ START_TEST(other_settings_are_refused_unless_forced)
 }
 END_TEST
 
+START_TEST(other_groups_of_slots_are_refused_unless_forced)
+{
+    h_problem problem;
+    h_uneven(&problem, ZOPT_FP32, 0);
+    problem.options.reduce_group = 2;
+    job first = {.problem = &problem, .dir = path_of("grouped"), .save_every = 1, .last_step = 1};
+    run_job(&first, 2);
+    job load = {.problem = &problem, .load = path_of("grouped"), .last_step = 1};
+    run_job(&load, 3);
+    ck_assert_int_eq(load.load_status, ZOPT_OK);
+    for (int group = 1; group <= 3; group += 2) {
+        problem.options.reduce_group = group;
+        problem.options.force_config = 0;
+        run_job(&load, 2);
+        ck_assert_int_eq(load.load_status, ZOPT_ERR_CONFIG);
+        ck_assert_int_eq(count(load.warnings, "reduce_group: 2 in the checkpoint"), 1);
+        problem.options.force_config = 1;
+        run_job(&load, 2);
+        ck_assert_int_eq(load.load_status, ZOPT_OK);
+    }
+}
+END_TEST
+
 START_TEST(nothing_to_load_is_told_from_a_fresh_start)
 {
     h_problem problem;
@@ -311,6 +334,7 @@ int main(void)
     tcase_set_timeout(tests, 300);
     tcase_add_test(tests, other_tensors_are_refused_and_all_are_told);
     tcase_add_test(tests, other_settings_are_refused_unless_forced);
+    tcase_add_test(tests, other_groups_of_slots_are_refused_unless_forced);
     tcase_add_test(tests, nothing_to_load_is_told_from_a_fresh_start);
     tcase_add_test(tests, a_handle_outlives_failed_saves);
     tcase_add_test(tests, calls_at_the_wrong_time_are_refused);

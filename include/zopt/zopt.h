@@ -184,10 +184,17 @@ typedef struct zopt_options {
 
     /* 1: a thread of the library sums buckets as they fill while the caller computes; 0 (default):
      * zopt_grad_ready does. For ranks that have a second core each: with as many ranks as cores the
-     * calls are faster. Over transport "mpi" ERR_UNSUPPORTED unless MPI runs, or is left for
-     * zopt_create to start, with MPI_THREAD_MULTIPLE; and on device "cuda". Never part of the
-     * result. */
+     * calls are faster. Over transport "mpi", and "shm" over several nodes, ERR_UNSUPPORTED unless
+     * MPI runs, or is left for zopt_create to start, with MPI_THREAD_MULTIPLE; and on device
+     * "cuda". Never part of the result. */
     int progress_thread;
+
+    /* G: G consecutive slots are summed first, in slot order, then these sums in their order, all
+     * in FP32. Part of the result, and never derived from where ranks run. Owners keep sums then:
+     * 4/N bytes a parameter, or 8/N where groups span micro-steps. Over several nodes whose number
+     * of ranks is a multiple of G, ranks of a node add up first, and sums travel in place of
+     * slices. 1 (default): every slot by itself. */
+    int reduce_group;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs

@@ -27,6 +27,8 @@ static zopt_status scale_rows(const zi_zero_config *c, zi_texts *rows)
 {
     const zi_scale_rules *r = &c->scale_rules;
     ZI_TRY(zi_texts_add(rows, "slots", "%d", r->slots));
+    if (c->reduce_group > 1) /* those of earlier versions had no groups, and no row */
+        ZI_TRY(zi_texts_add(rows, "reduce_group", "%d", c->reduce_group));
     ZI_TRY(zi_texts_add(rows, "clip_norm", "%.17g", r->clip_norm));
     ZI_TRY(zi_texts_add(rows, "check_overflow", "%d", c->check_overflow));
     ZI_TRY(zi_texts_add(rows, "dynamic_loss_scale", "%d", r->dynamic));

@@ -57,6 +57,8 @@ const zi_key zi_keys[] = {
      .help = "sum gradients on a thread beside the backward pass, not in its calls"},
     {I64("zopt.slots", "0", 0, COUNT_MAX), RESULT,
      .help = "gradient contributions a step; 0: train_batch_size / micro batch"},
+    {I64("zero_optimization.reduce_group", "1", 1, COUNT_MAX), RESULT,
+     .help = "slots that are summed before the sums are; of a node's ranks, for several nodes"},
     {BOOL("zopt.shared_params", "false"), SHARED,
      .help = "one parameter buffer for all ranks of a node; not over transport mpi"},
     {I64("zopt.check_params_every", "100", 0, 1e9), SHARED,

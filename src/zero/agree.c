@@ -21,15 +21,16 @@ static void option_line(const zi_zero *z, char *text)
 {
     const zi_zero_config *c = &z->config;
     const zi_scale_rules *r = &c->scale_rules;
-    snprintf(
-        text, TEXT_BYTES,
-        "options: %s, schedule %s, %d slots, buckets of %" PRIu64 ", clip %.17g, %s loss scale "
-        "%.17g (min %.17g, growth %d, hysteresis %d, skips %d), check_overflow %d, "
-        "parameters checked every %d steps, transport %s%s, device %s",
-        c->optim->name, c->schedule->name, r->slots, c->bucket_elems, r->clip_norm,
-        r->dynamic ? "dynamic" : "static", c->loss_scale, r->min_scale, r->growth_interval,
-        r->hysteresis, r->max_consecutive_skips, c->check_overflow, c->check_params_every,
-        z->comm->ops->name, z->comm->shared_params ? " with shared params" : "", c->device->name);
+    snprintf(text, TEXT_BYTES,
+             "options: %s, schedule %s, %d slots in groups of %d, buckets of %" PRIu64
+             ", clip %.17g, %s loss scale "
+             "%.17g (min %.17g, growth %d, hysteresis %d, skips %d), check_overflow %d, "
+             "parameters checked every %d steps, transport %s%s, device %s",
+             c->optim->name, c->schedule->name, r->slots, c->reduce_group, c->bucket_elems,
+             r->clip_norm, r->dynamic ? "dynamic" : "static", c->loss_scale, r->min_scale,
+             r->growth_interval, r->hysteresis, r->max_consecutive_skips, c->check_overflow,
+             c->check_params_every, z->comm->ops->name,
+             z->comm->shared_params ? " with shared params" : "", c->device->name);
 }
 
 /* " name value" for each, behind what the text holds. */

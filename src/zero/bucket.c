@@ -169,6 +169,6 @@ zopt_status zi_bucket_flush(zi_zero *z)
 
 void zi_bucket_next(zi_zero *z)
 {
-    z->n_exchanges++;
+    z->n_exchanges += !zi_reduce_is_done(z);
     z->n_exposed = z->n_passed = 0;
 }

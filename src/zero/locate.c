@@ -49,10 +49,38 @@ static zopt_status find_bad(const zi_zero *z, const zi_job *job, int from, int t
     return ZOPT_OK;
 }
 
-/* The first slot with a non-finite element in the range of the slice; -1: all is finite. */
-static zopt_status first_bad_slot(const zi_zero *z, const zi_job *job, range in, int *slot)
+/* The job with the sums so far in place of its slots, where these are summed by groups. */
+static zi_job sums_job(const zi_zero *z, const zi_bucket *bucket, const zi_job *job,
+                       zi_source sum[2])
 {
-    int first = z->n_micro > 1 && z->micro == z->n_micro - 1; /* source 0: the accumulators */
+    zi_job sums = *job;
+    if (z->slot_groups == ZI_GROUPS_NONE)
+        return sums;
+    sums.source = sum;
+    sums.n_sources = zi_slot_groups_sums(z, bucket, sum);
+    return sums;
+}
+
+/* Each of the sums by itself: a group's that goes on is not in the total yet. */
+static zopt_status find_bad_sum(const zi_zero *z, const zi_bucket *bucket, const zi_job *job,
+                                range in, int *bad)
+{
+    zi_source sum[2];
+    const zi_job sums = sums_job(z, bucket, job, sum);
+    if (z->slot_groups == ZI_GROUPS_NONE)
+        return find_bad(z, &sums, 0, sums.n_sources, in, bad);
+    *bad = 0;
+    for (int s = 0; s < sums.n_sources && !*bad; s++)
+        ZI_TRY(find_bad(z, &sums, s, s + 1, in, bad));
+    return ZOPT_OK;
+}
+
+/* The first slot with a non-finite element in the range of the slice; -1: all is finite. */
+static zopt_status first_bad_slot(const zi_zero *z, const zi_bucket *bucket, const zi_job *job,
+                                  range in, int *slot)
+{
+    int first = z->slot_groups == ZI_GROUPS_NONE && z->n_micro > 1 &&
+                z->micro == z->n_micro - 1; /* source 0: the accumulators */
     int bad = 0;
     for (int s = first; s < job->n_sources; s++) {
         ZI_TRY(find_bad(z, job, s, s + 1, in, &bad));
@@ -60,7 +88,7 @@ static zopt_status first_bad_slot(const zi_zero *z, const zi_job *job, range in,
         if (bad)
             return ZOPT_OK;
     }
-    ZI_TRY(find_bad(z, job, 0, job->n_sources, in, &bad));
+    ZI_TRY(find_bad_sum(z, bucket, job, in, &bad));
     *slot = bad ? ZI_SLOT_SUM : -1;
     return ZOPT_OK;
 }
@@ -79,7 +107,7 @@ static zopt_status locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_jo
         in.hi = in.hi < job->n_elems ? in.hi : job->n_elems;
         int slot = -1;
         if (in.lo < in.hi)
-            ZI_TRY(first_bad_slot(z, job, in, &slot));
+            ZI_TRY(first_bad_slot(z, bucket, job, in, &slot));
         if (slot < 0)
             continue;
         if (z->bad_key > key_of(id, slot))
@@ -91,12 +119,16 @@ static zopt_status locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_jo
 
 zopt_status zi_locate(zi_zero *z)
 {
+    if (zi_reduce_is_done(z)) /* then each micro-step has looked for itself */
+        return ZOPT_OK;
     for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_source sum[2];
         zi_job job;
         ZI_TRY(zi_reduce_job(z, bucket, &job));
+        const zi_job sums = sums_job(z, bucket, &job, sum);
         zi_norm_clear(z);
-        z->config.device->norm(z->queue, &job, &z->placed.norm->squares, &z->placed.norm->n_bad);
+        z->config.device->norm(z->queue, &sums, &z->placed.norm->squares, &z->placed.norm->n_bad);
         ZI_TRY(zi_norm_fetch(z));
         if (z->norm.n_bad > 0)
             ZI_TRY(locate_slice(z, bucket, &job));

@@ -6,9 +6,10 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
-static int is_last(const zi_zero *z)
+/* By groups the last micro-step accumulates too, and the norm's pass over the totals follows. */
+static int accumulates(const zi_zero *z)
 {
-    return z->micro == z->n_micro - 1;
+    return z->micro < (z->slot_groups == ZI_GROUPS_NONE ? z->n_micro - 1 : z->n_micro);
 }
 
 static const zi_bucket *next_bucket(const zi_zero *z)
@@ -37,7 +38,7 @@ void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
     zi_norm_sums *sums = z->placed.norm;
     if (z->n_passed == 0)
         zi_norm_clear(z);
-    if (!is_last(z))
+    if (accumulates(z))
         zi_reduce_add(z, bucket, job);
     else if (z->measure)
         z->config.device->norm(z->queue, job, &sums->squares, &sums->n_bad);
@@ -45,7 +46,7 @@ void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 
 int zi_owner_phase(const zi_zero *z)
 {
-    return is_last(z) ? ZOPT_PHASE_NORM : ZOPT_PHASE_REDUCE;
+    return accumulates(z) ? ZOPT_PHASE_REDUCE : ZOPT_PHASE_NORM;
 }
 
 static void pass_here(zi_zero *z, const zi_bucket *bucket, const zi_job *job)

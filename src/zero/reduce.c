@@ -1,6 +1,7 @@
 /* The owner's side of a reduction: a table of sources for each bucket, and accumulation over
  * micro-steps. Sums run in slot order: the accumulators hold all earlier slots and come first.
- * Next: owner.c makes the first pass over what is read here. */
+ * Where slots are summed by groups (slot_group.c), every micro-step accumulates and the total is
+ * the one source that is left. Next: owner.c makes the first pass over what is read here. */
 #include "base/status.h"
 #include "zero/zero.h"
 
@@ -20,12 +21,29 @@ static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
     zi_states_slice(z, bucket, job);
 }
 
+int zi_reduce_is_done(const zi_zero *z)
+{
+    return z->slot_groups != ZI_GROUPS_NONE && z->micro == z->n_micro;
+}
+
+zopt_status zi_reduce_release(zi_zero *z, const zi_bucket *bucket)
+{
+    zi_transfer transfer = zi_grad_transfer(z, bucket);
+    return zi_reduce_is_done(z) ? ZOPT_OK : z->comm->ops->consumed(z->comm, &transfer);
+}
+
 zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
+    if (zi_reduce_is_done(z)) {
+        describe_slice(z, bucket, job);
+        job->n_sources = zi_slot_groups_sums(z, bucket, z->source);
+        return ZOPT_OK;
+    }
     zi_transfer transfer = zi_grad_transfer(z, bucket);
     ZI_TRY(z->comm->ops->expose_wait(z->comm, &transfer, z->source_at));
     describe_slice(z, bucket, job);
-    int last_of_many = z->n_micro > 1 && z->micro == z->n_micro - 1;
+    int last_of_many =
+        z->slot_groups == ZI_GROUPS_NONE && z->n_micro > 1 && z->micro == z->n_micro - 1;
     if (last_of_many)
         z->source[job->n_sources++] = (zi_source){z->accum + bucket->owned_start, ZOPT_FP32};
     for (int i = 0; i < transfer.n_contributors; i++)
@@ -47,7 +65,10 @@ void zi_reduce_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
     float *accum = z->accum + bucket->owned_start;
     if (z->micro == 0)
         z->config.device->zero(z->queue, accum, job->n_elems * sizeof *accum);
-    z->config.device->accumulate(z->queue, job, accum, &z->placed.norm->n_bad);
+    if (z->slot_groups != ZI_GROUPS_NONE)
+        zi_slot_groups_add(z, bucket, job);
+    else
+        z->config.device->accumulate(z->queue, job, accum, &z->placed.norm->n_bad);
 }
 
 zopt_status zi_reduce_accumulate(zi_zero *z)
@@ -57,9 +78,7 @@ zopt_status zi_reduce_accumulate(zi_zero *z)
         ZI_TRY(zi_norm_fetch(z));
     if (z->measure && z->norm.n_bad > 0)
         ZI_TRY(zi_locate(z));
-    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
-        zi_transfer transfer = zi_grad_transfer(z, &z->layout.bucket[z->layout.order[i]]);
-        ZI_TRY(z->comm->ops->consumed(z->comm, &transfer));
-    }
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++)
+        ZI_TRY(zi_reduce_release(z, &z->layout.bucket[z->layout.order[i]]));
     return ZOPT_OK;
 }

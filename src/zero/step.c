@@ -33,7 +33,7 @@ zopt_status zi_micro_end(zi_zero *z, double loss)
     ZI_TRY(zi_owner_rest(z));
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(zi_bucket_flush(z));
-    if (z->micro < z->n_micro - 1) {
+    if (z->micro < z->n_micro - 1 || z->slot_groups != ZI_GROUPS_NONE) {
         ZI_TRY(zi_reduce_accumulate(z));
         zi_bucket_next(z);
         z->micro++;
@@ -109,10 +109,8 @@ static zopt_status update_all(zi_zero *z)
 /* Peers may write their next gradients. */
 static zopt_status give_back(zi_zero *z)
 {
-    for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
-        zi_transfer grads = zi_grad_transfer(z, &z->layout.bucket[z->layout.order[i]]);
-        ZI_TRY(z->comm->ops->consumed(z->comm, &grads));
-    }
+    for (uint32_t i = 0; i < z->layout.n_exchanged; i++)
+        ZI_TRY(zi_reduce_release(z, &z->layout.bucket[z->layout.order[i]]));
     return ZOPT_OK;
 }
 
@@ -152,7 +150,8 @@ static zopt_status take_step(zi_zero *z)
     int every = z->config.check_params_every;
     if (every > 0 && (z->step + 1) % (uint64_t)every == 0)
         ZI_TRY(zi_params_agree(z));
-    z->micro = z->n_micro - 1; /* whose gradients are summed now */
+    if (!zi_reduce_is_done(z))
+        z->micro = z->n_micro - 1; /* whose gradients are summed now */
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(meet(z, &z->report.loss));

@@ -90,12 +90,18 @@ static void free_tables(zi_zero *z)
     }
 }
 
+static int keeps_sums(const zi_zero *z)
+{
+    return z->n_micro > 1 || z->slot_groups != ZI_GROUPS_NONE;
+}
+
 /* Arrays are touched as they are allocated, and a system that overcommits kills who touches too
  * much: refuse before. A bound from below, for this rank alone. */
 static zopt_status check_available(const zi_zero *z)
 {
     uint64_t available = z->comm->planned ? UINT64_MAX : z->config.device->available(z->queue);
-    uint64_t n_floats = z->layout.owned_elems + (z->n_micro > 1 ? z->layout.trained_elems : 0);
+    uint64_t n_floats = z->layout.owned_elems + z->n_group_sums;
+    n_floats += keeps_sums(z) ? z->layout.trained_elems : 0;
     uint64_t need = n_floats * sizeof(float) + zi_states_bytes(z);
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
@@ -134,8 +140,11 @@ static zopt_status allocate_owned(zi_zero *z)
     ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_MASTER, bytes, &z->master));
     ZI_TRY(zi_states_alloc(z));
     bytes = z->layout.trained_elems * sizeof(float);
-    if (z->n_micro > 1)
+    if (keeps_sums(z))
         ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->accum));
+    bytes = z->n_group_sums * sizeof(float);
+    if (bytes > 0)
+        ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->group_sum));
     ZI_TRY(zi_place_tables(z));
     return zi_statistics_describe(z);
 }
@@ -173,10 +182,12 @@ static zopt_status lay_out(zi_zero *z)
     int world = z->comm->world;
     ZI_TRY(check_device(z));
     z->n_micro = (z->config.scale_rules.slots + world - 1) / world;
+    z->slot_groups = zi_slot_groups_of(z);
     z->measure = must_measure(z);
     zi_rounds_list(z);
     ZI_TRY(zi_layout_build(z->mem, z->tensors, z->n_tensors, world, z->config.bucket_elems,
                            &z->layout));
+    z->n_group_sums = zi_slot_group_sums(z);
     ZI_TRY(zi_spans_build(z->mem, &z->layout, z->tensors, z->comm->rank, &z->spans));
     ZI_TRY(allocate_tables(z));
     if (z->layout.n_exchanged == 0)
@@ -226,6 +237,8 @@ static void free_arrays(zi_zero *z)
     zi_states_free(z);
     device->free(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, z->accum,
                  z->layout.trained_elems * sizeof(float));
+    device->free(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, z->group_sum,
+                 z->n_group_sums * sizeof(float));
 }
 
 void zi_zero_destroy(zi_zero *z)

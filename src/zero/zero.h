@@ -2,8 +2,8 @@
  * gradients, and master weights and state of the elements it owns.
  *
  * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
- * sources) -> owner.c (the first pass, while backward goes on) -> round.c (exact sums) -> control.c
- * (one decision) -> step.c (update, publish). */
+ * sources; slot_group.c: their sums by groups) -> owner.c (the first pass, while backward goes on)
+ * -> round.c (exact sums) -> control.c (one decision) -> step.c (update, publish). */
 #ifndef ZI_ZERO_ZERO_H
 #define ZI_ZERO_ZERO_H
 
@@ -46,6 +46,9 @@ typedef struct zi_round {
 } zi_round;
 
 enum { ZI_MAX_ROUNDS = 4 };
+
+/* Whether slots are summed by groups, and how that falls on micro-steps. */
+typedef enum zi_slot_groups { ZI_GROUPS_NONE, ZI_GROUPS_WITHIN, ZI_GROUPS_SPAN } zi_slot_groups;
 
 /* This rank's memory of a space, but for the master weights. */
 typedef struct zi_space_memory {
@@ -92,6 +95,7 @@ typedef struct zi_zero_config {
     int check_overflow; /* -1, 0, 1 as in zopt_options */
     int check_params_every;
     int progress_thread;
+    int reduce_group;
 } zi_zero_config;
 
 struct zi_zero {
@@ -113,9 +117,12 @@ struct zi_zero {
     zi_layout layout;
     zi_spans spans;
     zi_space_memory memory[ZI_MAX_SPACES];
-    float *master, *accum; /* owned elements; accum, of trained ones, where S > N */
-    int n_micro;           /* micro-steps a step: ceil(S / world) */
-    int measure;           /* 1: every step has a norm round */
+    float *master, *accum; /* owned elements; accum, of trained ones: sums of slots so far */
+    float *group_sum;      /* [n_group_sums] the group under way: of a piece, or all of it */
+    size_t n_group_sums;   /* where groups span micro-steps: as many as accum */
+    zi_slot_groups slot_groups;
+    int n_micro; /* micro-steps a step: ceil(S / world) */
+    int measure; /* 1: every step has a norm round */
 
     /* One micro-step: arrivals and exposure. */
     struct zi_owner_thread *thread; /* NULL: the caller's makes all passes */
@@ -241,8 +248,24 @@ zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
 zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job);
 /* Enqueue: add the job's sources onto the accumulators. */
 void zi_reduce_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
-/* A micro-step that is not the last has ended: finish adding, and give the gradients back. */
+/* A micro-step that is not the last, or, by groups, any has ended: finish adding, and give the
+ * gradients back. */
 zopt_status zi_reduce_accumulate(zi_zero *z);
+/* 1: the accumulators hold the whole sum, and the gradients have been given back. */
+int zi_reduce_is_done(const zi_zero *z);
+/* Give the bucket's gradients back, if they have not been. */
+zopt_status zi_reduce_release(zi_zero *z, const zi_bucket *bucket);
+
+/* slot_group.c: sums of groups of slots, and of these. With groups of one slot, or one group of
+ * all, there is nothing to do: the plain sum is the same. */
+zi_slot_groups zi_slot_groups_of(const zi_zero *z);
+/* Floats that the group under way needs. */
+size_t zi_slot_group_sums(const zi_zero *z);
+/* Add this micro-step's slots of a bucket onto the accumulators; the job's sources are used up. */
+void zi_slot_groups_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
+/* Where a bucket's sums are, at most two of them: what the accumulators hold, and a group that goes
+ * on in the next micro-step. */
+int zi_slot_groups_sums(const zi_zero *z, const zi_bucket *bucket, zi_source sum[2]);
 
 /* owner.c: the first pass over the owned slices. */
 /* The job of the bucket that is next in order, if all ranks have exposed it; *bucket = NULL: not
