@@ -244,9 +244,24 @@ void h_collect(const h_problem *problem, zopt *z, h_result *result)
     }
 }
 
-/* What zopt plan says: a slot's gradients go to their owners, updated parameters, which take as
- * many bytes, to every rank, or to every other node where its ranks read the same. */
-static void check_bytes_sent(const zopt *z, const zopt_options *options,
+/* Whether ranks of a node add up for those of others. */
+static int sums_travel(const zopt_options *options, uint64_t world, uint64_t node)
+{
+    uint64_t group = (uint64_t)options->reduce_group;
+    return node < world && group > 1 && group < (uint64_t)options->slots && node % group == 0;
+}
+
+static int has_mixed_dtypes(const h_problem *problem)
+{
+    int mixed = 0;
+    for (int i = 1; i < problem->n_tensors; i++)
+        mixed |= problem->tensor[i].dtype != problem->tensor[0].dtype;
+    return mixed;
+}
+
+/* What zopt plan says: a slot's gradients, or sums of them, go to their owners, updated parameters,
+ * which take as many bytes, to every rank, or to every other node where its ranks read the same. */
+static void check_bytes_sent(const h_problem *problem, const zopt *z, const zopt_options *options,
                              const zopt_memory_usage *memory, const zopt_step_report *report)
 {
     uint64_t world = (uint64_t)zopt_world(z), rank = (uint64_t)zopt_rank(z);
@@ -255,7 +270,19 @@ static void check_bytes_sent(const zopt *z, const zopt_options *options,
     uint64_t slice = memory->category[1].bytes / world; /* "grads" */
     uint64_t node = options->ranks_per_node > 0 ? (uint64_t)options->ranks_per_node : world;
     uint64_t n_readers = options->shared_params ? world / node : world;
-    uint64_t want = slice * ((world - 1) * n_mine + (report->skipped ? 0 : n_readers - 1));
+    uint64_t n_slices = (world - 1) * n_mine, sums = 0;
+    uint64_t group = (uint64_t)options->reduce_group;
+    uint64_t elem = zopt_dtype_bytes(problem->tensor[0].dtype);
+    int travel = sums_travel(options, world, node);
+    if (travel && has_mixed_dtypes(problem)) /* then slices are not of one size of element */
+        return;
+    if (travel && group * elem > sizeof(float)) {
+        uint64_t first = rank / group * group, n_owners = (world - node) / group;
+        n_slices -= n_owners * n_mine;
+        sums = n_owners * (slots > first ? (slots - first - 1) / world + 1 : 0);
+        sums *= slice / elem * sizeof(float);
+    }
+    uint64_t want = slice * (n_slices + (report->skipped ? 0 : n_readers - 1)) + sums;
     if (report->bytes_sent != want) {
         fprintf(stderr, "step %d, rank %d of %d: sent %" PRIu64 " bytes, want %" PRIu64 "\n",
                 (int)report->step, (int)rank, (int)world, report->bytes_sent, want);
@@ -275,7 +302,7 @@ void h_run_one(const h_problem *problem, const zopt_options *options, h_result *
         result->status = h_step(problem, z, step);
         zopt_step_report *report = &result->report[step - 1];
         MUST(zopt_report(z, 1, report));
-        check_bytes_sent(z, options, &result->memory, report);
+        check_bytes_sent(problem, z, options, &result->memory, report);
         memset(report->phase_ms, 0, sizeof report->phase_ms);
     }
     h_collect(problem, z, result);

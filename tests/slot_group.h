@@ -13,9 +13,9 @@ static inline float slot_group_zero(int step, int slot, int tensor, uint64_t ele
     return 0;
 }
 
-static inline void slot_group_problem(h_problem *problem, int slots, int group)
+static inline void slot_group_problem(h_problem *problem, zopt_dtype dtype, int slots, int group)
 {
-    h_uneven(problem, ZOPT_FP16, 0);
+    h_uneven(problem, dtype, 0);
     problem->n_steps = 1;
     problem->lr = 1;
     problem->start = slot_group_zero;

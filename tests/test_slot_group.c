@@ -18,7 +18,7 @@ START_TEST(every_world_sums_in_the_order_that_is_stated)
     h_problem problem;
     h_result got;
     char what[96];
-    slot_group_problem(&problem, slot_counts[_i / N_GROUPS], groups[_i % N_GROUPS]);
+    slot_group_problem(&problem, ZOPT_FP16, slot_counts[_i / N_GROUPS], groups[_i % N_GROUPS]);
     for (int w = 0; w < N_WORLDS; w++) {
         int small = (_i + w) % 2;
         problem.options.bucket_elems = small ? 700 : 4 << 20;
@@ -37,7 +37,7 @@ START_TEST(groups_are_part_of_the_result)
 {
     h_problem problem;
     h_result plain, grouped, one_group;
-    slot_group_problem(&problem, 7, 1);
+    slot_group_problem(&problem, ZOPT_FP16, 7, 1);
     h_run_threads(&problem, 2, &plain);
     problem.options.reduce_group = 3;
     h_run_threads(&problem, 2, &grouped);

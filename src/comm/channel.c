@@ -16,6 +16,7 @@ static const char *const awaited[ZI_N_COUNTERS] = {
     [ZI_OPENED] = "releases of parameters",
     [ZI_PUBLISHED] = "parameters",
     [ZI_FORWARDED] = "parameters of other nodes",
+    [ZI_SUMMED] = "sums of gradients",
     [ZI_CALLED] = "values for a collective",
 };
 
@@ -88,6 +89,12 @@ static int count_missing(const zi_channel_comm *k, const zi_awaited *what, int f
     while (from < end && count_of(k, from, what->which) >= what->target)
         from++;
     return from < end ? from : k->base.world;
+}
+
+int zi_channel_missing(const zi_channel_comm *k, zi_counter which, uint64_t target, int from, int n)
+{
+    const zi_awaited what = {.which = which, .target = target, .n = n};
+    return count_missing(k, &what, from);
 }
 
 /* The rank that can be waited for no longer: one that gave up, or one that left without what is

@@ -16,6 +16,7 @@ typedef enum zi_counter {
     ZI_OPENED,
     ZI_PUBLISHED,
     ZI_FORWARDED, /* where there are several nodes: slices of other nodes' owners are there */
+    ZI_SUMMED,    /* and a group's slices for them have been summed */
     ZI_CALLED,    /* pieces of small collectives */
     ZI_N_COUNTERS
 } zi_counter;
@@ -74,6 +75,10 @@ uint64_t zi_channel_count(const zi_channel_comm *k, zi_counter which);
 
 /* Count one up for this rank: what it stored before is visible to whoever sees the count. */
 void zi_channel_advance(zi_channel_comm *k, zi_counter which);
+
+/* The first of ranks from..n-1 of the node that has not counted to the target; world: none. */
+int zi_channel_missing(const zi_channel_comm *k, zi_counter which, uint64_t target, int from,
+                       int n);
 
 /* Wait until no rank is missing; a failure of any rank ends it with ERR_PEER. */
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what);

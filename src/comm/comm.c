@@ -160,6 +160,17 @@ void zi_comm_seat(zi_comm *comm, int rank, int world, int node_size)
     comm->node = (zi_ranks){.base = rank - rank % node_size, .stride = 1, .size = node_size};
 }
 
+int zi_is_near(const zi_comm *comm, int rank)
+{
+    return rank >= comm->node.base && rank < comm->node.base + comm->node.size;
+}
+
+int zi_comes_summed(const zi_comm *comm, zopt_dtype dtype, int rank)
+{
+    return comm->sums_travel && !zi_is_near(comm, rank) &&
+           (size_t)comm->reduce_group * zopt_dtype_bytes(dtype) > sizeof(float);
+}
+
 zopt_status zi_check_connected(const zi_comm *comm, const char *call)
 {
     if (comm->broken)

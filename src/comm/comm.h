@@ -56,7 +56,16 @@ typedef struct zi_transfer {
     size_t offset_bytes; /* of the bucket in memory; slice i follows at i * slice_bytes */
     size_t slice_bytes;
     int n_contributors; /* gradients: ranks 0..n-1 have written theirs */
+    zopt_dtype dtype;   /* gradients */
 } zi_transfer;
+
+/* Gradients that ranks of a node have summed for a rank of another, and found not to be finite. */
+typedef struct zi_bad_sum {
+    uint64_t ordinal;
+    int owner;                /* whose slice it is */
+    int first, n_sources;     /* of contributors first, first + 1, ... */
+    const zi_source *sources; /* their slices, until the call returns */
+} zi_bad_sum;
 
 /* One message between this rank and another. */
 typedef struct zi_message {
@@ -118,7 +127,7 @@ typedef struct zi_comm_ops {
     /* *ready = 1 where expose_wait would find all there. Never waits; drives queued transfers. */
     zopt_status (*expose_test)(zi_comm *comm, const zi_transfer *transfer, int *ready);
     /* Wait for slice `rank` of every contributor; source[i], i < n_contributors, is where rank i's
-     * is readable until consumed. */
+     * is readable until consumed; or where zi_comes_summed, the FP32 sum of its group's. */
     zopt_status (*expose_wait)(zi_comm *comm, const zi_transfer *transfer, const void **source);
     /* This rank is done reading them. */
     zopt_status (*consumed)(zi_comm *comm, const zi_transfer *transfer);
@@ -158,6 +167,11 @@ struct zi_comm {
     int shared_params;   /* as in the config */
     int broken;          /* 1: a call has failed; only destroy may follow */
     uint64_t bytes_sent; /* to other ranks, so far; by transfers */
+    /* Ranks k*n..k*n+n-1 may be summed before their gradients travel: set before reserve, 0 or 1:
+     * none. Whether they are: set by reserve. */
+    int reduce_group, sums_travel;
+    void (*on_bad_sum)(void *arg, const zi_bad_sum *bad); /* may be called by whatever progresses */
+    void *on_bad_sum_arg;
     /* What the caller is doing, for the text of a hang. */
     uint64_t step;
     const char *phase;
@@ -184,6 +198,12 @@ zopt_status zi_comm_check_alone(void);
 
 /* Fill in the common part: of a plan if the config is one, else rank 0 of 1. */
 void zi_comm_init(zi_comm *comm, const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem);
+
+int zi_is_near(const zi_comm *comm, int rank); /* on this rank's node */
+
+/* 1: of the group of that contributor this rank gets the sum in FP32, from +0.0f on in slot order,
+ * in place of slices. Sums travel where they are fewer bytes. */
+int zi_comes_summed(const zi_comm *comm, zopt_dtype dtype, int rank);
 
 /* Where this rank stands once that is known, in a world of nodes of node_size ranks each. */
 void zi_comm_seat(zi_comm *comm, int rank, int world, int node_size);

@@ -54,6 +54,7 @@ static void leak(zi_mpi *m)
     zi_mpi_abandon();
     zi_symmetric_free_all(&m->base, 1);
     zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, m->bounce_bytes + m->engine.staging_bytes);
+    zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, m->engine.sums_bytes);
     zi_mem_uncount(m->base.mem, ZI_MEM_TABLES, sizeof(zi_mpi));
 }
 
@@ -84,6 +85,7 @@ static void destroy(zi_comm *comm)
     }
     zi_symmetric_free_all(comm, 0);
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.staging, m->engine.staging_bytes);
+    zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.sums, m->engine.sums_bytes);
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->bounce, m->bounce_bytes);
     zi_mem_free_table(comm->mem, m, sizeof(zi_mpi));
 }

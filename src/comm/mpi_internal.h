@@ -11,19 +11,23 @@
 
 typedef enum zi_mpi_job_kind { ZI_JOB_EXCHANGE, ZI_JOB_GATHER, ZI_N_JOB_KINDS } zi_mpi_job_kind;
 
-/* One bucket to exchange or to gather. */
-typedef struct zi_mpi_job {
-    zi_mpi_job_kind kind;
-    int n_contributors; /* of a gather: all */
-    zi_symmetric memory;
-    size_t offset_bytes, slice_bytes; /* as in zi_transfer */
-} zi_mpi_job;
-
-/* Who meets in jobs of a kind: these ranks, but not those that share a run of `apart` of them. */
+/* Who meets in a job: these ranks, but not those that share a run of `apart` of them. */
 typedef struct zi_mpi_route {
     zi_ranks ranks;
     int apart; /* 1: all but oneself */
 } zi_mpi_route;
+
+/* One bucket to exchange or to gather. */
+typedef struct zi_mpi_job {
+    zi_mpi_job_kind kind;
+    zi_mpi_route route;
+    zi_symmetric memory;
+    zi_transfer transfer; /* but for its memory, which may be gone */
+    /* > 0: an exchange of FP32 sums of so many ranks' slices, each of which takes the place where
+     * the group's slices begin. Who meets: see nodes.c. */
+    int group;
+    size_t bytes; /* that a round moves one way: a slice, or a sum */
+} zi_mpi_job;
 
 /* Two pieces of a slice are on their way at once, one to a lane: at most 4 messages. */
 enum { ZI_MPI_LANES = 2 };
@@ -36,7 +40,6 @@ typedef struct zi_mpi_lane {
 } zi_mpi_lane;
 
 typedef struct zi_mpi_engine {
-    zi_mpi_route route[ZI_N_JOB_KINDS];
     zi_mpi_job *ring;
     size_t capacity;
     uint64_t queued, finished;         /* jobs */
@@ -54,6 +57,8 @@ typedef struct zi_mpi_engine {
 
     char *staging;
     size_t staging_bytes;
+    char *sums; /* of the first job, where it sends such, one after the other */
+    size_t sums_bytes;
 } zi_mpi_engine;
 
 /* A transport that is built on this one, where there is one. */
@@ -61,6 +66,9 @@ typedef struct zi_mpi_user {
     zi_comm *comm;
     /* In every wait; an error ends it. */
     zopt_status (*check)(zi_comm *comm);
+    /* Make the sums that the first job sends; may be called again and again. The rank that is
+     * waited for, or -1: they are there, and slices may be received over. */
+    int (*make_sums)(zi_comm *comm, const zi_mpi_job *job);
     /* All slices of a job have come. */
     void (*landed)(zi_comm *comm, const zi_mpi_job *job);
 } zi_mpi_user;
@@ -139,10 +147,13 @@ zopt_status zi_mpi_finish(zi_mpi *m, MPI_Request *request, const char *what, int
 
 /* mpi_transfer.c */
 void zi_engine_init(zi_mpi *m);
-/* Enqueue a transfer, the next of its kind. Errors: ERR_COMM out of order, or past what was
- * reserved. */
-zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, zi_mpi_job_kind kind,
-                              const zi_transfer *transfer);
+/* The job that moves a transfer between all ranks. */
+zi_mpi_job zi_engine_job(const zi_mpi *m, zi_mpi_job_kind kind, const zi_transfer *transfer);
+/* Enqueue it, the next of its kind. Errors: ERR_COMM out of order, or past what was reserved. */
+zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, const zi_mpi_job *job);
+/* Where among the sums the one for the owner with index `other` of the route is; mine: this rank's
+ * index. */
+size_t zi_engine_sum_at(const zi_mpi_job *job, int mine, int other);
 /* Wait until transfer `ordinal` of the kind is done. */
 zopt_status zi_engine_wait(zi_mpi *m, zi_mpi_job_kind kind, uint64_t ordinal);
 /* Push jobs on as far as messages have come; never waits. */

@@ -26,8 +26,6 @@ static const char *const awaited[ZI_N_JOB_KINDS] = {
 void zi_engine_init(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
-    for (int kind = 0; kind < ZI_N_JOB_KINDS; kind++)
-        e->route[kind] = (zi_mpi_route){.ranks = {0, 1, m->base.world}, .apart = 1};
     for (int i = 0; i < ZI_MPI_LANES; i++)
         e->lane[i].request[0] = e->lane[i].request[1] = MPI_REQUEST_NULL;
 }
@@ -61,56 +59,74 @@ static const zi_mpi_job *first_job(const zi_mpi_engine *e)
 
 static char *bucket_of(const zi_mpi_job *job)
 {
-    return (char *)job->memory.host + job->offset_bytes;
+    return (char *)job->memory.host + job->transfer.offset_bytes;
 }
 
 /* In the device's memory; NULL where that is the host's. */
 static char *device_of(const zi_mpi_job *job)
 {
-    return job->memory.host != job->memory.base ? (char *)job->memory.base + job->offset_bytes
-                                                : NULL;
+    return job->memory.host != job->memory.base
+               ? (char *)job->memory.base + job->transfer.offset_bytes
+               : NULL;
 }
 
 static int is_swap(const zi_mpi_engine *e, const zi_mpi_job *job)
 {
-    return job->kind == ZI_JOB_EXCHANGE && e->send != NULL && e->receive != NULL;
+    return job->kind == ZI_JOB_EXCHANGE && job->group == 0 && e->send != NULL && e->receive != NULL;
+}
+
+size_t zi_engine_sum_at(const zi_mpi_job *job, int mine, int other)
+{
+    int apart = job->route.apart;
+    return (size_t)(other < mine ? other : other - apart) * job->bytes;
 }
 
 static void begin_round(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
-    const zi_mpi_route *route = &e->route[job->kind];
-    int rank = m->base.rank, n = route->ranks.size;
-    int mine = (rank - route->ranks.base) / route->ranks.stride;
+    const zi_ranks *ranks = &job->route.ranks;
+    int n = ranks->size, mine = (m->base.rank - ranks->base) / ranks->stride;
     int other = (e->round - mine + n) % n;
-    e->partner = route->ranks.base + other * route->ranks.stride;
-    char *theirs = bucket_of(job) + (size_t)e->partner * job->slice_bytes;
-    char *own = bucket_of(job) + (size_t)rank * job->slice_bytes;
-    int meet = other / route->apart != mine / route->apart;
-    e->send = !meet || rank >= job->n_contributors ? NULL
-              : job->kind == ZI_JOB_EXCHANGE       ? theirs
-                                                   : own;
-    e->receive = meet && e->partner < job->n_contributors ? theirs : NULL;
+    e->partner = ranks->base + other * ranks->stride;
+    /* A sum is a group's: it is sent, and has its place, as its first rank's slice is. */
+    int sender = job->group > 0 ? m->base.rank - m->base.rank % job->group : m->base.rank;
+    int from = job->group > 0 ? e->partner - e->partner % job->group : e->partner;
+    int meet = other / job->route.apart != mine / job->route.apart;
+    const zi_transfer *transfer = &job->transfer;
+    char *theirs = bucket_of(job) + (size_t)from * transfer->slice_bytes;
+    char *own = bucket_of(job) + (size_t)sender * transfer->slice_bytes;
+    e->send = !meet || sender >= transfer->n_contributors ? NULL
+              : job->group > 0               ? e->sums + zi_engine_sum_at(job, mine, other)
+              : job->kind == ZI_JOB_EXCHANGE ? theirs
+                                             : own;
+    e->receive = meet && from < transfer->n_contributors ? theirs : NULL;
     for (size_t i = 0; i < ZI_MPI_LANES; i++)
         e->lane[i].next = i * e->piece_bytes;
 }
 
-static void begin_job(zi_mpi *m)
+/* 0: it must wait for e->partner. */
+static int begin_job(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
-    size_t piece =
-        job->kind == ZI_JOB_EXCHANGE ? e->staging_bytes / ZI_MPI_LANES : (size_t)GATHER_PIECE;
-    e->piece_bytes = piece < job->slice_bytes ? piece : job->slice_bytes;
+    int is_staged = job->kind == ZI_JOB_EXCHANGE && job->group == 0;
+    size_t piece = is_staged ? e->staging_bytes / ZI_MPI_LANES : (size_t)GATHER_PIECE;
+    if (job->group > 0) {
+        e->partner = m->user.make_sums(m->user.comm, job);
+        if (e->partner >= 0)
+            return 0;
+    }
+    e->piece_bytes = piece < job->bytes ? piece : job->bytes;
     e->active = 1;
     e->round = 0;
     begin_round(m);
+    return 1;
 }
 
 static int has_next(const zi_mpi_engine *e, const zi_mpi_lane *lane)
 {
-    return (e->send != NULL || e->receive != NULL) && lane->next < first_job(e)->slice_bytes;
+    return (e->send != NULL || e->receive != NULL) && lane->next < first_job(e)->bytes;
 }
 
 static zopt_status post(zi_mpi *m, int index)
@@ -122,7 +138,7 @@ static zopt_status post(zi_mpi *m, int index)
     int tag = ZI_TAG_TRANSFER + ZI_MPI_LANES * (int)(e->finished % N_TAGGED_JOBS) + index;
 
     lane->offset = lane->next;
-    lane->bytes = job->slice_bytes - lane->offset;
+    lane->bytes = job->bytes - lane->offset;
     if (lane->bytes > e->piece_bytes)
         lane->bytes = e->piece_bytes;
     lane->next += ZI_MPI_LANES * e->piece_bytes;
@@ -177,7 +193,7 @@ static void land(zi_mpi *m, const zi_mpi_job *job)
 {
     if (device_of(job) != NULL)
         m->base.device->copy(m->base.queue, device_of(job), bucket_of(job),
-                             (size_t)job->n_contributors * job->slice_bytes);
+                             (size_t)job->transfer.n_contributors * job->transfer.slice_bytes);
     if (m->user.landed != NULL)
         m->user.landed(m->user.comm, job);
 }
@@ -185,7 +201,7 @@ static void land(zi_mpi *m, const zi_mpi_job *job)
 static void end_round(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
-    if (++e->round < e->route[first_job(e)->kind].ranks.size) {
+    if (++e->round < first_job(e)->route.ranks.size) {
         begin_round(m);
         return;
     }
@@ -200,8 +216,8 @@ zopt_status zi_engine_progress(zi_mpi *m)
     zi_mpi_engine *e = &m->engine;
     while (e->finished < e->queued) {
         int moved = 0;
-        if (!e->active)
-            begin_job(m);
+        if (!e->active && !begin_job(m))
+            return ZOPT_OK;
         for (int i = 0; i < ZI_MPI_LANES; i++)
             ZI_TRY(turn(m, i, &moved));
         e->n_moves += (uint64_t)moved;
@@ -255,40 +271,48 @@ void zi_engine_cancel(zi_mpi *m)
  * of the parameters. */
 static zopt_status take_off(zi_comm *comm, const zi_mpi_job *job)
 {
-    size_t bytes = job->slice_bytes, at = (size_t)comm->rank * bytes;
+    size_t bytes = job->transfer.slice_bytes, at = (size_t)comm->rank * bytes;
     if (device_of(job) == NULL)
         return ZOPT_OK;
     if (job->kind == ZI_JOB_EXCHANGE) {
         at = 0;
-        bytes *= comm->rank < job->n_contributors ? (size_t)comm->world : 0;
+        bytes *= comm->rank < job->transfer.n_contributors ? (size_t)comm->world : 0;
     }
     comm->device->copy(comm->queue, bucket_of(job) + at, device_of(job) + at, bytes);
     return comm->device->wait(comm->queue);
 }
 
-zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, zi_mpi_job_kind kind,
-                              const zi_transfer *transfer)
+zi_mpi_job zi_engine_job(const zi_mpi *m, zi_mpi_job_kind kind, const zi_transfer *transfer)
+{
+    zi_mpi_job job = {
+        .kind = kind,
+        .route = {.ranks = {0, 1, m->base.world}, .apart = 1},
+        .memory = *transfer->memory,
+        .transfer = *transfer,
+        .bytes = transfer->slice_bytes,
+    };
+    job.transfer.memory = NULL;
+    if (kind == ZI_JOB_GATHER)
+        job.transfer.n_contributors = m->base.world;
+    return job;
+}
+
+zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, const zi_mpi_job *job)
 {
     zi_comm *comm = &m->base;
     zi_mpi_engine *e = &m->engine;
+    uint64_t ordinal = job->transfer.ordinal;
     ZI_TRY(zi_check_connected(comm, call));
-    ZI_TRY(zi_check_next(comm, call, e->n_queued[kind], transfer->ordinal));
+    ZI_TRY(zi_check_next(comm, call, e->n_queued[job->kind], ordinal));
     if (e->queued - e->finished >= e->capacity) {
         comm->broken = 1;
         return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s of transfer %llu, but only %zu were reserved",
-                       comm->rank, call, (unsigned long long)transfer->ordinal, e->capacity);
+                       comm->rank, call, (unsigned long long)ordinal, e->capacity);
     }
-    const zi_mpi_job job = {
-        .kind = kind,
-        .n_contributors = kind == ZI_JOB_EXCHANGE ? transfer->n_contributors : comm->world,
-        .memory = *transfer->memory,
-        .offset_bytes = transfer->offset_bytes,
-        .slice_bytes = transfer->slice_bytes,
-    };
-    ZI_TRY(take_off(comm, &job));
-    e->ring[e->queued % e->capacity] = job;
+    ZI_TRY(take_off(comm, job));
+    e->ring[e->queued % e->capacity] = *job;
     e->queued++;
-    e->n_queued[kind]++;
+    e->n_queued[job->kind]++;
     return zi_engine_progress(m);
 }
 
@@ -308,7 +332,9 @@ static zopt_status wait_begun(zi_comm *comm, const char *call, zi_mpi_job_kind k
 
 zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer)
 {
-    ZI_TRY(zi_engine_enqueue((zi_mpi *)comm, "expose", ZI_JOB_EXCHANGE, transfer));
+    zi_mpi *m = (zi_mpi *)comm;
+    const zi_mpi_job job = zi_engine_job(m, ZI_JOB_EXCHANGE, transfer);
+    ZI_TRY(zi_engine_enqueue(m, "expose", &job));
     if (comm->rank < transfer->n_contributors)
         comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return ZOPT_OK;
@@ -381,7 +407,9 @@ zopt_status zi_mpi_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **
 
 zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer)
 {
-    ZI_TRY(zi_engine_enqueue((zi_mpi *)comm, "publish", ZI_JOB_GATHER, transfer));
+    zi_mpi *m = (zi_mpi *)comm;
+    const zi_mpi_job job = zi_engine_job(m, ZI_JOB_GATHER, transfer);
+    ZI_TRY(zi_engine_enqueue(m, "publish", &job));
     comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return ZOPT_OK;
 }

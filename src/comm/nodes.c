@@ -2,9 +2,10 @@
  * byte crosses once what several ranks of a node read.
  *
  * Gradients: the engine of mpi_transfer.c exchanges with ranks of other nodes alone. Rank p's slice
- * for this rank takes the place of this one's for p, as in transport mpi; of its own node this rank
- * reads the peers' memory. A part may be overwritten once all of the node have counted ZI_CONSUMED
- * and this rank's own exchange is done.
+ * for this rank takes the place of this one's for p, as in transport mpi (or a group's sum takes
+ * that of its slices: nodes_sum.c); of its own node this rank reads the peers' memory. A part may
+ * be overwritten once all of the node have counted ZI_CONSUMED and this rank's own exchange is
+ * done.
  *
  * Parameters: owners store into every memory of their node. A gather among the ranks of equal place
  * on their nodes brings each slice to a node once; who receives it copies it to the node's other
@@ -61,27 +62,26 @@ static void forward(zi_comm *comm, const zi_mpi_job *job)
     if (job->kind != ZI_JOB_GATHER)
         return;
     for (int owner = comm->local_rank; owner < comm->world; owner += comm->node.size) {
-        size_t at = job->offset_bytes + (size_t)owner * job->slice_bytes;
+        size_t bytes = job->transfer.slice_bytes;
+        size_t at = job->transfer.offset_bytes + (size_t)owner * bytes;
         for (int i = 0; i < comm->node.size && owner != comm->rank && !memory->shared; i++)
             if (i != comm->local_rank)
                 memcpy((char *)memory->peer[comm->node.base + i] + at, (char *)memory->base + at,
-                       job->slice_bytes);
+                       bytes);
     }
     zi_channel_advance((zi_channel_comm *)comm, ZI_FORWARDED);
 }
 
 void zi_nodes_join(zi_shm *s)
 {
-    zi_comm *comm = &s->base.base;
-    zi_mpi_route *route = s->meeting->engine.route;
-    route[ZI_JOB_EXCHANGE].apart = comm->node.size;
-    route[ZI_JOB_GATHER].ranks = (zi_ranks){comm->local_rank, comm->node.size, n_nodes(comm)};
     s->meeting->user.landed = forward;
+    s->meeting->user.make_sums = zi_nodes_make_sums;
     s->base.await = await;
 }
 
 static zopt_status reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
 {
+    ZI_TRY(zi_nodes_reserve_sums(comm, max_slice_bytes));
     return zi_mpi_reserve(&zi_shm_meeting(comm)->base, n_transfers, max_slice_bytes);
 }
 
@@ -110,17 +110,19 @@ static zopt_status broadcast(zi_comm *comm, int root, void *buffer, size_t bytes
 
 /* ------------------------------------------------------------------ transfers ---------------- */
 
-static zopt_status enqueue(zi_comm *comm, const char *call, zi_mpi_job_kind kind,
-                           const zi_transfer *transfer)
+static zopt_status enqueue(zi_comm *comm, const char *call, const zi_mpi_job *job)
 {
     return zi_channel_checked((zi_channel_comm *)comm,
-                              zi_engine_enqueue(zi_shm_meeting(comm), call, kind, transfer));
+                              zi_engine_enqueue(zi_shm_meeting(comm), call, job));
 }
 
 static zopt_status expose(zi_comm *comm, const zi_transfer *transfer)
 {
+    const zi_mpi_job job = zi_nodes_exchange_job(comm, transfer);
+    uint64_t sent = comm->bytes_sent + zi_nodes_sent_bytes(comm, &job);
     ZI_TRY(zi_channel_expose(comm, transfer));
-    return enqueue(comm, "expose", ZI_JOB_EXCHANGE, transfer);
+    comm->bytes_sent = sent;
+    return enqueue(comm, "expose", &job);
 }
 
 /* Both halves are asked, as the messages are driven by it. */
@@ -135,18 +137,13 @@ static zopt_status expose_test(zi_comm *comm, const zi_transfer *transfer, int *
     return ZOPT_OK;
 }
 
-static int is_near(const zi_comm *comm, int rank)
-{
-    return rank >= comm->node.base && rank < comm->node.base + comm->node.size;
-}
-
 static zopt_status expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
 {
     ZI_TRY(zi_channel_expose_wait(comm, transfer, source));
     ZI_TRY(await_job(comm, ZI_JOB_EXCHANGE, transfer->ordinal));
     const char *bucket = (const char *)transfer->memory->base + transfer->offset_bytes;
     for (int i = 0; i < transfer->n_contributors; i++)
-        if (!is_near(comm, i))
+        if (!zi_is_near(comm, i))
             source[i] = bucket + (size_t)i * transfer->slice_bytes;
     return ZOPT_OK;
 }
@@ -162,7 +159,9 @@ static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
     ZI_TRY(zi_channel_publish(comm, transfer));
     if (transfer->memory->shared)
         comm->bytes_sent += (uint64_t)(n_nodes(comm) - 1) * transfer->slice_bytes;
-    return enqueue(comm, "publish", ZI_JOB_GATHER, transfer);
+    zi_mpi_job job = zi_engine_job(((zi_shm *)comm)->meeting, ZI_JOB_GATHER, transfer);
+    job.route.ranks = (zi_ranks){comm->local_rank, comm->node.size, n_nodes(comm)};
+    return enqueue(comm, "publish", &job);
 }
 
 static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal)

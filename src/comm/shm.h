@@ -10,6 +10,7 @@
 typedef struct zi_shm {
     zi_channel_comm base; /* among the ranks of the node */
     zi_mpi *meeting;      /* of all ranks */
+    uint64_t n_sum_jobs;  /* several nodes: exchanges of sums that have begun */
     size_t table_bytes;
     void *block[]; /* [node.size] every rank's block of the channel */
 } zi_shm;
@@ -27,6 +28,17 @@ zopt_status zi_shm_exchange(zi_comm *comm, const zi_message *messages, size_t n)
  */
 extern const zi_comm_ops zi_comm_nodes;
 void zi_nodes_join(zi_shm *s);
+
+/* nodes_sum.c. Sums of more ranks than this do not travel. */
+enum { ZI_MAX_GROUP = 256 };
+/* The exchange of a transfer with other nodes, by slices or by sums. */
+zi_mpi_job zi_nodes_exchange_job(zi_comm *comm, const zi_transfer *transfer);
+/* What others read of this rank's memory for it, and what is sent. */
+uint64_t zi_nodes_sent_bytes(const zi_comm *comm, const zi_mpi_job *job);
+/* As in zi_mpi_user. */
+int zi_nodes_make_sums(zi_comm *comm, const zi_mpi_job *job);
+/* Decides whether sums travel, and allocates them, counted. */
+zopt_status zi_nodes_reserve_sums(zi_comm *comm, size_t max_slice_bytes);
 
 /* shm_memory.c. Collective over comm; each rank gives `bytes` zeroed bytes of its own, page
  * aligned, and peer[i] is where those of rank i of the node lie here. shared: each gives its share

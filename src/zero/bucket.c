@@ -33,6 +33,7 @@ zi_transfer zi_grad_transfer(const zi_zero *z, const zi_bucket *bucket)
     uint64_t ordinal = z->n_exchanges * z->layout.n_exchanged + bucket->position;
     zi_transfer transfer = transfer_of(bucket, ordinal, &z->memory[bucket->space].grads);
     transfer.n_contributors = n_contributors(z);
+    transfer.dtype = bucket->dtype;
     return transfer;
 }
 

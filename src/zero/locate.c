@@ -75,26 +75,37 @@ static zopt_status find_bad_sum(const zi_zero *z, const zi_bucket *bucket, const
     return ZOPT_OK;
 }
 
+/* Where to look. */
+typedef struct suspects {
+    const zi_bucket *bucket;
+    const zi_job *job;
+    int first, rank; /* sources from `first` on are of contributors from `rank` on */
+    int has_sum;     /* 1: and what they come to is known */
+} suspects;
+
 /* The first slot with a non-finite element in the range of the slice; -1: all is finite. */
-static zopt_status first_bad_slot(const zi_zero *z, const zi_bucket *bucket, const zi_job *job,
-                                  range in, int *slot)
+static zopt_status first_bad_slot(const zi_zero *z, const suspects *at, range in, int *slot)
 {
-    int first = z->slot_groups == ZI_GROUPS_NONE && z->n_micro > 1 &&
-                z->micro == z->n_micro - 1; /* source 0: the accumulators */
     int bad = 0;
-    for (int s = first; s < job->n_sources; s++) {
-        ZI_TRY(find_bad(z, job, s, s + 1, in, &bad));
-        *slot = z->micro * z->comm->world + s - first;
+    for (int s = at->first; s < at->job->n_sources; s++) {
+        int rank = at->rank + s - at->first;
+        if (zi_comes_summed(z->comm, at->bucket->dtype, rank)) /* who summed has looked */
+            continue;
+        ZI_TRY(find_bad(z, at->job, s, s + 1, in, &bad));
+        *slot = z->micro * z->comm->world + rank;
         if (bad)
             return ZOPT_OK;
     }
-    ZI_TRY(find_bad_sum(z, bucket, job, in, &bad));
+    if (at->has_sum)
+        ZI_TRY(find_bad_sum(z, at->bucket, at->job, in, &bad));
     *slot = bad ? ZI_SLOT_SUM : -1;
     return ZOPT_OK;
 }
 
-static zopt_status locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+static zopt_status locate_slice(zi_zero *z, const suspects *at)
 {
+    const zi_bucket *bucket = at->bucket;
+    const zi_job *job = at->job;
     uint32_t left = bucket->n_tensors;
     for (uint32_t id = bucket->first_tensor; left > 0; id++) {
         const zi_tensor *tensor = &z->tensors[id];
@@ -107,7 +118,7 @@ static zopt_status locate_slice(zi_zero *z, const zi_bucket *bucket, const zi_jo
         in.hi = in.hi < job->n_elems ? in.hi : job->n_elems;
         int slot = -1;
         if (in.lo < in.hi)
-            ZI_TRY(first_bad_slot(z, bucket, job, in, &slot));
+            ZI_TRY(first_bad_slot(z, at, in, &slot));
         if (slot < 0)
             continue;
         if (z->bad_key > key_of(id, slot))
@@ -130,10 +141,27 @@ zopt_status zi_locate(zi_zero *z)
         zi_norm_clear(z);
         z->config.device->norm(z->queue, &sums, &z->placed.norm->squares, &z->placed.norm->n_bad);
         ZI_TRY(zi_norm_fetch(z));
+        /* Plain sums of several micro-steps: source 0 is the accumulators. */
+        int first =
+            z->slot_groups == ZI_GROUPS_NONE && z->n_micro > 1 && z->micro == z->n_micro - 1;
+        const suspects at = {.bucket = bucket, .job = &job, .first = first, .has_sum = 1};
         if (z->norm.n_bad > 0)
-            ZI_TRY(locate_slice(z, bucket, &job));
+            ZI_TRY(locate_slice(z, &at));
     }
     return ZOPT_OK;
+}
+
+void zi_locate_sum(void *z, const zi_bad_sum *bad)
+{
+    const zi_layout *layout = &((zi_zero *)z)->layout;
+    uint32_t position = (uint32_t)(bad->ordinal % layout->n_exchanged);
+    const zi_bucket *bucket = &layout->bucket[layout->order[position]];
+    const zi_job job = {.n_elems = bucket->slice_elems,
+                        .start = bucket->start + (uint64_t)bad->owner * bucket->slice_elems,
+                        .source = bad->sources,
+                        .n_sources = bad->n_sources};
+    const suspects at = {.bucket = bucket, .job = &job, .rank = bad->first};
+    (void)locate_slice(z, &at); /* reads the host's memory alone: it cannot fail */
 }
 
 zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report)

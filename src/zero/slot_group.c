@@ -29,13 +29,19 @@ static void accumulate(zi_zero *z, const zi_source *source, int n_sources, size_
     z->config.device->accumulate(z->queue, &job, acc, &z->placed.norm->n_bad);
 }
 
-/* n elements of all sources, of which the first is this micro-step's first slot. */
-static void add_piece(zi_zero *z, int n_sources, size_t n, float *sum, float *total)
+/* n elements of all sources, of which the first is this micro-step's first slot. A group that came
+ * as a sum is the source of its first slot. */
+static void add_piece(zi_zero *z, const zi_bucket *bucket, int n_sources, size_t n, float *sum,
+                      float *total)
 {
     int group = z->config.reduce_group, first = z->micro * z->comm->world;
     for (int i = 0, end; i < n_sources; i = end) {
         int begin_slot = first + i, end_slot = begin_slot - begin_slot % group + group;
         end = end_slot - first < n_sources ? end_slot - first : n_sources;
+        if (zi_comes_summed(z->comm, bucket->dtype, i)) {
+            accumulate(z, &z->source[i], 1, n, total);
+            continue;
+        }
         if (begin_slot % group == 0)
             z->config.device->zero(z->queue, sum, n * sizeof *sum);
         accumulate(z, &z->source[i], end - i, n, sum);
@@ -51,7 +57,7 @@ void zi_slot_groups_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
         size_t owned_at = bucket->owned_start + at;
         float *sum = z->slot_groups == ZI_GROUPS_SPAN ? z->group_sum + owned_at : z->group_sum;
         n = job->n_elems - at < PIECE_ELEMS ? job->n_elems - at : PIECE_ELEMS;
-        add_piece(z, job->n_sources, n, sum, z->accum + owned_at);
+        add_piece(z, bucket, job->n_sources, n, sum, z->accum + owned_at);
         for (int i = 0; i < job->n_sources; i++)
             z->source[i].data =
                 (const char *)z->source[i].data + n * zopt_dtype_bytes(z->source[i].dtype);

@@ -192,6 +192,10 @@ static zopt_status lay_out(zi_zero *z)
     ZI_TRY(allocate_tables(z));
     if (z->layout.n_exchanged == 0)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "every tensor is frozen: there is nothing to train");
+    if (z->slot_groups == ZI_GROUPS_WITHIN)
+        z->comm->reduce_group = z->config.reduce_group;
+    z->comm->on_bad_sum = z->measure ? zi_locate_sum : NULL;
+    z->comm->on_bad_sum_arg = z;
     return z->comm->ops->reserve(z->comm, 2 * (size_t)z->layout.n_exchanged,
                                  z->layout.max_slice_bytes);
 }

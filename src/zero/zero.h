@@ -333,6 +333,8 @@ zopt_status zi_statistics_describe(zi_zero *z);
 enum { ZI_SLOT_SUM = 0x7fffff }; /* no slot held it: the sum overflowed */
 /* Look through all gradients of the micro-step under way; they are not consumed yet. */
 zopt_status zi_locate(zi_zero *z);
+/* The same in what the comm sums; z: the zi_zero. */
+void zi_locate_sum(void *z, const zi_bad_sum *bad);
 zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report);
 
 /* step.c */
