@@ -139,6 +139,21 @@ test_plan_figures() {
     expect_json "round(j['plans'][0]['per_rank'][0]['grad_accum'] / 70e9, 4)" 0.5
     expect_json "round(j['plans'][0]['bytes_sent_per_step'] / (6 * 70e9 * 7 / 8), 4)" 1.0
     # One parameter on more ranks than elements.
+    # Two nodes of 8 that sum before they send: half the gradients' bytes with groups of 4, and twice
+    # as many with FP32 slices. The parameters cross once, by the rank of equal place.
+    local sent
+    for sent in "1:8" "2:8" "4:4" "8:2" "16:8"; do
+        expect 0 "" "$zopt" plan --params 70e9 --ranks 16 --ranks-per-node 8 --slots 32 \
+            --reduce-group "${sent%:*}" --json
+        expect_json "j['plans'][0]['transport']" shm
+        expect_json "round(j['plans'][0]['bytes_between_nodes_per_step'] * 16 / 140e9, 4)" \
+            "$((2 * ${sent#*:} + 1)).0"
+    done
+    expect_json "round(j['plans'][0]['per_rank'][0]['grad_accum'] * 16 / 70e9, 3)" 4.0
+    expect 0 "" "$zopt" plan --params 70e9 --ranks 12 --ranks-per-node 8 --reduce-group 5 --slots 24 --json
+    expect_json "j['plans'][0]['transport']" mpi
+    expect_json "round(j['plans'][0]['per_rank'][0]['grad_accum'] * 12 / 70e9, 3)" 8.0
+    expect 0 "between nodes" "$zopt" plan --params 70e9 --ranks 8,16 --ranks-per-node 8
     expect 0 "" "$zopt" plan --params 1 --ranks 5 --json
     expect_json "len(j['plans'][0]['per_rank'])" 5
 }
@@ -282,8 +297,14 @@ test_launches() {
     [ "$(grep -c "^zopt .* has:" out.txt)" = 1 ] || fail "the inventory of 3 ranks: $(cat out.txt)"
     [ "$(grep -c "^This machine and launch, rank [012]:" out.txt)" = 3 ] ||
         fail "the checks of 3 ranks: $(cat out.txt)"
+    expect 0 "auto takes shm: all 3 ranks are on this node" mpirun -n 3 "$zopt" doctor
+    OMPI_COMM_WORLD_SIZE=8 OMPI_COMM_WORLD_RANK=6 OMPI_COMM_WORLD_LOCAL_SIZE=4 \
+        OMPI_COMM_WORLD_LOCAL_RANK=2 expect 0 "auto takes shm, with messages between 2 nodes of 4" \
+        "$zopt" doctor
+    OMPI_COMM_WORLD_SIZE=8 OMPI_COMM_WORLD_RANK=6 OMPI_COMM_WORLD_LOCAL_SIZE=4 \
+        OMPI_COMM_WORLD_LOCAL_RANK=3 expect 0 "auto takes mpi, not shm" "$zopt" doctor
     test_lost_rank
-    expect 78 "needs all ranks on one node: rank 0 is on '$(hostname)', rank 1 on" \
+    expect 78 "needs ranks that share a node, next to each other: rank 0 is alone on '$(hostname)', and rank 1 on" \
         mpirun -n 2 "$zopt" train run.json --out o --set comm.transport=shm \
         --set comm.ranks_per_node=1
     expect 0 "2 ranks over mpi" mpirun -n 2 "$zopt" train run.json --out o --set comm.ranks_per_node=1

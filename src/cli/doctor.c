@@ -62,6 +62,36 @@ static void check_launcher(finding *f)
     find(f, OK, "", "one process, no launcher");
 }
 
+/* What transport "auto" takes, as far as the launcher tells where ranks are. */
+static void check_transport(finding *f)
+{
+    static const char fix[] =
+        "as many ranks on each node, next to each other: mpirun -n N --map-by slot, or srun "
+        "--ntasks-per-node=N --distribution=block";
+    long world = cli_world(), rank = cli_rank();
+    long here = env_number("OMPI_COMM_WORLD_LOCAL_SIZE", 0);
+    long local_rank = env_number("OMPI_COMM_WORLD_LOCAL_RANK", rank);
+    if (world == 1)
+        find(f, OK, "", "auto takes self: one process");
+    else if (here == 0)
+        find(f, OK, "",
+             "auto takes shm where nodes have equally many ranks, more than one, and "
+             "else mpi: the launcher does not tell which");
+    else if (here == world)
+        find(f, OK, "", "auto takes shm: all %ld ranks are on this node", world);
+    else if (here == 1)
+        find(f, OK, "", "auto takes mpi: this rank shares its node with no other");
+    else if (world % here != 0 || rank % here != local_rank)
+        find(f, WARN, fix,
+             "auto takes mpi, not shm: the nodes do not have equally many ranks, "
+             "next to each other");
+    else
+        find(f, OK, "",
+             "auto takes shm, with messages between %ld nodes of %ld ranks; "
+             "zero_optimization.reduce_group=%ld sends sums between them",
+             world / here, here, here);
+}
+
 static void check_cores(finding *f)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -180,9 +210,11 @@ static const struct {
     const char *name;
     void (*check)(finding *f);
 } checks[] = {
-    {"launcher", check_launcher}, {"cores", check_cores},         {"root", check_root},
-    {"mpirun", check_mpirun},     {"threads", check_threads},     {"memory", check_memory},
-    {"shm", check_shm},           {"processor", check_processor},
+    {"launcher", check_launcher},   {"transport", check_transport},
+    {"cores", check_cores},         {"root", check_root},
+    {"mpirun", check_mpirun},       {"threads", check_threads},
+    {"memory", check_memory},       {"shm", check_shm},
+    {"processor", check_processor},
 };
 enum { N_CHECKS = sizeof checks / sizeof checks[0] };
 

@@ -24,12 +24,27 @@
 
 static const int default_ranks[] = {1, 2, 4, 8, 16, 64};
 
-enum { PARAMS = 0x101, RANKS, SLOTS, DTYPE, OPTIMIZER, BUCKET, TRANSPORT, DEVICE, SET, JSON };
+enum {
+    OPTION_BASE = 0x100,
+    PARAMS,
+    RANKS,
+    SLOTS,
+    GROUP,
+    NODE,
+    DTYPE,
+    OPTIMIZER,
+    BUCKET,
+    TRANSPORT,
+    DEVICE,
+    SET,
+    JSON
+};
 
 typedef struct arguments {
     const char *run_file;
     const char *transport, *optimizer, *device; /* NULL: not given */
     double params, slots, bucket;               /* 0: not given */
+    double group, node;                         /* 0: not given */
     int dtype;                                  /* -1: not given */
     int ranks[PLAN_MAX_WORLDS], n_ranks;
     int json;
@@ -40,6 +55,8 @@ static const struct argp_option options[] = {
     {"params", PARAMS, "P", 0, "Plan one vector of P elements (70e9)", 0},
     {"ranks", RANKS, "N,...", 0, "Numbers of ranks (default: 1,2,4,8,16,64)", 0},
     {"slots", SLOTS, "S", 0, "Gradient contributions a step (default: one for each rank)", 0},
+    {"reduce-group", GROUP, "G", 0, "Slots that are summed before the sums are (default: 1)", 0},
+    {"ranks-per-node", NODE, "N", 0, "Nodes of N ranks (default: all on one)", 0},
     {"dtype", DTYPE, "TYPE", 0, "fp16 (default), bf16 or fp32", 0},
     {"optimizer", OPTIMIZER, "NAME", 0, "Default: adamw", 0},
     {"bucket", BUCKET, "ELEMENTS", 0, "Elements communicated at once (default: 4194304)", 0},
@@ -116,15 +133,16 @@ static int check_size(struct argp_state *state, const arguments *args)
 /* A run file brings its own values: --set changes them. */
 static int check_arguments(struct argp_state *state, const arguments *args)
 {
-    int given = args->slots > 0 || args->bucket > 0 || args->dtype >= 0 ||
-                args->optimizer != NULL || args->transport != NULL || args->device != NULL;
+    int given = args->slots > 0 || args->bucket > 0 || args->dtype >= 0 || args->group > 0 ||
+                args->node > 0 || args->optimizer != NULL || args->transport != NULL ||
+                args->device != NULL;
     if ((args->run_file != NULL) == (args->params > 0)) {
         argp_error(state, "give a run file or --params");
         return EINVAL;
     }
     if (args->run_file != NULL && given) {
-        argp_error(state, "--slots, --dtype, --optimizer, --bucket, --transport and "
-                          "--device are for --params; use --set");
+        argp_error(state, "--slots, --reduce-group, --ranks-per-node, --dtype, --optimizer, "
+                          "--bucket, --transport and --device are for --params; use --set");
         return EINVAL;
     }
     if (args->run_file == NULL && args->sets.n > 0) {
@@ -144,6 +162,10 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         return parse_ranks(state, word, args);
     case SLOTS:
         return parse_count(state, "slots", word, MAX_SLOTS, &args->slots);
+    case GROUP:
+        return parse_count(state, "reduce-group", word, MAX_SLOTS, &args->group);
+    case NODE:
+        return parse_count(state, "ranks-per-node", word, PLAN_MAX_RANKS, &args->node);
     case BUCKET:
         return parse_count(state, "bucket", word, MAX_BUCKET, &args->bucket);
     case DTYPE:
@@ -181,35 +203,16 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
  * ---------------- */
 
 /* Count one rank of one world. Returns 0 or, having told why, an exit code. */
-static int count_rank(const char *command, const plan_source *source, const plan_world *world,
-                      int rank)
+static int count_rank(const char *command, const plan_source *source, plan_world *world, int rank)
 {
     zopt *z;
     zopt_status status = source->open(source, world->ranks, rank, &z);
     if (status != ZOPT_OK)
         return cli_fail(command, status, source->last_error());
     status = zopt_memory(z, &world->per_rank[rank]);
+    snprintf(world->transport, sizeof world->transport, "%s", zopt_transport(z));
     zopt_destroy(z);
     return status == ZOPT_OK ? 0 : cli_fail(command, status, zopt_last_error());
-}
-
-static uint64_t peak_bytes(const zopt_memory_usage *usage, const char *name)
-{
-    for (int i = 0; i < usage->n; i++)
-        if (strcmp(usage->category[i].name, name) == 0)
-            return usage->category[i].peak_bytes;
-    return 0;
-}
-
-/* Rank 0 has a slot in every micro-step. It sends each time what the others own of its gradients,
- * and at the end its slices of the parameters, which take as many bytes, to each of them, unless
- * all read the same. */
-static uint64_t sent_bytes(const plan_world *world, int shared_params)
-{
-    uint64_t n = (uint64_t)world->ranks;
-    uint64_t n_micro = ((uint64_t)world->slots + n - 1) / n;
-    const zopt_memory_usage *usage = &world->per_rank[0];
-    return (n - 1) * (n_micro + !shared_params) * (peak_bytes(usage, "grads") / n);
 }
 
 static int count_worlds(const char *command, const plan_source *source, const int *ranks, plan *p)
@@ -226,7 +229,10 @@ static int count_worlds(const char *command, const plan_source *source, const in
             if (code != 0)
                 return code;
         }
-        world->sent_bytes = sent_bytes(world, p->options.shared_params);
+        int node = p->options.ranks_per_node;
+        world->node = node > 0 && node < ranks[w] ? node : ranks[w];
+        world->is_flat = strcmp(world->transport, "shm") != 0;
+        plan_count_sent(p, world);
     }
     return 0;
 }
@@ -282,6 +288,8 @@ static int plan_params(const char *command, const arguments *args)
     const plan_source source = {open_params, zopt_last_error, &p, NULL};
     zopt_options_init(&p.options);
     p.options.slots = (int)args->slots;
+    p.options.ranks_per_node = (int)args->node;
+    p.options.reduce_group = args->group > 0 ? (int)args->group : 1;
     p.options.bucket_elems = (size_t)args->bucket;
     if (args->transport != NULL)
         p.options.transport = args->transport;

@@ -10,7 +10,11 @@ enum { PLAN_MAX_WORLDS = 32, PLAN_MAX_RANKS = 4096 };
 typedef struct plan_world {
     int ranks;
     int slots;
+    char transport[16];
+    int node;                    /* ranks of a node */
+    int is_flat;                 /* 1: every rank talks to every other, whatever their nodes */
     uint64_t sent_bytes;         /* by rank 0 in one step; no rank sends more */
+    uint64_t between_bytes;      /* of those, to other nodes */
     zopt_memory_usage *per_rank; /* [ranks] */
 } plan_world;
 
@@ -30,6 +34,9 @@ typedef struct plan_source {
     plan *plan;
     struct train_model *model; /* of a run file, else NULL */
 } plan_source;
+
+/* Fill in sent_bytes and between_bytes. */
+void plan_count_sent(const plan *p, plan_world *world);
 
 /* The table that users of 16-bit Adam know: everything on every rank. */
 void plan_print_replicated(const plan *p);

@@ -117,7 +117,10 @@ void plan_print_sharded(const plan *p)
     printf("%6s %6s", "ranks", "slots");
     for (int i = 0; i < names->n; i++)
         printf("%*s", WIDTH, names->category[i].name);
-    printf("%*s%*s%*s\n", WIDTH, "total", WIDTH, "bytes/param", WIDTH, "sent a step");
+    printf("%*s%*s%*s", WIDTH, "total", WIDTH, "bytes/param", WIDTH, "sent a step");
+    if (p->options.ranks_per_node > 0)
+        printf("%*s%*s", WIDTH, "between nodes", WIDTH, "transport");
+    printf("\n");
     for (int w = 0; w < p->n_worlds; w++) {
         const plan_world *world = &p->world[w];
         const zopt_memory_usage *usage = fullest(world);
@@ -127,6 +130,10 @@ void plan_print_sharded(const plan *p)
         print_bytes(WIDTH, usage->total_peak_bytes, plain);
         printf("%*.4f", WIDTH, (double)usage->total_peak_bytes / (double)p->n_params);
         print_bytes(WIDTH, world->sent_bytes, plain);
+        if (p->options.ranks_per_node > 0) {
+            print_bytes(WIDTH, world->between_bytes, plain);
+            printf("%*s", WIDTH, world->transport);
+        }
         printf("\n");
     }
 }
@@ -149,11 +156,12 @@ int plan_print_json(const plan *p)
         json_t *per_rank = json_array();
         for (int r = 0; r < world->ranks; r++)
             json_array_append_new(per_rank, rank_json(r, &world->per_rank[r]));
-        json_array_append_new(plans,
-                              json_pack("{s:i, s:i, s:I, s:I, s:o}", "ranks", world->ranks, "slots",
-                                        world->slots, "parameters", (json_int_t)p->n_params,
-                                        "bytes_sent_per_step", (json_int_t)world->sent_bytes,
-                                        "per_rank", per_rank));
+        json_array_append_new(
+            plans, json_pack("{s:i, s:i, s:I, s:I, s:I, s:s, s:o}", "ranks", world->ranks, "slots",
+                             world->slots, "parameters", (json_int_t)p->n_params,
+                             "bytes_sent_per_step", (json_int_t)world->sent_bytes,
+                             "bytes_between_nodes_per_step", (json_int_t)world->between_bytes,
+                             "transport", world->transport, "per_rank", per_rank));
     }
     json_t *root = json_pack("{s:o}", "plans", plans);
     int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;
