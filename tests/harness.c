@@ -73,6 +73,15 @@ void h_uneven(h_problem *problem, zopt_dtype dtype, int mixed)
     problem->options.slots = 4;
 }
 
+static float *start_values(const h_problem *problem, int tensor)
+{
+    uint64_t n = h_elems(&problem->tensor[tensor]);
+    float *values = malloc(n * sizeof *values);
+    for (uint64_t e = 0; e < n; e++)
+        values[e] = problem->start ? problem->start(0, 0, tensor, e) : h_start_value(tensor, e);
+    return values;
+}
+
 zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt **out)
 {
     zopt *z;
@@ -105,11 +114,8 @@ zopt_status h_create(const h_problem *problem, const zopt_options *options, zopt
         return status;
     }
     for (int i = 0; i < problem->n_tensors; i++) {
-        uint64_t n = h_elems(&problem->tensor[i]);
-        float *values = malloc(n * sizeof *values);
-        for (uint64_t e = 0; e < n; e++)
-            values[e] = problem->start ? problem->start(0, 0, i, e) : h_start_value(i, e);
-        MUST(zopt_set_master(z, i, 0, n, values));
+        float *values = start_values(problem, i);
+        MUST(zopt_set_master(z, i, 0, h_elems(&problem->tensor[i]), values));
         free(values);
     }
     *out = z;
@@ -187,6 +193,16 @@ static void check_params(const h_problem *problem, zopt *z, int tensor, const fl
     MUST(zopt_param_release(z, tensor));
     free(rounded);
     free(got);
+}
+
+/* Every rank's parameters before the first step. */
+static void check_start(const h_problem *problem, zopt *z)
+{
+    for (int i = 0; i < problem->n_tensors; i++) {
+        float *values = start_values(problem, i);
+        check_params(problem, z, i, values);
+        free(values);
+    }
 }
 
 /* The optimizer's states: those memory categories that zopt_get_state knows. */
@@ -296,6 +312,7 @@ void h_run_one(const h_problem *problem, const zopt_options *options, h_result *
     memset(result, 0, sizeof *result);
     MUST(h_create(problem, options, &z));
     MUST(zopt_memory(z, &result->memory));
+    check_start(problem, z);
     if (problem->adjust != NULL)
         problem->adjust(z);
     for (int step = 1; step <= problem->n_steps && result->status == ZOPT_OK; step++) {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The reference run is one run, however it is spread: for 1 to 5 ranks, two bucket sizes, transports
 # shm (self for one rank) and mpi, and three dtypes the model files are equal byte for byte and the
-# metrics number for number, and what `zopt plan` says is what every rank counted. The run files of
-# the other optimizers on two worlds.
+# metrics number for number, and what `zopt plan` says is what every rank counted. Groups of slots over
+# two nodes. The run files of the other optimizers on two worlds.
 #
 # usage: tests/test_train.sh BUILD_DIR [STEPS]
 set -euo pipefail
@@ -110,6 +110,23 @@ rc=0
     --set 'param_groups=[{"match": "no such tensor"}]' >"$work/log" 2>&1 || rc=$?
 [ "$rc" = 78 ] && grep -q 'param_groups\[0\].match = "no such tensor"' "$work/log"
 echo "param_groups: equal files on 1 and 3 ranks, which may share parameters; others than without"
+
+# Two nodes of two ranks that sum before they send.
+grouped=(fp16.enabled=false zero_optimization.reduce_group=2)
+nodes=(comm.ranks_per_node=2 zopt.shared_params=true)
+train 1 10000 "$work/sums-1" "${grouped[@]}"
+train 3 10000 "$work/sums-3" "${grouped[@]}"
+train 4 10000 "$work/sums-4" "${grouped[@]}" "${nodes[@]}"
+compare_memory 3 10000 "$work/sums-3" "${grouped[@]}"
+compare_memory 4 10000 "$work/sums-4" "${grouped[@]}" "${nodes[@]}"
+cmp "$work/sums-1/model.safetensors" "$work/sums-3/model.safetensors"
+cmp "$work/sums-1/model.safetensors" "$work/sums-4/model.safetensors"
+grep -q "4 ranks over shm" "$work/log"
+if cmp -s "$work/sums-1/model.safetensors" "$work/fp32-10000-1/model.safetensors"; then
+    echo "reduce_group changed nothing" >&2
+    exit 1
+fi
+echo "reduce_group: equal files on 1, 3 and 2x2 ranks, memory as planned"
 
 # Every other run file too.
 for file in "$root"/configs/gpt-kjv-*.json; do

@@ -1,5 +1,5 @@
 /* zopt plan: the bytes that a rank sends in a step, by the formulas of the transports, and how many
- * of them leave its node. A run counts the same (bytes_sent in its metrics). */
+ * of them leave its node. A run counts the same: zopt_step_report. */
 #include <string.h>
 
 #include "cli/plan.h"

@@ -27,6 +27,13 @@ static zopt_status all_are_here(zi_zero *z)
     return z->comm->ops->all_reduce(z->comm, ZI_MIN, &here, 1);
 }
 
+/* Whether this rank is the one of its node that stores what `owner` has: the owner, or on other
+ * nodes the rank that has its place. */
+static int stores_for(const zi_comm *comm, int owner)
+{
+    return (owner - comm->rank) % comm->node.size == 0;
+}
+
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values)
 {
     const zi_tensor *tensor = &z->tensors[id];
@@ -43,7 +50,7 @@ zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const
         if (piece.owner == z->comm->rank)
             z->config.device->copy(z->queue, z->master + piece.owned_at, from,
                                    piece.n_elems * sizeof *values);
-        if (piece.owner == z->comm->rank && shared)
+        if (shared && stores_for(z->comm, piece.owner))
             store_params(z, tensor, at, piece.n_elems, from);
         at += piece.n_elems;
     }

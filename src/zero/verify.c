@@ -193,7 +193,8 @@ zopt_status zi_params_agree(zi_zero *z)
 {
     int phase = zi_phase(z, -1);
     z->comm->phase = "parameter check";
-    zopt_status status = z->comm->shared_params ? compare_shared(z) : compare(z);
+    int one_buffer = z->comm->shared_params && z->comm->node.size == z->comm->world;
+    zopt_status status = one_buffer ? compare_shared(z) : compare(z);
     z->failed |= status != ZOPT_OK;
     zi_phase(z, phase);
     return status;
