@@ -87,8 +87,8 @@ h_result result_of(job *j, int n_ranks)
 
 char *path_of(const char *name)
 {
-    static char text[4][256];
-    static int next;
+    static _Thread_local char text[4][256];
+    static _Thread_local int next;
     next = (next + 1) % 4;
     snprintf(text[next], sizeof text[0], "%s/%s", root, name);
     return text[next];

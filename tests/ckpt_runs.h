@@ -12,7 +12,7 @@
 extern char root[64];
 void set_up(void);
 void tear_down(void);
-/* root/name; one of a few buffers. */
+/* root/name; one of a few buffers of the thread's. */
 char *path_of(const char *name);
 
 #define MUST(call)                                                                            \

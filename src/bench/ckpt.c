@@ -184,7 +184,7 @@ static zopt_status take_turns(saves *s)
     int rounds = s->c->request->rounds;
     ZI_TRY(first_save(s));
     for (int round = -WARMUP; round < rounds; round++) {
-        uint64_t stamp = (uint64_t)(round + WARMUP);
+        uint64_t stamp = (uint64_t)round + WARMUP;
         ZI_TRY(zi_comm_agree(s->c->crew->comm, bench_plain_prepare(&s->plain, stamp)));
         for (int turn = 0; turn < N_TURNS; turn++)
             ZI_TRY(take_turn(s, turn, round));

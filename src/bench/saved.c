@@ -30,7 +30,7 @@ static zopt_status compare_values(const bench_saved *s, const char *state, uint6
         ZI_TRY(read_values(s->run, state, s->run_id[i], at, m, want));
         ZI_TRY(read_values(s->twin, state, s->twin_id[i], at, m, got));
         for (uint64_t k = 0; k < m; k++)
-            *n_wrong += memcmp(&want[k], &got[k], sizeof *got) != 0;
+            *n_wrong += memcmp((const char *)&want[k], (const char *)&got[k], sizeof *got) != 0;
     }
     return ZOPT_OK;
 }
@@ -56,7 +56,7 @@ static zopt_status compare_tensor(const bench_saved *s, uint64_t i, float *value
 static zopt_status compare_handles(const bench_saved *s, uint64_t *n_wrong)
 {
     zopt_status status = ZOPT_OK;
-    float *values = malloc(2 * CHUNK * sizeof *values);
+    float *values = malloc((size_t)2 * CHUNK * sizeof *values);
     if (values == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory to compare values in");
     for (uint64_t i = 0; i < s->c->n_tensors && status == ZOPT_OK; i++)

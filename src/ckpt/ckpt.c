@@ -134,7 +134,7 @@ zopt_status zi_ckpt_create(zi_zero *z, const zi_ckpt_config *config, zi_ckpt **o
 {
     *out = NULL;
     zopt_status status = zi_comm_agree(z->comm, make(z, config, out));
-    if (status == ZOPT_OK)
+    if (status == ZOPT_OK && *out != NULL)
         status = reserve(*out);
     if (status != ZOPT_OK) {
         zi_ckpt_destroy(*out);
