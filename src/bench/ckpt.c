@@ -279,7 +279,8 @@ static void print_json(const saves *s, const double *ms, uint64_t n_wrong, int i
     double bytes = (double)s->bytes;
     bench_print_keys(s->c, zopt_transport(s->run.z), index);
     printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %.6f, \"x_limit\": %.4f, "
-           "\"x_baseline\": %.4f, \"bytes_per_param\": %.4f, \"bytes\": %llu, \"gb_per_s\": %.4f, ",
+           "\"x_baseline\": %.4f, \"backward_ms\": null, \"bytes_per_param\": %.4f, \"bytes\": "
+           "%llu, \"gb_per_s\": %.4f, ",
            ms[SAVE], ms[LIMIT], ms[BASELINE], ms[SAVE] / ms[LIMIT], ms[BASELINE] / ms[SAVE],
            bytes / (double)s->c->params, (unsigned long long)s->bytes, bytes / ms[SAVE] * 1e-6);
     printf("\"direct\": %s, \"load_ms\": %.6f, \"hold_ms\": %.6f, \"snapshot_copy_ms\": %.6f, "
