@@ -183,10 +183,10 @@ typedef struct zopt_options {
     int check_params_every;
 
     /* 1: a thread of the library sums buckets as they fill while the caller computes; 0 (default):
-     * zopt_grad_ready does. For ranks that have a second core each: with as many ranks as cores the
-     * calls are faster. Over transport "mpi", and "shm" over several nodes, ERR_UNSUPPORTED unless
-     * MPI runs, or is left for zopt_create to start, with MPI_THREAD_MULTIPLE; and on device
-     * "cuda". Never part of the result. */
+     * zopt_grad_ready does. For ranks that have a second core each; where there are as many ranks
+     * as cores, calls take the same time and need no thread. ERR_UNSUPPORTED on device "cuda", and
+     * over transport "mpi", and "shm" over several nodes, unless MPI runs, or is left for
+     * zopt_create to start, with MPI_THREAD_MULTIPLE. Never part of the result. */
     int progress_thread;
 
     /* G: G consecutive slots are summed first, in slot order, then these sums in their order, all
