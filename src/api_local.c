@@ -10,8 +10,7 @@
 
 /* ---- life ---- */
 
-static zopt_status connect(const zopt_options *o, const zi_device_ops *device, zi_mem *mem,
-                           zi_comm **out)
+static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
 {
     const zi_comm_config config = {
         .has_comm = o->has_comm,
@@ -26,7 +25,7 @@ static zopt_status connect(const zopt_options *o, const zi_device_ops *device, z
         .ranks_per_node = o->ranks_per_node,
         .shared_params = o->shared_params != 0,
         .progress_thread = o->progress_thread != 0,
-        .device_memory = device != NULL && !device->on_host,
+        .device_memory = o->device != NULL && !zi_device_on_host(o->device),
     };
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }
@@ -87,7 +86,7 @@ zopt_status zi_local_create(const zopt_options *options, zopt **out)
                                       .on_warning_arg = options->on_warning_arg};
     zi_mem_count(&l->mem, ZI_MEM_TABLES, sizeof *l);
     /* Ranks with bad options connect all the same, so that the others hear of it. */
-    zopt_status connected = connect(&connectable, config.device, &l->mem, &l->comm);
+    zopt_status connected = connect(&connectable, &l->mem, &l->comm);
     if (connected != ZOPT_OK) {
         local_destroy(&l->handle);
         return connected;

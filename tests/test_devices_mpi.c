@@ -35,7 +35,7 @@ static void compare_devices(h_problem *problem, const char *name)
 /* _i: dtype; slots and buckets go with it. */
 START_TEST(mpi_on_a_device_gives_the_cpus_bits)
 {
-    static const char *const optimizers[] = {"AdamW", "AdamW8bit", "SGD"};
+    static const char *const optimizers[] = {"AdamW", "AdamW8bit", "Adafactor"};
     h_problem problem;
     h_uneven(&problem, (zopt_dtype)_i, 1);
     problem.options.optimizer = optimizers[_i];
@@ -65,6 +65,26 @@ START_TEST(overflows_are_found_as_on_the_cpu)
 }
 END_TEST
 
+/* Rank 1's options are read no further than to what is wrong, and it must meet the others all the
+ * same: the device that "auto" looks at is its own too. */
+START_TEST(one_ranks_bad_option_is_told_to_all_whatever_the_device)
+{
+    for (size_t d = 0; d < zi_n_devices; d++) {
+        zopt_options options;
+        zopt *z;
+        if (!device_is_here(zi_devices[d]))
+            continue;
+        zopt_options_init(&options);
+        options.device = zi_devices[d]->name;
+        options.deadline_ms = 20000;
+        if (job_rank == 1)
+            options.loss_scale = 3;
+        ck_assert_int_eq(zopt_create(&options, &z), ZOPT_ERR_CONFIG);
+        ck_assert_msg(strstr(zopt_last_error(), "loss_scale") != NULL, "%s", zopt_last_error());
+    }
+}
+END_TEST
+
 START_TEST(shm_refuses_a_devices_memory_by_name)
 {
     zopt_options options;
@@ -91,6 +111,7 @@ int main(int argc, char **argv)
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, mpi_on_a_device_gives_the_cpus_bits, 0, 3);
     tcase_add_test(tests, overflows_are_found_as_on_the_cpu);
+    tcase_add_test(tests, one_ranks_bad_option_is_told_to_all_whatever_the_device);
     tcase_add_test(tests, shm_refuses_a_devices_memory_by_name);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -34,6 +34,14 @@ const zi_device_ops zi_device_cuda = {
 };
 #endif
 
+int zi_device_on_host(const char *name)
+{
+    for (size_t i = 0; i < zi_n_devices; i++)
+        if (strcmp(name, zi_devices[i]->name) == 0)
+            return zi_devices[i]->on_host;
+    return 1;
+}
+
 zopt_status zi_device_find(const char *name, int planned, const zi_device_ops **out)
 {
     if (strcmp(name, "auto") == 0)

@@ -140,4 +140,8 @@ extern const size_t zi_n_devices;
  * ERR_UNSUPPORTED with the reason. */
 zopt_status zi_device_find(const char *name, int planned, const zi_device_ops **out);
 
+/* Whether the memory of the row of that name, or of no row, is the host's: the same on every rank,
+ * also where it cannot be used. */
+int zi_device_on_host(const char *name);
+
 #endif
