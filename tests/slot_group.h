@@ -16,6 +16,7 @@ static inline float slot_group_zero(int step, int slot, int tensor, uint64_t ele
 static inline void slot_group_problem(h_problem *problem, zopt_dtype dtype, int slots, int group)
 {
     h_uneven(problem, dtype, 0);
+    problem->n_tensors = 6; /* for time; the last is large enough for many buckets */
     problem->n_steps = 1;
     problem->lr = 1;
     problem->start = slot_group_zero;

@@ -70,6 +70,7 @@ START_TEST(steps_are_those_of_one_rank)
     h_problem problem;
     h_result want, got;
     h_uneven(&problem, ZOPT_FP16, _i % 2);
+    problem.n_steps = 3;
     problem.grad = faulty_grad;
     problem.options.slots = 13;
     problem.options.reduce_group = 3;
