@@ -77,7 +77,8 @@ __global__ void __launch_bounds__(ZI_CUDA_THREADS)
 
 constexpr int WARPS = ZI_CUDA_THREADS / ZI_WARP; /* in a thread block */
 
-__global__ void __launch_bounds__(ZI_CUDA_THREADS)
+/* Two thread blocks at a time: for more, the compiler would spill sums. */
+__global__ void __launch_bounds__(ZI_CUDA_THREADS, 2)
     statistics_grid(const __grid_constant__ zi_cuda_job job)
 {
     const uint64_t warp = (uint64_t)blockIdx.x * WARPS + threadIdx.x / ZI_WARP;
@@ -88,7 +89,7 @@ __global__ void __launch_bounds__(ZI_CUDA_THREADS)
 /* A thread block has blocks in a row: what it sums for the tensor of the first, nearly always that
  * of all, is added at its end. */
 template <zi_statistics_round round>
-__global__ void __launch_bounds__(ZI_CUDA_THREADS)
+__global__ void __launch_bounds__(ZI_CUDA_THREADS, 2)
     statistics_squares(const __grid_constant__ zi_cuda_job job, uint64_t n_each)
 {
     __shared__ shared_sum share;

@@ -3,8 +3,8 @@
  *
  * The sums by row and column need no barrier: every addition is one of integers that nobody reads
  * before the kernel has ended, so that threads may run in any order, one after the other too, as
- * tests do. A warp has a tile of 128 columns and walks down its rows: a thread keeps the sums of
- * its four columns in registers and adds them at the end; a row's sum is the warp's. */
+ * tests do. A warp has a tile of 64 columns and walks down its rows: a thread keeps the sums of
+ * its two columns in registers and adds them at the end; a row's sum is the warp's. */
 #ifndef ZI_DEVICE_CUDA_TENSOR_H
 #define ZI_DEVICE_CUDA_TENSOR_H
 
@@ -13,7 +13,7 @@
 #include "optim/rule_adafactor.h"
 
 enum {
-    ZI_COLUMNS = 4, /* of a thread, a warp apart */
+    ZI_COLUMNS = 2, /* of a thread, a warp apart */
     ZI_TILE_COLUMNS = ZI_COLUMNS * ZI_WARP,
     ZI_TILE_ROWS = 32,
     ZI_WARP_ELEMS = ZI_TILE_COLUMNS * ZI_TILE_ROWS /* of the job, for each warp */
