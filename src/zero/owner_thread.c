@@ -34,10 +34,12 @@ static zi_owner_thread *thread_of(const zi_zero *z)
     return z->thread != NULL && z->thread->running ? z->thread : NULL;
 }
 
+/* While it may not work the counts and the comm are the caller's, without the mutex. */
 static int has_work(const zi_owner_thread *t)
 {
-    int has = t->moving || t->z->n_passed < t->z->n_exposed;
-    return has && t->works && t->status == ZOPT_OK && !t->z->comm->broken;
+    if (!t->works || t->status != ZOPT_OK || t->z->comm->broken)
+        return 0;
+    return t->moving || t->z->n_passed < t->z->n_exposed;
 }
 
 /* The mutex is held, and left while the kernel runs. */
