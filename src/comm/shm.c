@@ -206,8 +206,9 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
         return status;
     }
     zi_comm *comm = &s->base.base;
-    if (config->progress_thread && comm->node.size < comm->world && !comm->planned)
-        status = zi_comm_agree(comm, zi_mpi_check_threads(comm));
+    if (comm->node.size < comm->world && !comm->planned)
+        status =
+            zi_comm_agree(comm, config->progress_thread ? zi_mpi_check_threads(comm) : ZOPT_OK);
     if (status == ZOPT_OK)
         *out = comm;
     else
