@@ -122,7 +122,7 @@ zopt_status zi_check_running(const zi_zero *z, const char *call)
     return ZOPT_OK;
 }
 
-static zopt_status check_tensor(const zi_zero *z, const char *call, int id)
+zopt_status zi_check_tensor(const zi_zero *z, const char *call, int id)
 {
     ZI_TRY(zi_check_running(z, call));
     if (id < 0 || (uint32_t)id >= z->n_tensors)
@@ -130,30 +130,12 @@ static zopt_status check_tensor(const zi_zero *z, const char *call, int id)
     return ZOPT_OK;
 }
 
-/* `name`: of a tensor or a state. */
-static zopt_status check_range(const char *call, const char *name, uint64_t have, uint64_t offset,
-                               uint64_t n)
-{
-    if (offset > have || n > have - offset)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: '%s' has %llu elements, not [%llu, +%llu)", call,
-                       name, (unsigned long long)have, (unsigned long long)offset,
-                       (unsigned long long)n);
-    return ZOPT_OK;
-}
-
-static zopt_status check_range_of(const zi_zero *z, const char *call, int id, uint64_t offset,
-                                  uint64_t n)
-{
-    ZI_TRY(check_tensor(z, call, id));
-    return check_range(call, z->tensors[id].name, z->tensors[id].n_elems, offset, n);
-}
-
 static zopt_status check_grad(const zi_zero *z, const char *call, int id, zi_grad_state want)
 {
     static const char *const texts[] = {[ZI_GRAD_ABSENT] = "not acquired",
                                         [ZI_GRAD_ACQUIRED] = "acquired",
                                         [ZI_GRAD_READY] = "ready"};
-    ZI_TRY(check_tensor(z, call, id));
+    ZI_TRY(zi_check_tensor(z, call, id));
     if (z->tensors[id].variant == NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s: '%s' is frozen", call, z->tensors[id].name);
     if (z->micro == z->n_micro)
@@ -224,64 +206,16 @@ static zopt_status local_commit(zopt *z)
     return status;
 }
 
-static zopt_status local_set_master(zopt *z, int id, uint64_t offset, uint64_t n,
-                                    const float *values)
-{
-    zi_zero *zero = zi_local_of(z)->zero;
-    ZI_TRY(check_range_of(zero, "zopt_set_master", id, offset, n));
-    ZI_TRY(zi_owner_rest(zero));
-    zi_fp_guard guard = zi_fp_enter();
-    zopt_status status = zi_set_master(zero, id, offset, n, values);
-    zi_fp_leave(&guard);
-    return status;
-}
-
-static zopt_status local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values)
-{
-    zi_zero *zero = zi_local_of(z)->zero;
-    ZI_TRY(check_range_of(zero, "zopt_get_master", id, offset, n));
-    ZI_TRY(zi_owner_rest(zero));
-    return zi_get_owned(zero, -1, id, offset, n, values);
-}
-
-static zopt_status local_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
-                                   float *values)
-{
-    zi_zero *zero = zi_local_of(z)->zero;
-    const char *const *names = zero->config.optim->state_name;
-    ZI_TRY(check_tensor(zero, "zopt_get_state", id));
-    ZI_TRY(zi_owner_rest(zero));
-    const zi_tensor *tensor = &zero->tensors[id];
-    const char *has[ZI_MAX_STATES];
-    size_t n_has = 0;
-    for (int i = 0; i < ZI_MAX_STATES && names[i] != NULL; i++) {
-        int state = zi_state_find(tensor, i);
-        if (state < 0)
-            continue;
-        if (strcmp(name, names[i]) == 0) {
-            ZI_TRY(check_range("zopt_get_state", name, zi_state_elems(tensor, state), offset, n));
-            return zi_get_owned(zero, state, id, offset, n, values);
-        }
-        has[n_has++] = names[i];
-    }
-    const char *near = zi_nearest(name, has, n_has, sizeof has[0]);
-    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%s has no state '%s' of '%s'; there is '%s'",
-                   zero->config.optim->name, name, tensor->name,
-                   near    ? near
-                   : n_has ? has[0]
-                           : "none");
-}
-
 static zopt_status local_param_acquire(zopt *z, int id, const void **param)
 {
     zi_zero *zero = zi_local_of(z)->zero;
-    ZI_TRY(check_tensor(zero, "zopt_param_acquire", id));
+    ZI_TRY(zi_check_tensor(zero, "zopt_param_acquire", id));
     return zi_param_acquire(zero, id, param);
 }
 
 static zopt_status local_param_release(zopt *z, int id)
 {
-    return check_tensor(zi_zero_of(z), "zopt_param_release", id);
+    return zi_check_tensor(zi_zero_of(z), "zopt_param_release", id);
 }
 
 static int local_micro_steps(const zopt *z)
@@ -307,7 +241,7 @@ static zopt_status local_loss_scale(const zopt *z, const float **scale)
 
 static zopt_status local_needs_grad(const zopt *z, int id, int *needed)
 {
-    ZI_TRY(check_tensor(zi_zero_of(z), "zopt_needs_grad", id));
+    ZI_TRY(zi_check_tensor(zi_zero_of(z), "zopt_needs_grad", id));
     *needed = zi_zero_of(z)->tensors[id].variant != NULL;
     return ZOPT_OK;
 }
@@ -371,50 +305,6 @@ static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
     return ZOPT_OK;
 }
 
-static zopt_status local_copy(zopt *z, void *dst, const void *src, size_t bytes)
-{
-    zi_zero *zero = zi_local_of(z)->zero;
-    ZI_TRY(zi_check_running(zero, "zopt_copy"));
-    zero->config.device->copy(zero->queue, dst, src, bytes);
-    return zero->config.device->wait(zero->queue);
-}
-
-static zopt_status local_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out)
-{
-    zi_local *l = zi_local_of(z);
-    zi_comm *comm = l->comm;
-    ZI_TRY(zi_check_running(l->zero, "zopt_gather_f64"));
-    ZI_TRY(zi_owner_rest(l->zero));
-    /* An index fits a double's bits; the pairs are only carried, never added. */
-    double mine[2] = {0, value};
-    memcpy(&mine[0], &index, sizeof index);
-    ZI_TRY(comm->ops->all_gather(comm, mine, sizeof mine, l->gathered));
-    int n = 0;
-    int64_t last = -1;
-    for (;;) {
-        int64_t next = INT64_MAX;
-        int found = -1, same = 0;
-        for (int r = 0; r < comm->world; r++) {
-            int64_t at;
-            memcpy(&at, &l->gathered[(size_t)2 * (size_t)r], sizeof at);
-            if (at <= last || at > next)
-                continue;
-            same = at == next && found >= 0;
-            next = at;
-            found = r;
-        }
-        if (found < 0)
-            break;
-        if (same)
-            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_gather_f64: index %lld was given twice",
-                           (long long)next);
-        out[n++] = l->gathered[2 * found + 1];
-        last = next;
-    }
-    *n_out = n;
-    return ZOPT_OK;
-}
-
 /* Name of a category's row; NULL where this handle has no such category. */
 static const char *category_name(const zi_zero *zero, int category)
 {
@@ -460,9 +350,9 @@ static const zi_api local_api = {
     .add_tensor = local_add_tensor,
     .agree = local_agree,
     .commit = local_commit,
-    .set_master = local_set_master,
-    .get_master = local_get_master,
-    .get_state = local_get_state,
+    .set_master = zi_local_set_master,
+    .get_master = zi_local_get_master,
+    .get_state = zi_local_get_state,
     .param_acquire = local_param_acquire,
     .param_release = local_param_release,
     .micro_steps = local_micro_steps,
@@ -474,8 +364,8 @@ static const zi_api local_api = {
     .micro_end = local_micro_end,
     .step = local_step,
     .report = local_report,
-    .copy = local_copy,
-    .gather_f64 = local_gather_f64,
+    .copy = zi_local_copy,
+    .gather_f64 = zi_local_gather_f64,
     .memory = local_memory,
     .export_model = zi_local_export,
     .save = zi_local_save,

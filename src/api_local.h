@@ -29,6 +29,17 @@ static inline const zi_zero *zi_zero_of(const zopt *z)
 /* ERR_ORDER unless the handle is committed, real and whole. */
 zopt_status zi_check_running(const zi_zero *z, const char *call);
 
+/* And ERR_ARGUMENT unless it has a tensor of that id. */
+zopt_status zi_check_tensor(const zi_zero *z, const char *call, int id);
+
+/* api_values.c: rows of the table. */
+zopt_status zi_local_set_master(zopt *z, int id, uint64_t offset, uint64_t n, const float *values);
+zopt_status zi_local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values);
+zopt_status zi_local_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
+                               float *values);
+zopt_status zi_local_copy(zopt *z, void *dst, const void *src, size_t bytes);
+zopt_status zi_local_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out);
+
 /* api_checkpoint.c: rows of the table. */
 zopt_status zi_local_export(zopt *z, const char *path, int params);
 zopt_status zi_local_save(zopt *z, const char *dir);
