@@ -291,7 +291,12 @@ static zopt_status local_step(zopt *z)
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_zero_step(zero);
     zi_fp_leave(&guard);
-    return status == ZOPT_OK ? zi_ckpt_poll(l->ckpt) : status;
+    ZI_TRY(status);
+    ZI_TRY(zi_ckpt_poll(l->ckpt)); /* needs the comm for itself */
+    zi_owner_lock(zero);
+    (void)zi_owner_wake(zero); /* parameters are on their way */
+    zi_owner_unlock(zero);
+    return ZOPT_OK;
 }
 
 static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)

@@ -173,9 +173,6 @@ zopt_status zi_zero_step(zi_zero *z)
     zopt_status status = take_step(z);
     z->failed = status != ZOPT_OK;
     ZI_TRY(status);
-    zi_owner_lock(z);
-    (void)zi_owner_wake(z); /* parameters are on their way */
-    zi_owner_unlock(z);
     return z->decision.give_up ? give_up(z) : ZOPT_OK;
 }
 

@@ -339,6 +339,7 @@ zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report);
 
 /* step.c */
 zopt_status zi_micro_end(zi_zero *z, double loss);
+/* The thread rests: its caller wakes it, for the parameters that are on their way. */
 zopt_status zi_zero_step(zi_zero *z);
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
 
