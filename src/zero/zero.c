@@ -250,6 +250,7 @@ void zi_zero_destroy(zi_zero *z)
     if (z == NULL)
         return;
     zi_owner_stop(z);
+    z->comm->on_bad_sum = NULL; /* transfers go on until the comm ends */
     free_arrays(z);
     zi_unplace_tables(z);
     free_tables(z);
