@@ -43,17 +43,20 @@ uint64_t zi_memory_available(void)
 /* Before its first touch; the kernel's choice. A page costs a kernel the same work whatever its
  * size, above all where a message is copied from one process to another: half of such a copy's
  * time. */
+#ifdef MADV_HUGEPAGE
 static void ask_for_huge_pages(char *memory, size_t bytes)
 {
-#ifdef MADV_HUGEPAGE
     size_t before = (size_t)(-(uintptr_t)memory % HUGE_PAGE);
     if (bytes > before && bytes - before >= HUGE_PAGE)
         (void)madvise(memory + before, (bytes - before) / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+}
 #else
+static void ask_for_huge_pages(char *memory, size_t bytes)
+{
     (void)memory;
     (void)bytes;
-#endif
 }
+#endif
 
 void *zi_aligned_zalloc(size_t bytes)
 {
