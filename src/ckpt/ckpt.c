@@ -103,6 +103,16 @@ static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
     return pieces == NULL || async ? try_buffers(ckpt->z, bundle, NULL) : ZOPT_OK;
 }
 
+/* Buffers are as many, and as large, on all ranks: peers store into them. */
+static zopt_status check_alike(const zi_ckpt *ckpt)
+{
+    const zi_ckpt_config *c = &ckpt->config;
+    if (ckpt->z->comm->planned)
+        return ZOPT_OK;
+    ZI_TRY(zi_same_everywhere(ckpt->z->comm, c->async ? 2 : 0, "async_save"));
+    return zi_same_everywhere(ckpt->z->comm, c->part_bytes << 1, "part_bytes");
+}
+
 static zopt_status reserve(zi_ckpt *ckpt)
 {
     zi_bundle bundle;
@@ -111,6 +121,7 @@ static zopt_status reserve(zi_ckpt *ckpt)
                                   .sealed = 1,
                                   .part_bytes = ckpt->config.part_bytes,
                                   .texts = {&ckpt->rows, &ckpt->rows}};
+    ZI_TRY(check_alike(ckpt));
     ZI_TRY(zi_comm_agree(ckpt->z->comm, zi_contents_describe(ckpt->z, &contents, &bundle)));
     zopt_status status = reserve_for(ckpt, &bundle);
     zi_bundle_free(&bundle);
