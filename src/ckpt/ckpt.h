@@ -1,8 +1,10 @@
 /* Checkpoints of a handle: the object that api_local.c keeps beside the optimizer. It claims a
  * directory, remembers notes and configuration, and has at most one save under way.
  *
- * A save: contents.c (what) -> bundle (headers) -> folder (step-N.tmp) -> shuffle (bytes to their
- * writers) -> writer (to disk) -> commit.c (checksums, header, name, `latest`, pruning).
+ * A save: contents.c (what) -> bundle (headers) -> folder (step-N.tmp) -> pieces, or shuffle
+ * (bytes to their writers) -> writer (to disk) -> commit.c (checksums, header, name, `latest`,
+ * pruning).
+ *
  * A load: folder (which) -> bundle (headers) -> match (all differences) -> reading, checksums and
  * shuffle (bytes to their owners) -> parameters to all ranks. */
 #ifndef ZI_CKPT_CKPT_H

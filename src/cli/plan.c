@@ -199,8 +199,7 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
     }
 }
 
-/* ------------------------------------------------------------------ counting
- * ---------------- */
+/* ------------------------------------------------------------------ counting ----------------- */
 
 /* Count one rank of one world. Returns 0 or, having told why, an exit code. */
 static int count_rank(const char *command, const plan_source *source, plan_world *world, int rank)
@@ -256,8 +255,7 @@ static int count_and_print(const char *command, const arguments *args, const pla
     return code;
 }
 
-/* ------------------------------------------------------------------ sources
- * ----------------- */
+/* ------------------------------------------------------------------ sources ------------------ */
 
 static zopt_status commit_params(const plan *p, zopt *z)
 {

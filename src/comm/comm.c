@@ -1,6 +1,6 @@
 /* The table of transports, the choice among them, and what all of them share: order checks, the
- * list of symmetric memory, and agreement on a status. How bytes move is in self.c, threads.c and
- * mpi.c. */
+ * list of symmetric memory, and agreement on a status. How bytes move is in self.c, threads.c,
+ * shm.c, nodes.c and mpi.c. */
 #include "comm/comm.h"
 
 #include <stdio.h>

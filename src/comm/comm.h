@@ -30,9 +30,9 @@ typedef struct zi_comm_config {
     void *on_hang_arg;
     int plan_world, plan_rank;         /* plan_world > 0: connect to nobody */
     int ranks_per_node, shared_params; /* as in zopt_options */
-    int progress_thread; /* 1: a second thread calls expose_test and progress, never beside others
-                          */
-    int device_memory;   /* 1: symmetric memory will be a device's */
+    /* 1: a second thread calls expose_test and progress, never beside others. */
+    int progress_thread;
+    int device_memory; /* 1: symmetric memory will be a device's */
 } zi_comm_config;
 
 /* Ranks base, base + stride, ..., `size` of them. */
