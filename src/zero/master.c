@@ -128,9 +128,12 @@ static void round_slice(const zi_zero *z, const zi_bucket *bucket, int n_dests)
     }
 }
 
-/* As an update publishes them, without one. */
+/* As an update publishes them, without one. The last ones must have come: there is room for those
+ * of one update, and the next step's gradients. */
 static zopt_status publish_trained(zi_zero *z)
 {
+    if (z->n_updates > 0)
+        ZI_TRY(z->comm->ops->publish_wait(z->comm, z->n_updates * z->layout.n_exchanged - 1));
     ZI_TRY(z->comm->ops->open(z->comm));
     for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
