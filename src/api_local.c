@@ -115,8 +115,11 @@ zopt_status zi_check_running(const zi_zero *z, const char *call)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s before zopt_commit", call);
     if (z->comm->planned)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s on a planning handle", call);
+    zi_owner_lock(z); /* its thread may just have failed, and then says why */
+    int broken = z->comm->broken;
+    zi_owner_unlock(z);
     ZI_TRY(zi_owner_failure(z));
-    if (z->comm->broken || z->failed)
+    if (broken || z->failed)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s after a failed collective: only zopt_destroy is left",
                        call);
     return ZOPT_OK;

@@ -195,6 +195,34 @@ START_TEST(ranks_that_disagree_are_refused_and_the_first_difference_named)
 }
 END_TEST
 
+static void odd_saves(int rank, zopt_threads *threads, void *arg)
+{
+    disagreement *d = arg;
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    problem.options.async_save = d->kind == 0 && rank == d->odd_rank;
+    problem.options.part_bytes = d->kind == 1 && rank == d->odd_rank ? 1 << 16 : 0;
+    d->status[rank] = h_create(&problem, &problem.options, &z);
+    snprintf(d->text[rank], sizeof d->text[rank], "%s", zopt_last_error());
+    zopt_destroy(z);
+}
+
+/* Their buffers, which peers store into, would differ. */
+START_TEST(ranks_that_would_save_in_different_ways_are_refused)
+{
+    static const char *const option[] = {"async_save", "part_bytes"};
+    disagreement d = {.odd_rank = 1, .kind = _i};
+    h_on_threads(3, odd_saves, &d);
+    for (int r = 0; r < 3; r++) {
+        ck_assert_int_eq(d.status[r], ZOPT_ERR_DISAGREE);
+        ck_assert_msg(strstr(d.text[r], option[_i]) != NULL, "text: %s", d.text[r]);
+    }
+}
+END_TEST
+
 typedef struct hang {
     atomic_int n_hangs;
     char text[512];
@@ -549,6 +577,7 @@ int main(void)
     tcase_add_test(tests, tensors_are_checked);
     tcase_add_loop_test(tests, ranks_that_disagree_are_refused_and_the_first_difference_named, 0,
                         7);
+    tcase_add_loop_test(tests, ranks_that_would_save_in_different_ways_are_refused, 0, 2);
     tcase_add_test(tests, a_rank_that_does_not_arrive_is_named_at_the_deadline);
     tcase_add_loop_test(tests, memory_planned_is_memory_counted, 0, 16);
     tcase_add_test(tests, bytes_per_parameter_are_the_contract);

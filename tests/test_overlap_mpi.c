@@ -78,6 +78,42 @@ START_TEST(parameters_arrive_while_nobody_calls)
 }
 END_TEST
 
+/* The end of a save is looked for in zopt_step, where parameters begin to move. */
+START_TEST(saves_end_beside_a_thread_that_moves_messages)
+{
+    enum { N_SAVES = 4 };
+    char dir[64] = "/tmp/zopt-overlap-XXXXXX", command[96];
+    h_problem problem;
+    zopt *z;
+    set_problem(&problem, &overlap_cases[0]);
+    set_moment(&problem, THREAD);
+    zopt_options options = problem.options;
+    zopt_options_set_comm(&options, MPI_COMM_WORLD);
+    options.transport = "mpi";
+    options.async_save = 1;
+    if (job_rank == 0)
+        ck_assert_ptr_nonnull(mkdtemp(dir));
+    MPI_Bcast(dir, sizeof dir, MPI_BYTE, 0, MPI_COMM_WORLD);
+    ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
+    for (int step = 1; step <= N_SAVES; step++) {
+        ck_assert_int_eq(h_step(&problem, z, 2 * step - 1), ZOPT_OK);
+        ck_assert_int_eq(zopt_save(z, dir), ZOPT_OK);
+        ck_assert_int_eq(h_step(&problem, z, 2 * step), ZOPT_OK);
+    }
+    ck_assert_int_eq(zopt_save_wait(z), ZOPT_OK);
+    zopt_destroy(z);
+    zopt_checkpoint *last;
+    if (job_rank == 0) {
+        ck_assert_int_eq(zopt_checkpoint_open(dir, &last), ZOPT_OK);
+        ck_assert_uint_eq(zopt_checkpoint_step(last), 2 * N_SAVES - 1);
+        ck_assert_int_eq(zopt_checkpoint_verify(last), ZOPT_OK);
+        zopt_checkpoint_close(last);
+        snprintf(command, sizeof command, "rm -rf %s", dir);
+        ck_assert_int_eq(system(command), 0);
+    }
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     int level;
@@ -95,6 +131,7 @@ int main(int argc, char **argv)
     tcase_set_timeout(tcase, 300);
     tcase_add_loop_test(tcase, no_bit_depends_on_when_buckets_are_summed, 0, N_OVERLAP_CASES);
     tcase_add_test(tcase, parameters_arrive_while_nobody_calls);
+    tcase_add_test(tcase, saves_end_beside_a_thread_that_moves_messages);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);

@@ -217,7 +217,7 @@ static zopt_status exchange(zi_channel_comm *k, const zi_call *call, const void 
 
 static size_t piece_at(size_t offset, size_t bytes)
 {
-    return bytes - offset < ZI_PIECE_BYTES ? bytes - offset : ZI_PIECE_BYTES;
+    return bytes - offset < ZI_CALL_BYTES ? bytes - offset : ZI_CALL_BYTES;
 }
 
 zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv)

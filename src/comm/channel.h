@@ -21,7 +21,7 @@ typedef enum zi_counter {
     ZI_N_COUNTERS
 } zi_counter;
 
-enum { ZI_CACHE_LINE = 64, ZI_PIECE_BYTES = 32 << 10 };
+enum { ZI_CACHE_LINE = 64, ZI_CALL_BYTES = 32 << 10 };
 
 /* A small collective, as its rank calls it. */
 typedef struct zi_call {
@@ -39,7 +39,7 @@ typedef struct zi_channel_rank {
     /* The collectives of odd and of even number: a rank that fills one side has seen all peers
      * past the call that used it before. */
     zi_call call[2];
-    _Alignas(ZI_CACHE_LINE) char data[2][ZI_PIECE_BYTES];
+    _Alignas(ZI_CACHE_LINE) char data[2][ZI_CALL_BYTES];
 } zi_channel_rank;
 
 typedef struct zi_channel_comm zi_channel_comm;

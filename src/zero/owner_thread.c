@@ -141,13 +141,13 @@ void zi_owner_stop(zi_zero *z)
     z->thread = NULL;
 }
 
-void zi_owner_lock(zi_zero *z)
+void zi_owner_lock(const zi_zero *z)
 {
     if (thread_of(z) != NULL)
         pthread_mutex_lock(&z->thread->mutex);
 }
 
-void zi_owner_unlock(zi_zero *z)
+void zi_owner_unlock(const zi_zero *z)
 {
     if (thread_of(z) != NULL)
         pthread_mutex_unlock(&z->thread->mutex);

@@ -286,8 +286,8 @@ zopt_status zi_owner_finish(zi_zero *z);
 zopt_status zi_owner_start(zi_zero *z);
 void zi_owner_stop(zi_zero *z);
 /* For calls that use the comm while the thread may work. */
-void zi_owner_lock(zi_zero *z);
-void zi_owner_unlock(zi_zero *z);
+void zi_owner_lock(const zi_zero *z);
+void zi_owner_unlock(const zi_zero *z);
 /* Locked: let it work. 0: there is none, and the caller makes the passes. */
 int zi_owner_wake(zi_zero *z);
 /* Wait for the pass that it is in; it does nothing until it is woken. Errors: what it met. */
