@@ -47,7 +47,7 @@ static zopt_status open_trainer(const saves *s, const char *name, int async, tra
     t->c = *s->c;
     t->c.async_save = async;
     snprintf(t->dir, sizeof t->dir, "%.*s/%s", (int)(sizeof t->dir - 16), s->root, name);
-    t->step = calloc(1, bench_step.bytes);
+    t->step = zi_aligned_zalloc(bench_step.bytes);
     if (t->step == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a benchmark");
     ZI_TRY(bench_step.create(t->step, &t->c));
