@@ -398,9 +398,14 @@ START_TEST(pruning_keeps_what_the_rules_say)
         zi_keep rules;
         const char *want;
     } cases[] = {
-        {{0, 0, UINT64_MAX}, "1111111"}, {{1, 0, UINT64_MAX}, "1000000"},
-        {{3, 0, UINT64_MAX}, "1110000"}, {{1, 20, UINT64_MAX}, "1101010"},
-        {{2, 0, 20}, "1100010"},         {{100, 0, UINT64_MAX}, "1111111"},
+        {{0, 0, UINT64_MAX, UINT64_MAX}, "1111111"},
+        {{1, 0, UINT64_MAX, UINT64_MAX}, "1000000"},
+        {{3, 0, UINT64_MAX, UINT64_MAX}, "1110000"},
+        {{1, 20, UINT64_MAX, UINT64_MAX}, "1101010"},
+        {{2, 0, 20, UINT64_MAX}, "1100010"},
+        {{100, 0, UINT64_MAX, UINT64_MAX}, "1111111"},
+        {{1, 0, 40, 50}, "1111000"},
+        {{2, 0, 30, 50}, "1111100"},
     };
     for (size_t i = 0; i < COUNT(cases); i++) {
         char keep[COUNT(steps)], text[COUNT(steps) + 1] = "";

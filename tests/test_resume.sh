@@ -105,6 +105,22 @@ test_metrics_of_a_killed_run() {
     same_as_whole parts
 }
 
+# The newest is damaged: loudly on from the one before it, which saves it anew; what the run saves
+# before it comes there is kept, though the damaged one is of a later step.
+test_damaged_newest() {
+    rm -rf parts
+    cp -r whole parts
+    printf X | dd of=parts/checkpoints/step-00000040/model.safetensors bs=1 seek=9000 conv=notrunc status=none
+    train 2 parts --set checkpoint.interval=6 --set checkpoint.keep_last=1
+    expect 0 "going on from the checkpoint of step 30" env ZOPT_RANK_FAULT="0 fsync 1 usr1" LD_PRELOAD="$fault" \
+        "${launcher[@]}"
+    grep -q "step 40 CANNOT BE LOADED" err.txt || fail "not loud: $(cat err.txt)"
+    [ -d parts/checkpoints/step-00000036 ] || fail "the save of step 36 is gone: $(ls parts/checkpoints)"
+    train 3 parts
+    expect 0 "going on from the checkpoint of step 36" "${launcher[@]}"
+    same_as_whole parts
+}
+
 # SIGNAL COMMAND...: run it, signal it when it has made some steps.
 signal_when_training() {
     local signal=$1 job code=0
@@ -210,6 +226,7 @@ test_lost_numbers() {
 test_whole_run
 test_other_numbers_of_ranks
 test_metrics_of_a_killed_run
+test_damaged_newest
 test_signals
 test_wrapper
 test_launcher_that_dies

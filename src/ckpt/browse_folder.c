@@ -77,8 +77,10 @@ static zopt_status prune(int folder, const char *dir, pruning *p)
 zopt_status zopt_checkpoint_prune(const char *dir, uint64_t keep_last, uint64_t keep_every,
                                   int dry_run, void (*each)(void *arg, uint64_t step), void *arg)
 {
-    pruning p = {
-        .rules = {keep_last, keep_every, UINT64_MAX}, .dry_run = dry_run, .each = each, .arg = arg};
+    pruning p = {.rules = {keep_last, keep_every, UINT64_MAX, UINT64_MAX},
+                 .dry_run = dry_run,
+                 .each = each,
+                 .arg = arg};
     int folder, lock = -1;
     if (dir == NULL || keep_last == 0)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, dir == NULL ? "zopt_checkpoint_prune: dir is NULL"

@@ -60,9 +60,10 @@ zopt_status zi_ckpt_claim(zi_ckpt *ckpt, const char *path)
     return ZOPT_OK;
 }
 
-void zi_ckpt_prune(const zi_ckpt *ckpt)
+void zi_ckpt_prune(const zi_ckpt *ckpt, uint64_t committed)
 {
-    const zi_keep rules = {ckpt->config.keep_last, ckpt->config.keep_every, ckpt->validated};
+    const zi_keep rules = {ckpt->config.keep_last, ckpt->config.keep_every, ckpt->validated,
+                           committed};
     uint64_t *steps;
     size_t n;
     if (zi_folder_scan(ckpt->folder, ckpt->path, &steps, &n) != ZOPT_OK) {

@@ -70,6 +70,6 @@ zopt_status zi_save_commit(zi_ckpt *ckpt, zi_save *save)
     ZI_TRY(comm->ops->all_reduce(comm, ZI_SUM, (int64_t *)save->hash, save->bundle.n_pieces));
     ZI_TRY(zi_comm_agree(comm, comm->rank == 0 ? finish(ckpt, save) : ZOPT_OK));
     if (comm->rank == 0)
-        zi_ckpt_prune(ckpt);
+        zi_ckpt_prune(ckpt, save->step);
     return ZOPT_OK;
 }

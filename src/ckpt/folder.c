@@ -301,8 +301,11 @@ zopt_status zi_folder_delete(int folder, const char *path, uint64_t step)
 
 void zi_folder_choose(const zi_keep *rules, const uint64_t *steps, size_t n, char *keep)
 {
-    for (size_t i = 0; i < n; i++)
-        keep[i] = i == 0 || rules->keep_last == 0 || i < rules->keep_last ||
+    size_t ahead = 0;
+    while (ahead < n && steps[ahead] > rules->committed)
+        keep[ahead++] = 1;
+    for (size_t i = ahead; i < n; i++)
+        keep[i] = i == ahead || rules->keep_last == 0 || i - ahead < rules->keep_last ||
                   (rules->keep_every > 0 && steps[i] % rules->keep_every == 0) ||
                   steps[i] == rules->validated;
 }

@@ -65,9 +65,11 @@ zopt_status zi_folder_delete(int folder, const char *path, uint64_t step);
 
 /* keep[i] = 1 for those of n steps, newest first, that stay: the newest keep_last of them (0: all),
  * multiples of keep_every (0: none), and `validated`, the last that somebody has read back whole
- * (UINT64_MAX: none). Always the newest. */
+ * (UINT64_MAX: none). Always the newest. Steps behind `committed`, the one that has just been saved
+ * (UINT64_MAX: none), stay and do not count: the run went on from an older one, because these could
+ * not be loaded. */
 typedef struct zi_keep {
-    uint64_t keep_last, keep_every, validated;
+    uint64_t keep_last, keep_every, validated, committed;
 } zi_keep;
 void zi_folder_choose(const zi_keep *rules, const uint64_t *steps, size_t n, char *keep);
 

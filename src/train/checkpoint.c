@@ -4,26 +4,28 @@
 
 #include <dirent.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "train/fail.h"
 #include "train/rundir.h"
 
-/* The newest step that a directory has a checkpoint of; 0: none. */
+/* The newest step that a directory has a checkpoint of, by the names that the library gives; 0:
+ * none. */
 static uint64_t newest_in(const char *path)
 {
-    static const char prefix[] = "step-";
     uint64_t newest = 0;
     DIR *folder = opendir(path);
     if (folder == NULL)
         return 0;
     for (struct dirent *e = readdir(folder); e != NULL; e = readdir(folder)) {
-        char *end = e->d_name;
-        if (strncmp(e->d_name, prefix, sizeof prefix - 1) != 0)
+        char name[32];
+        unsigned long long step;
+        if (sscanf(e->d_name, "step-%llu", &step) != 1)
             continue;
-        unsigned long long step = strtoull(e->d_name + sizeof prefix - 1, &end, 10);
-        if (*end == '\0' && step > newest)
+        snprintf(name, sizeof name, "step-%08llu", step);
+        if (strcmp(name, e->d_name) == 0 && step > newest)
             newest = step;
     }
     closedir(folder);
@@ -46,12 +48,14 @@ static zopt_status load(trainer *t, const char *path)
 {
     const char *from = t->request->resume;
     int resumed = 0;
-    if (from == NULL || strcmp(from, "auto") == 0)
+    int is_auto = from == NULL || strcmp(from, "auto") == 0;
+    if (is_auto)
         TRAIN_ZOPT(zopt_resume(t->z, path, &resumed));
     else if (strcmp(from, "never") != 0)
         TRAIN_ZOPT(zopt_load(t->z, from));
     t->done = zopt_steps(t->z);
-    return trainer_agree(t, refuse_newer(t, path));
+    /* What is newer than the one that "auto" took is damaged, and will be saved anew. */
+    return is_auto ? ZOPT_OK : trainer_agree(t, refuse_newer(t, path));
 }
 
 zopt_status checkpoint_resume(trainer *t)
