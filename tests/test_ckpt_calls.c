@@ -1,6 +1,8 @@
 /* The calls for checkpoints: refusals that name everything that is wrong, what a handle does after
  * them, and checkpoints without a handle. */
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "ckpt_runs.h"
 
@@ -229,6 +231,8 @@ START_TEST(saves_exports_and_loads_take_what_a_plan_says)
     int world = worlds[_i / 2];
     h_uneven(&c.problem, ZOPT_FP16, 1);
     c.problem.options.async_save = _i % 2;
+    FILE *taken = fopen(path_of("32.tmp"), "w"); /* so that ranks need another name */
+    ck_assert(taken != NULL && fclose(taken) == 0);
     h_on_threads(world, use_checkpoints, &c);
     c.problem.options.transport = "threads";
     c.problem.options.plan_world = world;
@@ -325,6 +329,60 @@ START_TEST(exports_are_those_of_the_handle)
 }
 END_TEST
 
+static void export_both(zopt *z, const char *path, zopt_status want, const char *text)
+{
+    zopt_checkpoint *c;
+    expect(zopt_export(z, path), want, text);
+    MUST(zopt_checkpoint_open(path_of("dir"), &c));
+    expect(zopt_checkpoint_export(c, path, ZOPT_FP32), want, text);
+    MUST(zopt_checkpoint_verify(c));
+    zopt_checkpoint_close(c);
+}
+
+/* Neither a checkpoint's files, nor what no file can stand for, nor somebody's FILE.tmp. */
+START_TEST(exports_replace_plain_files_and_nothing_else)
+{
+    static const char *const own[] = {"dir/step-00000001/model.safetensors",
+                                      "link/new",
+                                      "dir/lock",
+                                      "dir/latest",
+                                      "dir/step-00000009",
+                                      "step-00000002.tmp/new"};
+    h_problem problem;
+    struct stat info;
+    size_t n;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.transport = "self";
+    MUST(h_create(&problem, &problem.options, &z));
+    MUST(h_step(&problem, z, 1));
+    MUST(zopt_save(z, path_of("dir")));
+    ck_assert_int_eq(symlink("dir/step-00000001", path_of("link")), 0);
+    ck_assert_int_eq(mkdir(path_of("step-00000002.tmp"), 0777), 0);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        export_both(z, path_of(own[i]), ZOPT_ERR_ARGUMENT, "export to somewhere else");
+    ck_assert_int_eq(n_entries(path_of("dir")), 3);
+
+    ck_assert_int_eq(mkfifo(path_of("fifo"), 0600), 0);
+    ck_assert_int_eq(symlink("lock", path_of("to")), 0);
+    export_both(z, path_of("fifo"), ZOPT_ERR_ARGUMENT, "is not a plain file");
+    export_both(z, path_of("to"), ZOPT_ERR_ARGUMENT, "is not a plain file");
+    export_both(z, path_of("dir"), ZOPT_ERR_ARGUMENT, "is not a plain file");
+    ck_assert(lstat(path_of("fifo"), &info) == 0 && S_ISFIFO(info.st_mode));
+    ck_assert(lstat(path_of("to"), &info) == 0 && S_ISLNK(info.st_mode));
+
+    FILE *mine = fopen(path_of("out.tmp"), "w");
+    ck_assert(mine != NULL && fputs("mine", mine) >= 0 && fclose(mine) == 0);
+    int before = n_entries(root);
+    export_both(z, path_of("out"), ZOPT_OK, "");
+    ck_assert_int_eq(n_entries(root), before + 1);
+    char *text = read_file(path_of("out.tmp"), &n);
+    ck_assert_str_eq(text, "mine");
+    free(text);
+    zopt_destroy(z);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("ckpt_calls");
@@ -342,6 +400,7 @@ int main(void)
     tcase_add_test(tests, loads_bring_back_where_the_run_stood);
     tcase_add_test(tests, checkpoints_open_without_a_handle);
     tcase_add_test(tests, exports_are_those_of_the_handle);
+    tcase_add_test(tests, exports_replace_plain_files_and_nothing_else);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);

@@ -379,7 +379,7 @@ ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
 /* Write the FP32 master weights to `path` as a safetensors file, by tensor name, every rank its own
  * part. The file appears whole or not at all, and its bytes do not depend on the number of ranks.
  * *Collective*, over a file system that all ranks share. Errors, the same on all ranks: ERR_WRITE,
- * ERR_PERMISSION. */
+ * ERR_PERMISSION; ERR_ARGUMENT for what is no plain file or a checkpoint's own. */
 ZOPT_API zopt_status zopt_export(zopt *z, const char *path);
 
 /* The same of what the model computes with, in the tensors' own dtypes. */
@@ -471,7 +471,7 @@ ZOPT_API zopt_status zopt_checkpoint_read(zopt_checkpoint *checkpoint, size_t i,
 ZOPT_API zopt_status zopt_checkpoint_verify(zopt_checkpoint *checkpoint);
 
 /* Write the model as one safetensors file of this dtype, rounded to nearest even. The file appears
- * whole or not at all. What is read is verified first. Errors: those of verify, ERR_WRITE. */
+ * whole or not at all. What is read is verified first. Errors: those of verify, zopt_export's. */
 ZOPT_API zopt_status zopt_checkpoint_export(zopt_checkpoint *checkpoint, const char *path,
                                             zopt_dtype dtype);
 

@@ -1,6 +1,5 @@
 /* Checkpoints for one process without a handle: what the command needs to show, verify, compare,
  * export and prune them. Data are read in pieces. */
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 #include "base/status.h"
 #include "ckpt/bundle.h"
 #include "ckpt/folder.h"
+#include "ckpt/target.h"
 
 struct zopt_checkpoint {
     char path[ZI_PATH_BYTES];
@@ -265,39 +265,34 @@ static zopt_status describe(export *e)
     return ZOPT_OK;
 }
 
-static zopt_status write_file(export *e, zopt_checkpoint *c, const char *tmp, const char *header)
+static zopt_status write_file(export *e, zopt_checkpoint *c, zi_target *t, const char *header)
 {
-    ZI_TRY(zi_disk_create(AT_FDCWD, tmp, tmp, ZI_DISK_PUBLIC, e->out.bytes));
-    ZI_TRY(zi_disk_open(AT_FDCWD, tmp, tmp, ZI_DISK_WRITE, &e->file));
+    int64_t number;
+    ZI_TRY(zi_target_create(t, e->out.bytes, &number));
+    ZI_TRY(zi_disk_open(t->fd, t->name, t->tmp, ZI_DISK_WRITE, &e->file));
     zopt_status status = each_piece(c, 0, c->bundle.n_parts[ZI_STEM_MODEL], write_converted, e);
     if (status == ZOPT_OK)
         status = zi_disk_write(&e->file, header, e->out.data_at, 0);
     if (status == ZOPT_OK)
         status = zi_disk_sync(&e->file);
     zopt_status closed = zi_disk_close(&e->file);
-    return status != ZOPT_OK ? status : closed;
+    ZI_TRY(status);
+    ZI_TRY(closed);
+    return zi_target_finish(t);
 }
 
-static zopt_status export_to(export *e, zopt_checkpoint *c, const char *path)
+static zopt_status export_to(export *e, zopt_checkpoint *c, zi_target *t)
 {
-    char tmp[ZI_PATH_BYTES], *header;
+    char *header;
     e->text = (zi_file_text){"format", "pt"};
     e->out.text = &e->text;
     e->out.n_texts = 1;
     if (e->out.tensor == NULL || e->data_at == NULL || e->converted == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory to export %s", c->path);
-    if (strlen(path) + sizeof ".tmp" > sizeof tmp)
-        return ZI_FAIL(ZOPT_ERR_WRITE, "a path of %zu bytes is too long", strlen(path));
-    snprintf(tmp, sizeof tmp, "%s.tmp", path);
     ZI_TRY(describe(e));
     ZI_TRY(zi_tensorfile_encode(&e->out, &header));
-    (void)unlink(tmp);
-    zopt_status status = write_file(e, c, tmp, header);
+    zopt_status status = write_file(e, c, t, header);
     free(header);
-    if (status == ZOPT_OK && rename(tmp, path) != 0)
-        status = zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot rename to it");
-    if (status != ZOPT_OK)
-        (void)unlink(tmp);
     return status;
 }
 
@@ -308,13 +303,17 @@ zopt_status zopt_checkpoint_export(zopt_checkpoint *checkpoint, const char *path
     if (zopt_dtype_bytes(dtype) == 0)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_checkpoint_export: unknown dtype");
     size_t n = 1;
+    zi_target target;
     for (uint32_t f = 0; f < checkpoint->bundle.n_parts[ZI_STEM_MODEL]; f++)
         n += checkpoint->bundle.file[f].head.n_tensors;
     export e = {.c = checkpoint, .dtype = dtype, .file = {.fd = -1, .direct = -1}};
     e.out.tensor = calloc(n, sizeof *e.out.tensor);
     e.data_at = calloc(checkpoint->bundle.n_files, sizeof *e.data_at);
     e.converted = malloc(checkpoint->piece_bytes);
-    zopt_status status = export_to(&e, checkpoint, path);
+    zopt_status status = zi_target_open(path, &target);
+    if (status == ZOPT_OK)
+        status = export_to(&e, checkpoint, &target);
+    zi_target_close(&target);
     free(e.out.tensor);
     free(e.data_at);
     free(e.converted);

@@ -72,7 +72,10 @@ zopt_status zi_disk_create(int folder, const char *name, const char *path, unsig
         return zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot create");
     zopt_status status = bytes > 0 ? take_room(file.fd, path, bytes) : ZOPT_OK;
     zopt_status closed = zi_disk_close(&file);
-    return status != ZOPT_OK ? status : closed;
+    status = status != ZOPT_OK ? status : closed;
+    if (status != ZOPT_OK)
+        (void)unlinkat(folder, name, 0);
+    return status;
 }
 
 zopt_status zi_disk_open(int folder, const char *name, const char *path, zi_disk_mode mode,

@@ -21,7 +21,7 @@ typedef struct zi_disk_file {
 zopt_status zi_fail_errno(zopt_status status, const char *path, const char *what);
 
 /* Make a file of this size in a folder (an open directory). It must not exist. All its room is
- * taken, so that a full disk shows here. */
+ * taken, so that a full disk shows here, and then there is no file. */
 enum { ZI_DISK_PRIVATE = 0600, ZI_DISK_PUBLIC = 0666 };
 zopt_status zi_disk_create(int folder, const char *name, const char *path, unsigned mode,
                            uint64_t bytes);

@@ -2,48 +2,11 @@
  * accepts. */
 #include "ckpt/export.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "base/status.h"
 #include "ckpt/parts.h"
-
-typedef struct target {
-    char folder[ZI_PATH_BYTES], tmp[ZI_PATH_BYTES];
-    const char *name; /* tmp without its folder */
-    int fd;           /* of the folder */
-    int created;
-} target;
-
-static zopt_status open_target(const char *path, target *t)
-{
-    if (strlen(path) + sizeof ".tmp" >= sizeof t->tmp)
-        return ZI_FAIL(ZOPT_ERR_WRITE, "a path of %zu bytes is too long", strlen(path));
-    const char *slash = strrchr(path, '/');
-    size_t n = slash != NULL ? (size_t)(slash - path) : 0;
-    snprintf(t->folder, sizeof t->folder, "%.*s", slash != NULL ? (int)(n > 0 ? n : 1) : 1,
-             slash != NULL ? path : ".");
-    snprintf(t->tmp, sizeof t->tmp, "%s.tmp", path);
-    t->name = slash != NULL ? t->tmp + n + 1 : t->tmp;
-    return zi_folder_open(t->folder, 0, &t->fd) == ZOPT_OK
-               ? ZOPT_OK
-               : ZI_FAIL(ZOPT_ERR_WRITE, "%s", zopt_last_error());
-}
-
-static zopt_status create(target *t, const zi_tensorfile *head)
-{
-    /* NOLINTNEXTLINE: prepare() has set the name */
-    if (unlinkat(t->fd, t->name, 0) != 0 && errno != ENOENT)
-        return zi_fail_errno(ZOPT_ERR_WRITE, t->tmp, "cannot replace");
-    /* NOLINTNEXTLINE: and described the file */
-    zopt_status status = zi_disk_create(t->fd, t->name, t->tmp, ZI_DISK_PUBLIC, head->bytes);
-    t->created = faccessat(t->fd, t->name, F_OK, 0) == 0;
-    return status;
-}
+#include "ckpt/target.h"
 
 static zopt_status describe(const zi_zero *z, zi_array model, zi_bundle *bundle)
 {
@@ -57,14 +20,25 @@ static zopt_status describe(const zi_zero *z, zi_array model, zi_bundle *bundle)
     return ZOPT_OK;
 }
 
-static zopt_status prepare(const zi_zero *z, const char *path, zi_array model, target *t,
+static zopt_status prepare(const zi_zero *z, const char *path, zi_array model, zi_target *t,
                            zi_bundle *bundle)
 {
-    ZI_TRY(open_target(path, t));
+    ZI_TRY(zi_target_open(path, t));
     return describe(z, model, bundle);
 }
 
-static zopt_status write_pieces(zi_ckpt *ckpt, const zi_bundle *bundle, const target *t)
+/* The first rank's temporary name is everyone's. */
+static zopt_status create(zi_comm *comm, const zi_tensorfile *head, zi_target *t)
+{
+    int64_t number = 0;
+    zopt_status mine = comm->rank == 0 ? zi_target_create(t, head->bytes, &number) : ZOPT_OK;
+    ZI_TRY(zi_comm_agree(comm, mine));
+    ZI_TRY(comm->ops->all_reduce(comm, ZI_MAX, &number, 1));
+    zi_target_name(t, number);
+    return ZOPT_OK;
+}
+
+static zopt_status write_pieces(zi_ckpt *ckpt, const zi_bundle *bundle, const zi_target *t)
 {
     zi_zero *z = ckpt->z;
     zi_writer *writer = NULL;
@@ -88,7 +62,7 @@ static zopt_status write_pieces(zi_ckpt *ckpt, const zi_bundle *bundle, const ta
 }
 
 /* The header makes the file valid, the rename makes it seen. */
-static zopt_status finish(const target *t, const zi_bundle_file *part, const char *path)
+static zopt_status finish(zi_target *t, const zi_bundle_file *part)
 {
     zi_disk_file file;
     ZI_TRY(zi_disk_open(t->fd, t->name, t->tmp, ZI_DISK_WRITE, &file));
@@ -98,28 +72,23 @@ static zopt_status finish(const target *t, const zi_bundle_file *part, const cha
     zopt_status closed = zi_disk_close(&file);
     ZI_TRY(status);
     ZI_TRY(closed);
-    if (rename(t->tmp, path) != 0)
-        return zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot rename to it");
-    return fsync(t->fd) == 0 ? ZOPT_OK : zi_fail_errno(ZOPT_ERR_WRITE, t->folder, "fsync");
+    return zi_target_finish(t);
 }
 
 zopt_status zi_export_model(zi_ckpt *ckpt, const char *path, zi_array model)
 {
     zi_zero *z = ckpt->z;
     int first = z->comm->rank == 0;
-    target t = {.fd = -1};
+    zi_target t;
     zi_bundle bundle = {0};
     zopt_status status = zi_comm_agree(z->comm, prepare(z, path, model, &t, &bundle));
     if (status == ZOPT_OK)
-        status = zi_comm_agree(z->comm, first ? create(&t, &bundle.file[0].head) : ZOPT_OK);
+        status = create(z->comm, &bundle.file[0].head, &t);
     if (status == ZOPT_OK)
         status = write_pieces(ckpt, &bundle, &t);
     if (status == ZOPT_OK)
-        status = zi_comm_agree(z->comm, first ? finish(&t, &bundle.file[0], path) : ZOPT_OK);
-    if (status != ZOPT_OK && t.created)
-        unlinkat(t.fd, t.name, 0);
-    if (t.fd >= 0)
-        close(t.fd);
+        status = zi_comm_agree(z->comm, first ? finish(&t, &bundle.file[0]) : ZOPT_OK);
+    zi_target_close(&t);
     zi_bundle_free(&bundle);
     return status;
 }

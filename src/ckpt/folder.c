@@ -182,7 +182,7 @@ static int remove_folder(int folder, const char *name)
     return unlinkat(folder, name, AT_REMOVEDIR);
 }
 
-static int is_tmp(const char *name)
+int zi_step_tmp_of(const char *name)
 {
     char plain[ZI_STEP_NAME_BYTES];
     uint64_t step;
@@ -190,7 +190,19 @@ static int is_tmp(const char *name)
     if (length < 4 || length - 4 >= sizeof plain || strcmp(name + length - 4, ".tmp") != 0)
         return 0;
     snprintf(plain, sizeof plain, "%.*s", (int)(length - 4), name);
-    return strcmp(plain, "latest") == 0 || zi_step_of(plain, &step);
+    return zi_step_of(plain, &step);
+}
+
+static int is_tmp(const char *name)
+{
+    return strcmp(name, "latest.tmp") == 0 || zi_step_tmp_of(name);
+}
+
+int zi_folder_uses(const char *name)
+{
+    uint64_t step;
+    return strcmp(name, "lock") == 0 || strcmp(name, "latest") == 0 || is_tmp(name) ||
+           zi_step_of(name, &step);
 }
 
 zopt_status zi_folder_clean(int folder, const char *path)

@@ -21,6 +21,9 @@ void zi_step_name(uint64_t step, char name[ZI_STEP_NAME_BYTES]);
 void zi_step_tmp_name(uint64_t step, char name[ZI_STEP_NAME_BYTES]);
 /* 1: exactly such a name, and *step is its step. */
 int zi_step_of(const char *name, uint64_t *step);
+int zi_step_tmp_of(const char *name);
+/* 1: a name of something that a directory of checkpoints has. */
+int zi_folder_uses(const char *name);
 
 /* "runs/a/step-00000123/" is the directory runs/a and a step; 0: another path, which is the
  * directory itself. root has ZI_PATH_BYTES. */
