@@ -383,6 +383,29 @@ START_TEST(exports_replace_plain_files_and_nothing_else)
 }
 END_TEST
 
+/* Nothing is made in a directory that is none of checkpoints. */
+START_TEST(prunes_need_checkpoints)
+{
+    h_problem problem;
+    char path[256], hint[300];
+    make_first(&problem, path);
+    char *step = path_of("first/step-00000001");
+    int before = n_entries(step);
+    for (int dry_run = 0; dry_run < 2; dry_run++) {
+        expect(zopt_checkpoint_prune(step, 1, 0, dry_run, NULL, NULL), ZOPT_ERR_READ, path);
+        expect(zopt_checkpoint_prune(root, 1, 0, dry_run, NULL, NULL), ZOPT_ERR_READ,
+               "there is no checkpoint");
+    }
+    ck_assert_int_eq(n_entries(step), before);
+    ck_assert_int_eq(n_entries(root), 1);
+    ck_assert_int_eq(rename(path, path_of("checkpoints")), 0);
+    snprintf(hint, sizeof hint, "look in %s/checkpoints", root);
+    expect(zopt_checkpoint_prune(root, 1, 0, 0, NULL, NULL), ZOPT_ERR_READ, hint);
+    ck_assert_int_eq(n_entries(root), 1);
+    MUST(zopt_checkpoint_prune(path_of("checkpoints"), 1, 0, 0, NULL, NULL));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("ckpt_calls");
@@ -401,6 +424,7 @@ int main(void)
     tcase_add_test(tests, checkpoints_open_without_a_handle);
     tcase_add_test(tests, exports_are_those_of_the_handle);
     tcase_add_test(tests, exports_replace_plain_files_and_nothing_else);
+    tcase_add_test(tests, prunes_need_checkpoints);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);

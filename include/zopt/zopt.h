@@ -481,7 +481,8 @@ ZOPT_API zopt_status zopt_checkpoint_list(const char *dir, void (*each)(void *ar
 
 /* Delete what these rules, as in zopt_options, do not keep; keep_last >= 1. The newest that can be
  * verified is never deleted, and nothing is where none can. `each` is called with what goes, before
- * it goes; with dry_run it stays. Errors: ERR_WRITE, also where a job saves there. */
+ * it goes; with dry_run it stays. Errors: ERR_READ where there is none (and nothing is made),
+ * ERR_WRITE, also where a job saves there. */
 ZOPT_API zopt_status zopt_checkpoint_prune(const char *dir, uint64_t keep_last, uint64_t keep_every,
                                            int dry_run, void (*each)(void *arg, uint64_t step),
                                            void *arg);

@@ -43,6 +43,16 @@ static zopt_status find_valid(const char *dir, const uint64_t *steps, size_t n, 
                    n);
 }
 
+/* Before anything is made there. */
+static zopt_status need_steps(int folder, const char *dir)
+{
+    uint64_t *steps;
+    size_t n;
+    ZI_TRY(zi_folder_scan(folder, dir, &steps, &n));
+    free(steps);
+    return n > 0 ? ZOPT_OK : zi_folder_none(dir);
+}
+
 typedef struct pruning {
     zi_keep rules;
     int dry_run;
@@ -86,7 +96,9 @@ zopt_status zopt_checkpoint_prune(const char *dir, uint64_t keep_last, uint64_t 
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, dir == NULL ? "zopt_checkpoint_prune: dir is NULL"
                                                       : "zopt_checkpoint_prune: keep_last is 0");
     ZI_TRY(zi_folder_open(dir, 0, &folder));
-    zopt_status status = dry_run ? ZOPT_OK : zi_folder_lock(folder, dir, 1, zi_folder_clean, &lock);
+    zopt_status status = need_steps(folder, dir);
+    if (status == ZOPT_OK && !dry_run)
+        status = zi_folder_lock(folder, dir, 1, zi_folder_clean, &lock);
     if (status == ZOPT_OK)
         status = prune(folder, dir, &p);
     if (lock >= 0)

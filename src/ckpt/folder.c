@@ -131,6 +131,21 @@ zopt_status zi_folder_scan(int folder, const char *path, uint64_t **steps, size_
     return ZOPT_OK;
 }
 
+zopt_status zi_folder_none(const char *path)
+{
+    char other[ZI_PATH_BYTES];
+    struct stat info;
+    uint64_t step;
+    if (zi_step_split(path, other, &step))
+        return ZI_FAIL(ZOPT_ERR_READ, "%s: there is no checkpoint in it; it is one of %s", path,
+                       other);
+    snprintf(other, sizeof other, "%.*s/checkpoints", (int)(sizeof other - sizeof "/checkpoints"),
+             path);
+    if (stat(other, &info) == 0 && S_ISDIR(info.st_mode))
+        return ZI_FAIL(ZOPT_ERR_READ, "%s: there is no checkpoint; look in %s", path, other);
+    return ZI_FAIL(ZOPT_ERR_READ, "%s: there is no checkpoint", path);
+}
+
 zopt_status zi_latest_parse(const char *text, size_t bytes, const char *path, uint64_t *step)
 {
     char name[LATEST_MAX_BYTES + 1] = "";

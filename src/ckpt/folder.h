@@ -38,6 +38,9 @@ zopt_status zi_folder_open_below(int folder, const char *path, const char *name,
 /* All steps, newest first; *steps is the caller's to free. */
 zopt_status zi_folder_scan(int folder, const char *path, uint64_t **steps, size_t *n);
 
+/* ERR_READ: no step is there, with a hint at where it may be. */
+zopt_status zi_folder_none(const char *path);
+
 /* The step that `latest` names. ERR_DATA with the reason where it is missing, too long, no step
  * (a path, say) or a step that is not there. */
 zopt_status zi_folder_latest(int folder, const char *path, uint64_t *step);
