@@ -254,6 +254,12 @@ fresh
 cp -r whole "$dir"
 rm "$dir/step-00000006/optimizer.safetensors"
 expect 0 "resumed at step 4" "$job" "$dir" 6 2
+fresh
+cp -r whole "$dir"
+mv "$dir/step-00000006" "$dir/step-00000007"
+expect 65 "step-00000007: DAMAGED: " "$zopt" ckpt verify "$dir"
+grep -q "holds step 6" out.txt || fail "a step of another name: $(cat out.txt)"
+expect 0 "resumed at step 4" "$job" "$dir" 4 2
 
 # ---- row 27: a read that ends early, or fails, once the header has been read
 fresh

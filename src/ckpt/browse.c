@@ -63,6 +63,7 @@ static zopt_status open_step(zopt_checkpoint *c, const char *root)
     status = zi_bundle_decode(blob, bytes, c->path, &c->bundle);
     free(blob);
     ZI_TRY(status);
+    ZI_TRY(zi_bundle_check_step(&c->bundle, c->step, c->path));
     c->piece_bytes = zi_bundle_piece_bytes(&c->bundle);
     size_t room = (c->piece_bytes + ZI_DISK_ALIGN - 1) / ZI_DISK_ALIGN * ZI_DISK_ALIGN;
     c->piece = aligned_alloc(ZI_DISK_ALIGN, room);

@@ -3,6 +3,7 @@
 #include "ckpt/bundle.h"
 
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -284,4 +285,13 @@ zopt_status zi_bundle_decode(const char *data, size_t bytes, const char *path, z
     if (status != ZOPT_OK)
         zi_bundle_free(out);
     return status;
+}
+
+zopt_status zi_bundle_check_step(const zi_bundle *bundle, uint64_t step, const char *path)
+{
+    char want[24];
+    const char *held = zi_bundle_text(bundle, "zopt.step"); /* check_pair saw it */
+    snprintf(want, sizeof want, "%" PRIu64, step);
+    return strcmp(held, want) == 0 ? ZOPT_OK
+                                   : ZI_FAIL(ZOPT_ERR_DATA, "%s: holds step %s", path, held);
 }

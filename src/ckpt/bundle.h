@@ -57,5 +57,7 @@ const char *zi_bundle_text(const zi_bundle *bundle, const char *key);
 zopt_status zi_bundle_load(int folder, const char *path, char **out, size_t *bytes);
 /* Everything that can be checked without the data. `path` is for error texts. */
 zopt_status zi_bundle_decode(const char *data, size_t bytes, const char *path, zi_bundle *out);
+/* ERR_DATA where a decoded one is another step's than its directory's name says. */
+zopt_status zi_bundle_check_step(const zi_bundle *bundle, uint64_t step, const char *path);
 
 #endif

@@ -63,13 +63,8 @@ static zopt_status share(zi_comm *comm, char **blob, size_t *bytes)
 
 static zopt_status decode(const char *blob, size_t bytes, candidate *c)
 {
-    char want[24];
     ZI_TRY(zi_bundle_decode(blob, bytes, c->path, &c->bundle));
-    const char *step = zi_bundle_text(&c->bundle, "zopt.step");
-    snprintf(want, sizeof want, "%" PRIu64, c->step);
-    if (strcmp(step, want) != 0) /* check_pair has seen that there is one */
-        return ZI_FAIL(ZOPT_ERR_DATA, "%s: holds step %s", c->path, step);
-    return ZOPT_OK;
+    return zi_bundle_check_step(&c->bundle, c->step, c->path);
 }
 
 static zopt_status examine(zi_comm *comm, const char *root, candidate *c)
