@@ -289,6 +289,13 @@ expect 0 "equal" "$zopt" ckpt diff "$dir/step-00000006" whole/step-00000006
 expect 0 "resumed at step 6" "$job" "$dir" 8 2
 sed -i 's/model-00001-of/model-00002-of/' "$dir/step-00000006/model.safetensors.index.json"
 expect 65 "" "$zopt" ckpt verify "$dir/step-00000006"
+latin=$(printf 'gr\374n') # no UTF-8
+cp -r whole "$latin"
+for action in inspect verify "diff whole" "prune --keep-last 3"; do
+    # shellcheck disable=SC2086 # an action and its arguments
+    expect 64 "not UTF-8" "$zopt" ckpt $action "$latin" --json
+done
+expect 0 "ok" "$zopt" ckpt verify "$latin"
 
 if [ $failures -gt 0 ]; then
     echo "$failures failures"

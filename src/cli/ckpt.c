@@ -183,6 +183,18 @@ static char *list_actions(int key, const char *text, void *input)
     return list;
 }
 
+/* JSON is UTF-8, and without its path a result says nothing. */
+static int tellable(const ckpt_arguments *args)
+{
+    for (int i = 0; args->json && i < args->n_paths; i++) {
+        json_t *path = json_string(args->path[i]);
+        if (path == NULL)
+            return 0;
+        json_decref(path);
+    }
+    return 1;
+}
+
 int cli_ckpt(int argc, char **argv)
 {
     static const struct argp argp = {options,
@@ -195,5 +207,8 @@ int cli_ckpt(int argc, char **argv)
                                      NULL};
     parsed p = {.args = {.dtype = ZOPT_FP32}, .action = -1};
     cli_parse(&argp, argc, argv, 0, &p);
+    if (!tellable(&p.args))
+        return cli_fail("zopt ckpt", ZOPT_ERR_ARGUMENT,
+                        "--json: a path that is not UTF-8 has no place in JSON");
     return actions[p.action].run(&p.args);
 }
