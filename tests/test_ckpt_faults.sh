@@ -296,6 +296,26 @@ for action in inspect verify "diff whole" "prune --keep-last 3"; do
     expect 64 "not UTF-8" "$zopt" ckpt $action "$latin" --json
 done
 expect 0 "ok" "$zopt" ckpt verify "$latin"
+# What is no checkpoint is not a damaged one; a run's folder has them further down.
+mkdir -p run empty step-x
+cp -r whole run/checkpoints
+none() { # TEXT PATH: every action says so
+    local action
+    for action in inspect verify "diff whole" "prune --keep-last 1"; do
+        # shellcheck disable=SC2086 # an action and its arguments
+        expect 74 "$1" "$zopt" ckpt $action "$2"
+        ! grep -q "DAMAGED" out.txt err.txt || fail "$action $2: $(cat out.txt)"
+    done
+}
+none "run: there is no checkpoint; look in run/checkpoints" run
+none "empty: there is no checkpoint" empty
+none "step-x: there is no checkpoint" step-x
+none "whloe: there is no checkpoint: No such file" whloe
+none "step-00000009: there is no checkpoint" whole/step-00000009
+none "latest: there is no checkpoint: Not a directory" whole/latest
+[ "$(find run empty -maxdepth 1)" = $'run\nrun/checkpoints\nempty' ] || fail "made something: $(ls run empty)"
+mkdir empty/step-00000001
+expect 74 "step-00000001: DAMAGED: " "$zopt" ckpt verify empty
 
 if [ $failures -gt 0 ]; then
     echo "$failures failures"

@@ -44,7 +44,7 @@ static zopt_status newest(const char *root, uint64_t *step)
     ZI_TRY(status);
     *step = n > 0 ? steps[0] : 0;
     free(steps);
-    return n > 0 ? ZOPT_OK : ZI_FAIL(ZOPT_ERR_READ, "%s: there is no checkpoint", root);
+    return n > 0 ? ZOPT_OK : zi_folder_none(root);
 }
 
 static zopt_status open_step(zopt_checkpoint *c, const char *root)

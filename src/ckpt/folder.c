@@ -55,6 +55,12 @@ int zi_step_split(const char *path, char *root, uint64_t *step)
     return 1;
 }
 
+/* What is not there is told as what it would have been. */
+static const char *not_opened(void)
+{
+    return errno == ENOENT || errno == ENOTDIR ? "there is no checkpoint" : "cannot open";
+}
+
 zopt_status zi_folder_open(const char *path, int create, int *fd)
 {
     zopt_status status = create ? ZOPT_ERR_WRITE : ZOPT_ERR_READ;
@@ -62,7 +68,7 @@ zopt_status zi_folder_open(const char *path, int create, int *fd)
     if (create && mkdir(path, 0777) != 0 && errno != EEXIST)
         return zi_fail_errno(status, path, "cannot create");
     *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return *fd >= 0 ? ZOPT_OK : zi_fail_errno(status, path, "cannot open");
+    return *fd >= 0 ? ZOPT_OK : zi_fail_errno(status, path, create ? "cannot open" : not_opened());
 }
 
 zopt_status zi_folder_open_below(int folder, const char *path, const char *name, int *fd)
@@ -78,7 +84,7 @@ zopt_status zi_folder_open_below(int folder, const char *path, const char *name,
     if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode))
         error = ELOOP;
     errno = error;
-    return zi_fail_errno(ZOPT_ERR_READ, shown, "cannot open");
+    return zi_fail_errno(ZOPT_ERR_READ, shown, not_opened());
 }
 
 /* ------------------------------------------------------------------ names -------------------- */

@@ -328,8 +328,7 @@ zopt_status zi_ckpt_load(zi_ckpt *ckpt, const char *path, uint64_t *step)
     if (zi_step_split(path, root, &one))
         return load_newest(ckpt, root, &one, 1, step);
     ZI_TRY(list_steps(ckpt, root, &steps, &n));
-    zopt_status status = n > 0 ? load_newest(ckpt, root, steps, n, step)
-                               : ZI_FAIL(ZOPT_ERR_READ, "%s: there is no checkpoint", root);
+    zopt_status status = n > 0 ? load_newest(ckpt, root, steps, n, step) : zi_folder_none(root);
     free(steps);
     return status;
 }

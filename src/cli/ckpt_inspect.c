@@ -148,12 +148,38 @@ static zopt_status verify_all(const char *dir, const ckpt_steps *steps, json_t *
     return first;
 }
 
+/* ".../step-00000123/" is one checkpoint's. */
+static int names_step(const char *path)
+{
+    size_t end = strlen(path), n_digits = 0;
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    while (end > 0 && path[end - 1] >= '0' && path[end - 1] <= '9')
+        end--, n_digits++;
+    return n_digits >= 8 && end >= 5 && strncmp(path + end - 5, "step-", 5) == 0 &&
+           (end == 5 || path[end - 6] == '/');
+}
+
+/* Whether there is something to verify; a checkpoint that does not open is damaged. */
+static zopt_status find_any(const char *path, ckpt_steps *steps)
+{
+    zopt_checkpoint *c;
+    zopt_status status = ckpt_list(path, steps);
+    if (status != ZOPT_OK || steps->n > 0 || names_step(path))
+        return status;
+    status = zopt_checkpoint_open(path, &c); /* which says where there may be some */
+    zopt_checkpoint_close(c);
+    return status;
+}
+
 int ckpt_verify(const ckpt_arguments *args)
 {
     ckpt_steps steps;
-    zopt_status status = ckpt_list(args->path[0], &steps);
+    zopt_status status = find_any(args->path[0], &steps);
+    if (status != ZOPT_OK)
+        return ckpt_fail(status);
     json_t *list = args->json ? json_array() : NULL;
-    if (status == ZOPT_OK && steps.n > 0)
+    if (steps.n > 0)
         status = verify_all(args->path[0], &steps, list);
     else
         status = verify_one(args->path[0], list);
