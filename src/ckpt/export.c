@@ -31,6 +31,7 @@ static zopt_status prepare(const zi_zero *z, const char *path, zi_array model, z
 static zopt_status create(zi_comm *comm, const zi_tensorfile *head, zi_target *t)
 {
     int64_t number = 0;
+    /* NOLINTNEXTLINE: prepare() has described the file */
     zopt_status mine = comm->rank == 0 ? zi_target_create(t, head->bytes, &number) : ZOPT_OK;
     ZI_TRY(zi_comm_agree(comm, mine));
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MAX, &number, 1));
