@@ -11,8 +11,10 @@
 #   --backoff SECONDS     wait before the first restart, doubled for each without progress, to 64
 #                         times as long (default: 2)
 # ZOPT names the command (default: build/zopt), ZOPT_LAUNCHER_PATIENCE the seconds after which mpirun
-# is killed when its ranks are gone and it is not (default: 15). SIGTERM and SIGINT mean: save and stop; a second one:
-# stop at once. The exit code is the last run's; 75 where the run can go on but hosts are missing.
+# is killed when its ranks are gone and it is not (default: 15). SIGTERM, SIGINT and SIGUSR1 mean:
+# save and stop; a second one: stop at once. A --resume of the trainer's holds until there is a
+# checkpoint newer than what was there. The exit code is the last run's; 75 where the run can go on
+# but hosts are missing.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,6 +29,8 @@ out=
 launcher_patience=${ZOPT_LAUNCHER_PATIENCE:-15} # seconds for mpirun to follow its ranks
 child=   # the launcher that runs
 stops=0  # signals that asked to stop
+asker=   # passes that on to the launcher
+resume=  # 1: the trainer's arguments say from where
 
 # Codes that a new start cannot change: done, or zopt's own verdicts (see README), a command that
 # cannot be run, a launcher that somebody stopped.
@@ -46,7 +50,7 @@ usage() { # TEXT
 # ------------------------------------------------------------------ arguments
 
 # Options of this script come before the run file; what follows is the trainer's, and --out is read
-# to find the checkpoints.
+# to find the checkpoints, --resume to know whether restarts have to replace it.
 parse() {
     while [ $# -gt 0 ]; do
         local value=${2-}
@@ -77,7 +81,7 @@ parse() {
 }
 
 find_out() {
-    local resume=0 run_file=$1
+    local run_file=$1
     while [ $# -gt 0 ]; do
         case $1 in
         --out=*) out=${1#--out=} ;;
@@ -152,21 +156,6 @@ newest_step() {
     echo "$newest"
 }
 
-# Ranks save and stop on SIGUSR1, which launchers pass on at once; of a SIGTERM they would leave the
-# ranks a second. Called by a trap.
-# shellcheck disable=SC2317
-stop() {
-    stops=$((stops + 1))
-    [ -n "$child" ] || return 0
-    if [ "$stops" = 1 ]; then
-        say "saving and stopping"
-        kill -USR1 "$child" 2>/dev/null
-    else
-        say "stopping at once"
-        kill -TERM "$child" 2>/dev/null
-    fi
-}
-
 # Whether a process has children that are not zombies.
 has_living_children() { # PID
     local pids pid state
@@ -176,6 +165,37 @@ has_living_children() { # PID
         if [[ -n $state && $state != Z* ]]; then return 0; fi
     done
     return 1
+}
+
+# Ranks save and stop on SIGUSR1, which launchers pass on at once; of a SIGTERM they would leave the
+# ranks a second. mpirun loses the signal where its ranks are not there yet, so it is sent until the
+# end: to ranks that know it is nothing. Only mpirun in its own end, its ranks gone, would die of it.
+ask_to_stop() { # PID
+    local had_ranks=0 has_ranks
+    while kill -0 "$1" 2>/dev/null; do
+        has_ranks=0
+        if has_living_children "$1"; then has_ranks=1; fi
+        if [ "$has_ranks" -ge "$had_ranks" ]; then
+            had_ranks=$has_ranks
+            kill -USR1 "$1" 2>/dev/null
+        fi
+        sleep 1
+    done
+}
+
+# Called by a trap.
+# shellcheck disable=SC2317
+stop() {
+    stops=$((stops + 1))
+    [ -n "$child" ] || return 0
+    if [ "$stops" = 1 ]; then
+        say "saving and stopping"
+        ask_to_stop "$child" &
+        asker=$!
+    else
+        say "stopping at once"
+        kill -TERM "$child" 2>/dev/null
+    fi
 }
 
 # mpirun of Open MPI 4.1 can hang in its own end (PMIx_server_finalize) after a rank was killed: once
@@ -210,16 +230,20 @@ run_once() {
         watcher=$!
     fi
     # A signal may have come when there was no child to pass it on to.
-    if [ "$stops" -gt 0 ]; then kill -USR1 "$child" 2>/dev/null; fi
+    if [ "$stops" -gt 0 ] && [ -z "$asker" ]; then
+        ask_to_stop "$child" &
+        asker=$!
+    fi
     # A signal ends a wait too, and then its code is not the child's.
     while wait "$child"; kill -0 "$child" 2>/dev/null; do :; done
     wait "$child"
     code=$?
     child=
-    if [ -n "$watcher" ]; then
-        kill "$watcher" 2>/dev/null
-        wait "$watcher" 2>/dev/null
-    fi
+    local helper
+    for helper in $watcher $asker; do
+        kill "$helper" 2>/dev/null
+        wait "$helper" 2>/dev/null
+    done
 }
 
 # A pause that a signal ends.
@@ -254,6 +278,9 @@ main() {
         if [ "$after" -gt "$before" ]; then
             idle=0
             delay=$backoff
+            # Another start from where the first began would be refused now.
+            if [ "$resume" = 1 ]; then arguments+=(--resume auto); fi # the last one counts
+            resume=
         else
             idle=$((idle + 1))
             if [ "$idle" -gt "$max_restarts" ]; then
@@ -270,5 +297,5 @@ main() {
     exit "$code"
 }
 
-trap stop TERM INT
+trap stop TERM INT USR1
 main "$@"

@@ -14,8 +14,10 @@ source "$root/tests/expect.sh"
 unset SLURM_NTASKS SLURM_JOB_NODELIST SLURM_JOB_NUM_NODES
 
 # A launcher: the n-th start does what line n of `part` says, "CODE [STEP]": leave a checkpoint of
-# that step, exit with that code. "signal STEP": wait to be told to save and stop, and do so. "deaf":
-# wait for a SIGTERM. Beyond the last line: exit with 0. Every start is a line of `starts`.
+# that step, exit with that code. "signal STEP": wait to be told to save and stop, and do so. "late
+# STEP": the same, but the first time it has no ranks to tell. "ending": end slowly, unable to hear
+# a signal. "deaf": wait for a SIGTERM. Beyond the last line: exit with 0. Every start is a line of
+# `starts`.
 mkdir bin
 cat >bin/mpirun <<'FAKE'
 #!/usr/bin/env bash
@@ -27,6 +29,24 @@ signal)
     trap 'save "$step"; exit 0' USR1
     touch ready
     while :; do sleep 0.05; done
+    ;;
+late)
+    trap 'trap "save $step; exit 0" USR1' USR1
+    touch ready
+    for _ in {1..400}; do sleep 0.05; done
+    exit 78 # never told again
+    ;;
+ending) # its rank stops; then it has neither children nor a handler, over two repeats
+    sleep 100 &
+    rank=$!
+    exec 3<><(:)
+    trap 'kill $rank' USR1
+    touch ready
+    wait "$rank" # ends at the signal
+    wait "$rank"
+    trap - USR1
+    read -rt 2.5 <&3
+    exit 0
     ;;
 deaf)
     trap '' USR1
@@ -155,8 +175,28 @@ test_signals() {
     set -m
     signal_run INT 0 "signal 8"
     set +m
+    signal_run USR1 0 "signal 9"
+    [ -d out/checkpoints/step-00000009 ] || fail "SIGUSR1: nothing was saved"
+    signal_run TERM 0 "late 10"
+    [ -d out/checkpoints/step-00000010 ] || fail "SIGTERM while the job starts: nothing was saved"
+    signal_run TERM 0 ending
     signal_run TERM 143 deaf
     signal_run TERM 75 early
+}
+
+# Restarts begin from where they were told to until the run has a checkpoint of its own; then from
+# that one, which `zopt train` would not mix with the other.
+test_resume_from_elsewhere() {
+    local from
+    for from in "--resume there/step-00000003" "--resume=there" "--resume never"; do
+        play 137 "137 5" 137 "137 6" 0
+        mkdir -p out/checkpoints/step-00000001 # was there before
+        # shellcheck disable=SC2086
+        expect 0 "newest checkpoint: 6" "${run[@]}" run.json --out out $from
+        printf 'mpirun -n 1 zopt train run.json --out out %s\n' \
+            "$from" "$from" "$from --resume auto"{,,} >want
+        cmp -s want starts || fail "restarts of a run with $from: $(cat starts)"
+    done
 }
 
 # Fewer ranks where a host is gone, as many as --min-ranks at least.
@@ -181,6 +221,7 @@ test_command_line
 test_progress
 test_stuck_launcher
 test_signals
+test_resume_from_elsewhere
 test_hosts
 
 if [ "$failures" != 0 ]; then
