@@ -48,7 +48,7 @@ print("| | ranks | transport | optimizer | norm | ms | x limit | x baseline |")
 print("|---|---|---|---|---|---|---|---|")
 for i in range(1, n + 1):
     label = open(f"{work}/{i}.label").read().strip()
-    for row in json.load(open(f"{work}/{i}.json")):
+    for row in json.load(open(f"{work}/{i}.json"))["rows"]:
         faster = row.get("x_baseline")
         print(f"| {label} | {row['ranks']} | {row['transport']} | {row['optimizer']} |"
               f" {'on' if row['norm'] else 'off'} | {row['time_ms']:.4g} | {row['x_limit']:.2f} |"
