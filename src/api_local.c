@@ -262,8 +262,11 @@ static zopt_status local_grad_ready(zopt *z, int id)
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_grad(zero, "zopt_grad_ready", id, ZI_GRAD_ACQUIRED));
-    zi_fp_guard guard = zi_fp_enter(); /* it sums full buckets */
-    zopt_status status = zi_grad_ready(zero, id);
+    ZI_TRY(zi_grad_ready(zero, id));
+    if (!zi_owner_is_due(zero)) /* a change of the environment costs more than a small tensor */
+        return ZOPT_OK;
+    zi_fp_guard guard = zi_fp_enter();
+    zopt_status status = zi_owner_advance(zero);
     zi_fp_leave(&guard);
     return status;
 }
@@ -297,7 +300,7 @@ static zopt_status local_step(zopt *z)
     ZI_TRY(status);
     ZI_TRY(zi_ckpt_poll(l->ckpt)); /* needs the comm for itself */
     zi_owner_lock(zero);
-    (void)zi_owner_wake(zero); /* parameters are on their way */
+    zi_owner_wake(zero); /* parameters are on their way */
     zi_owner_unlock(zero);
     return ZOPT_OK;
 }

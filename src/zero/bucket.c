@@ -132,7 +132,8 @@ static zopt_status push_on(zi_zero *z)
     int idle;
     ZI_TRY(expose_full(z));
     ZI_TRY(z->comm->ops->progress(z->comm, &idle));
-    return zi_owner_wake(z) ? ZOPT_OK : zi_owner_advance(z);
+    zi_owner_wake(z);
+    return ZOPT_OK;
 }
 
 zopt_status zi_grad_ready(zi_zero *z, int id)

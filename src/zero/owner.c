@@ -57,6 +57,11 @@ static void pass_here(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
     zi_phase(z, phase);
 }
 
+int zi_owner_is_due(const zi_zero *z)
+{
+    return z->thread == NULL && z->n_passed < z->n_exposed;
+}
+
 zopt_status zi_owner_advance(zi_zero *z)
 {
     for (;;) {

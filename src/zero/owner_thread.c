@@ -153,16 +153,15 @@ void zi_owner_unlock(const zi_zero *z)
         pthread_mutex_unlock(&z->thread->mutex);
 }
 
-int zi_owner_wake(zi_zero *z)
+void zi_owner_wake(zi_zero *z)
 {
     zi_owner_thread *t = thread_of(z);
     if (t == NULL)
-        return 0;
+        return;
     t->works = 1;
     t->moving = z->comm->node.size < z->comm->world;
     if (has_work(t))
         pthread_cond_broadcast(&t->changed);
-    return 1;
 }
 
 /* The mutex is held. */

@@ -227,6 +227,7 @@ zopt_status zi_params_agree(zi_zero *z);
 int zi_zero_slot(const zi_zero *z); /* -1: none */
 void *zi_grad_address(const zi_zero *z, int id);
 zopt_status zi_grad_acquire(zi_zero *z, int id);
+/* Its owner's passes are the caller's to make, where they are due. */
 zopt_status zi_grad_ready(zi_zero *z, int id);
 /* Zeros for what did not arrive, and expose what is left. */
 zopt_status zi_bucket_flush(zi_zero *z);
@@ -275,6 +276,8 @@ zopt_status zi_owner_take(zi_zero *z, const zi_bucket **bucket, zi_job *job);
 void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
 /* What the passes of this micro-step are booked as. */
 int zi_owner_phase(const zi_zero *z);
+/* 1: buckets are exposed whose passes the caller makes. */
+int zi_owner_is_due(const zi_zero *z);
 /* Take and pass as far as that goes. Never waits. */
 zopt_status zi_owner_advance(zi_zero *z);
 /* Over all that are left; waits for them. The thread rests. */
@@ -288,8 +291,8 @@ void zi_owner_stop(zi_zero *z);
 /* For calls that use the comm while the thread may work. */
 void zi_owner_lock(const zi_zero *z);
 void zi_owner_unlock(const zi_zero *z);
-/* Locked: let it work. 0: there is none, and the caller makes the passes. */
-int zi_owner_wake(zi_zero *z);
+/* Locked: let it work. */
+void zi_owner_wake(zi_zero *z);
 /* Wait for the pass that it is in; it does nothing until it is woken. Errors: what it met. */
 zopt_status zi_owner_rest(zi_zero *z);
 /* What it met, without a wait for a pass. */
