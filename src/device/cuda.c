@@ -7,17 +7,9 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "device/cuda_queue.h"
 
 enum { LEAST_MAJOR = 8 }; /* compute capability that kernels are compiled for */
-
-struct zi_queue {
-    int ordinal; /* of the GPU */
-    int n_processors;
-    int is_idle; /* 1: nothing was enqueued since the last wait */
-    cudaStream_t stream;
-    cudaError_t error;  /* the first */
-    const char *failed; /* what it came out of */
-};
 
 /* ---- life ---- */
 
@@ -42,13 +34,6 @@ static const char *missing(void)
     return text;
 }
 
-static zopt_status check(cudaError_t error, int ordinal, const char *call)
-{
-    if (error == cudaSuccess)
-        return ZOPT_OK;
-    return ZI_FAIL(ZOPT_ERR_FAILURE, "GPU %d: %s: %s", ordinal, call, cudaGetErrorString(error));
-}
-
 /* Threads of one process read and write each other's memory, on other GPUs too where these can. */
 static void reach_peers(int ordinal, int n_gpus)
 {
@@ -60,21 +45,27 @@ static void reach_peers(int ordinal, int n_gpus)
     cudaGetLastError();
 }
 
+static zopt_status open_stream(zi_queue *q)
+{
+    ZI_TRY(zi_cuda_check(cudaSetDevice(q->ordinal), q->ordinal, "cudaSetDevice"));
+    return zi_cuda_check(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), q->ordinal,
+                         "cudaStreamCreateWithFlags");
+}
+
 static zopt_status open_gpu(zi_queue *q)
 {
     int major = 0;
-    ZI_TRY(check(cudaSetDevice(q->ordinal), q->ordinal, "cudaSetDevice"));
-    ZI_TRY(check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->ordinal),
-                 q->ordinal, "cudaDeviceGetAttribute"));
+    ZI_TRY(
+        zi_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, q->ordinal),
+                      q->ordinal, "cudaDeviceGetAttribute"));
     if (major < LEAST_MAJOR)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "GPU %d has compute capability %d.x; zopt's kernels need %d.0", q->ordinal,
                        major, LEAST_MAJOR);
-    ZI_TRY(
-        check(cudaDeviceGetAttribute(&q->n_processors, cudaDevAttrMultiProcessorCount, q->ordinal),
-              q->ordinal, "cudaDeviceGetAttribute"));
-    return check(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), q->ordinal,
-                 "cudaStreamCreateWithFlags");
+    ZI_TRY(zi_cuda_check(
+        cudaDeviceGetAttribute(&q->n_processors, cudaDevAttrMultiProcessorCount, q->ordinal),
+        q->ordinal, "cudaDeviceGetAttribute"));
+    return open_stream(q);
 }
 
 /* Ranks of a node take its GPUs in turn; several may share one. */
@@ -99,6 +90,21 @@ static zopt_status open_queue(int local_rank, zi_queue **out)
     return ZOPT_OK;
 }
 
+static zopt_status open_beside(const zi_queue *q, zi_queue **out)
+{
+    *out = NULL;
+    zi_queue *beside = calloc(1, sizeof *beside);
+    if (beside == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a queue");
+    *beside = (zi_queue){.ordinal = q->ordinal, .n_processors = q->n_processors};
+    zopt_status status = open_stream(beside);
+    if (status != ZOPT_OK)
+        free(beside);
+    else
+        *out = beside;
+    return status;
+}
+
 static void close_queue(zi_queue *q)
 {
     if (q == NULL)
@@ -110,44 +116,18 @@ static void close_queue(zi_queue *q)
 
 /* ---- what is enqueued ---- */
 
-static void note(zi_queue *q, cudaError_t error, const char *call)
-{
-    q->is_idle = 0;
-    if (error == cudaSuccess || q->error != cudaSuccess)
-        return;
-    q->error = error;
-    q->failed = call;
-}
-
-/* 1: go on. Nothing is enqueued behind a failure. */
-static int enter(zi_queue *q)
-{
-    int current = -1;
-    if (cudaGetDevice(&current) != cudaSuccess || current != q->ordinal)
-        note(q, cudaSetDevice(q->ordinal), "cudaSetDevice");
-    return q->error == cudaSuccess;
-}
-
-static zopt_status wait_queue(zi_queue *q)
-{
-    enter(q);
-    if (!q->is_idle)
-        note(q, cudaStreamSynchronize(q->stream), "the work up to cudaStreamSynchronize");
-    q->is_idle = 1;
-    return check(q->error, q->ordinal, q->failed);
-}
-
 static void zero(zi_queue *q, void *dst, size_t bytes)
 {
-    if (bytes > 0 && enter(q))
-        note(q, cudaMemsetAsync(dst, 0, bytes, q->stream), "cudaMemsetAsync");
+    if (bytes > 0 && zi_cuda_enter(q))
+        zi_cuda_note(q, cudaMemsetAsync(dst, 0, bytes, q->stream), "cudaMemsetAsync");
 }
 
 /* From pageable host memory CUDA copies to a buffer of its own before it returns. */
 static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
 {
-    if (bytes > 0 && enter(q))
-        note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, q->stream), "cudaMemcpyAsync");
+    if (bytes > 0 && zi_cuda_enter(q))
+        zi_cuda_note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, q->stream),
+                     "cudaMemcpyAsync");
 }
 
 /* ---- memory ---- */
@@ -155,7 +135,7 @@ static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
 static uint64_t available(zi_queue *q)
 {
     size_t free_bytes = 0, total = 0;
-    if (!enter(q) || cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
+    if (!zi_cuda_enter(q) || cudaMemGetInfo(&free_bytes, &total) != cudaSuccess)
         return UINT64_MAX;
     return free_bytes;
 }
@@ -175,8 +155,8 @@ static zopt_status alloc(zi_queue *q, zi_mem *mem, zi_category category, size_t 
 {
     void *array = NULL;
     if (bytes > 0 && !mem->dry) {
-        if (!enter(q))
-            return wait_queue(q);
+        if (!zi_cuda_enter(q))
+            return zi_cuda_wait(q);
         cudaError_t error = cudaMalloc(&array, bytes);
         if (error != cudaSuccess) {
             array = NULL;
@@ -190,13 +170,46 @@ static zopt_status alloc(zi_queue *q, zi_mem *mem, zi_category category, size_t 
     return ZOPT_OK;
 }
 
+/* Portable: every GPU of the process may copy from it. */
+static zopt_status alloc_host(zi_queue *q, zi_mem *mem, zi_category category, size_t bytes,
+                              void *out)
+{
+    void *array = NULL;
+    if (bytes > 0 && !mem->dry) {
+        if (!zi_cuda_enter(q))
+            return zi_cuda_wait(q);
+        cudaError_t error = cudaHostAlloc(&array, bytes, cudaHostAllocPortable);
+        if (error != cudaSuccess) {
+            cudaGetLastError(); /* it does not stick */
+            return ZI_FAIL(ZOPT_ERR_MEMORY, "%s: no memory for %zu page-locked bytes: %s",
+                           zi_category_name(category), bytes, cudaGetErrorString(error));
+        }
+        memset(array, 0, bytes);
+    }
+    memcpy(out, &array, sizeof array);
+    zi_mem_count(mem, category, bytes);
+    return ZOPT_OK;
+}
+
+static void free_host(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes)
+{
+    if (array == NULL && !(mem->dry && bytes > 0))
+        return;
+    if (array != NULL) {
+        if (q != NULL)
+            zi_cuda_wait(q);
+        cudaFreeHost(array);
+    }
+    zi_mem_uncount(mem, category, bytes);
+}
+
 static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes)
 {
     if (array == NULL && !(mem->dry && bytes > 0))
         return;
     if (array != NULL) {
         if (q != NULL)
-            wait_queue(q);
+            zi_cuda_wait(q);
         cudaFree(array);
     }
     zi_mem_uncount(mem, category, bytes);
@@ -206,10 +219,10 @@ static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *arr
 
 static void launch_kernel(zi_queue *q, const zi_job *job, zi_cuda_launch *launch)
 {
-    if (job->n_elems == 0 || !enter(q))
+    if (job->n_elems == 0 || !zi_cuda_enter(q))
         return;
     if (job->n_sources > ZI_CUDA_MAX_TABLE || job->n_dests > ZI_CUDA_MAX_TABLE) {
-        note(q, cudaErrorInvalidValue, "a job with larger tables than kernels take");
+        zi_cuda_note(q, cudaErrorInvalidValue, "a job with larger tables than kernels take");
         return;
     }
     zi_cuda_job *to = &launch->job;
@@ -226,7 +239,7 @@ static void launch_kernel(zi_queue *q, const zi_job *job, zi_cuda_launch *launch
     if (job->n_dests > 0)
         memcpy(to->dest, job->dest, (size_t)job->n_dests * sizeof *to->dest);
     launch->n_processors = q->n_processors;
-    note(q, zi_cuda_launch_kernel(q->stream, launch), "a kernel's launch");
+    zi_cuda_note(q, zi_cuda_launch_kernel(q->stream, launch), "a kernel's launch");
 }
 
 static int is_of_elements(zi_form form)
@@ -286,11 +299,20 @@ const zi_device_ops zi_device_cuda = {
     .max_table = ZI_CUDA_MAX_TABLE,
     .open = open_queue,
     .close = close_queue,
+    .open_beside = open_beside,
+    .event_create = zi_cuda_event_create,
+    .event_destroy = zi_cuda_event_destroy,
+    .event_record = zi_cuda_event_record,
+    .event_await = zi_cuda_event_await,
+    .event_query = zi_cuda_event_query,
+    .event_wait = zi_cuda_event_wait,
     .available = available,
     .alloc = alloc,
     .free = free_array,
+    .alloc_host = alloc_host,
+    .free_host = free_host,
     .zero = zero,
-    .wait = wait_queue,
+    .wait = zi_cuda_wait,
     .copy = copy,
     .accumulate = accumulate,
     .norm = norm,

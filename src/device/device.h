@@ -21,6 +21,9 @@ enum { ZI_BLOCK = 256, ZI_LANES = 32 };
 
 typedef struct zi_queue zi_queue;
 
+/* A point in a queue's work, for other queues and the host to wait for. */
+typedef struct zi_event zi_event;
+
 /* Memory that kernels read gradients from: the address of the job's first element. */
 typedef struct zi_source {
     const void *data;
@@ -98,6 +101,21 @@ typedef struct zi_device_ops {
      * calls with it may leave another device current in the thread. Errors: ERR_UNSUPPORTED. */
     zopt_status (*open)(int local_rank, zi_queue **out);
     void (*close)(zi_queue *q); /* NULL is fine */
+    /* One more queue on q's device, whose work runs beside q's. NULL where on_host, as are all
+     * calls on events. */
+    zopt_status (*open_beside)(const zi_queue *q, zi_queue **out);
+
+    /* An event that nobody waits for until it is recorded. */
+    zopt_status (*event_create)(zi_queue *q, zi_event **out);
+    void (*event_destroy)(zi_event *event); /* NULL is fine */
+    /* Behind all that was enqueued on q so far. A later record moves the event. */
+    void (*event_record)(zi_queue *q, zi_event *event);
+    /* What is enqueued on q from here on runs behind the event; q may be another device's. */
+    void (*event_await)(zi_queue *q, const zi_event *event);
+    /* *done = 1: its work is. Never waits. Errors: the work's. */
+    zopt_status (*event_query)(const zi_event *event, int *done);
+    /* Wait until it is done. Errors: the work's. */
+    zopt_status (*event_wait)(const zi_event *event);
 
     /* Bytes that the device could still give out; UINT64_MAX where it does not say. */
     uint64_t (*available)(zi_queue *q);
@@ -107,10 +125,19 @@ typedef struct zi_device_ops {
     /* Waits for what was enqueued. q: NULL where it is closed already. */
     void (*free)(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes);
 
+    /* Zeroed page-locked memory of the host, which the device reads and writes beside its kernels,
+     * counted as alloc counts. copy() does not wait for it: its contents must last. NULL where
+     * on_host. Errors: ERR_MEMORY. */
+    zopt_status (*alloc_host)(zi_queue *q, zi_mem *mem, zi_category category, size_t bytes,
+                              void *out);
+    /* Waits as free does. */
+    void (*free_host)(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes);
+
     void (*zero)(zi_queue *q, void *dst, size_t bytes);
     /* Wait for all that was enqueued. Errors: the queue's first, with the device's own text. */
     zopt_status (*wait)(zi_queue *q);
-    /* Between any two of host and device memory. Host memory that is read may be reused at once. */
+    /* Between any two of host and device memory. Host memory that is read may be reused at once,
+     * but for alloc_host's. */
     void (*copy)(zi_queue *q, void *dst, const void *src, size_t bytes);
 
     /* acc[i] = ((acc[i] + source 0) + source 1) + ...; adds to *n_bad the number of blocks in which

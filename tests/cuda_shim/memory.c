@@ -1,4 +1,5 @@
-/* Device memory of the shim: pages that fault on the host's touch, but while the stream runs. */
+/* Device memory of the shim: pages that fault on the host's touch, but while a stream runs; and
+ * page-locked memory of the host, which is only remembered. */
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -18,6 +19,7 @@ enum { ALIGNMENT = 256 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static region *regions;
+static region *locked; /* without pages of its own */
 static size_t in_use;
 static int n_running; /* streams */
 
@@ -52,14 +54,24 @@ void shim_leave(void)
     pthread_mutex_unlock(&mutex);
 }
 
-int shim_is_device(const void *address)
+static int is_in(region *const *list, const void *address)
 {
     int found = 0;
     pthread_mutex_lock(&mutex);
-    for (region *r = regions; r != NULL; r = r->next)
+    for (region *r = *list; r != NULL; r = r->next)
         found |= (const char *)address >= r->memory && (const char *)address < r->memory + r->bytes;
     pthread_mutex_unlock(&mutex);
     return found;
+}
+
+int shim_is_device(const void *address)
+{
+    return is_in(&regions, address);
+}
+
+int shim_is_locked(const void *address)
+{
+    return is_in(&locked, address);
 }
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
@@ -97,20 +109,52 @@ cudaError_t cudaMalloc(void **memory, size_t bytes)
     return cudaSuccess;
 }
 
-cudaError_t cudaFree(void *memory)
+/* NULL: it is not there. */
+static region *take_out(region **list, const void *memory)
 {
     pthread_mutex_lock(&mutex);
-    region **link = &regions;
-    while (*link != NULL && (*link)->memory != memory)
-        link = &(*link)->next;
-    region *r = *link;
-    if (r == NULL) {
-        pthread_mutex_unlock(&mutex);
-        return cudaErrorInvalidValue;
+    while (*list != NULL && (*list)->memory != memory)
+        list = &(*list)->next;
+    region *r = *list;
+    if (r != NULL) {
+        *list = r->next;
+        in_use -= r->pages != NULL ? r->bytes : 0;
     }
-    *link = r->next;
-    in_use -= r->bytes;
     pthread_mutex_unlock(&mutex);
+    return r;
+}
+
+cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    region *r = malloc(sizeof *r);
+    char *bytes_of = aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    if (r == NULL || bytes_of == NULL)
+        abort();
+    *r = (region){.memory = bytes_of, .bytes = bytes};
+    pthread_mutex_lock(&mutex);
+    r->next = locked;
+    locked = r;
+    pthread_mutex_unlock(&mutex);
+    *memory = r->memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void *memory)
+{
+    region *r = take_out(&locked, memory);
+    if (r == NULL)
+        return cudaErrorInvalidValue;
+    free(r->memory);
+    free(r);
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    region *r = take_out(&regions, memory);
+    if (r == NULL)
+        return cudaErrorInvalidValue;
     munmap(r->pages, r->page_bytes + (size_t)sysconf(_SC_PAGESIZE));
     free(r);
     return cudaSuccess;

@@ -8,5 +8,7 @@
 void shim_enter(void);
 void shim_leave(void);
 int shim_is_device(const void *address);
+/* In page-locked memory of the host. */
+int shim_is_locked(const void *address);
 
 #endif

@@ -1,18 +1,20 @@
-/* Streams of the shim, and its launcher: what is enqueued is kept, and runs in order once the
- * stream is waited for. Kernels run thread by thread; what threads of a team do together by
- * shuffles is done here on all of them at once. */
-#include <math.h>
+/* Streams of the shim, its events, and its launcher: what is enqueued is kept, and runs in order
+ * once the stream is waited for, or an event behind it. */
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "device/cuda_block.h"
-#include "device/cuda_tensor.h"
+#include "kernels.h"
 #include "memory.h"
 #include "shim.h"
 
-typedef enum work_kind { COPY, ZERO, KERNEL } work_kind;
+typedef enum work_kind { COPY, ZERO, KERNEL, RECORD, AWAIT } work_kind;
+
+/* Both ends of an event: how often it was recorded, and how often that has been reached. */
+struct shim_event {
+    struct shim_stream *stream; /* that recorded it last */
+    long n_recorded, n_reached;
+};
 
 typedef struct work {
     struct work *next;
@@ -21,6 +23,8 @@ typedef struct work {
     const void *src; /* NULL: `bytes` follow */
     size_t n_bytes;
     zi_cuda_launch launch;
+    struct shim_event *event;
+    long nth; /* of the event's records */
     char bytes[];
 } work;
 
@@ -35,8 +39,26 @@ shim_machine shim = {
     .n_gpus = 1, .driver_version = 13000, .capability_major = 9, .memory_bytes = (size_t)1 << 32};
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+/* Whoever runs or fills a stream, of this thread's or, behind an event, of another's. */
+static pthread_mutex_t machine;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int n_launches;
 static _Thread_local int current;
+
+static void make_machine(void)
+{
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&machine, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+}
+
+static void lock_machine(void)
+{
+    pthread_once(&once, make_machine);
+    pthread_mutex_lock(&machine);
+}
 
 int shim_n_launches(void)
 {
@@ -126,72 +148,57 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     return cudaSuccess;
 }
 
-static work *enqueue(cudaStream_t stream, work_kind kind, size_t n_bytes)
+static work *new_work(work_kind kind, size_t n_bytes)
 {
     work *w = calloc(1, sizeof *w + n_bytes);
     if (w == NULL)
         abort();
     w->kind = kind;
+    return w;
+}
+
+static cudaError_t enqueue(cudaStream_t stream, work *w)
+{
+    lock_machine();
     *stream->last = w;
     stream->last = &w->next;
-    return w;
+    cudaError_t error = stream->error;
+    pthread_mutex_unlock(&machine);
+    return error;
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream)
 {
     if (value != 0 || !shim_is_device(dst))
         return cudaErrorInvalidValue;
-    work *w = enqueue(stream, ZERO, 0);
+    work *w = new_work(ZERO, 0);
     w->dst = dst;
     w->n_bytes = bytes;
-    return stream->error;
+    return enqueue(stream, w);
 }
 
-/* Host memory is read at once, as CUDA does where it is pageable. */
+/* Pageable memory of the host is read at once, as CUDA does. */
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
     (void)kind;
-    int from_device = shim_is_device(src);
-    work *w = enqueue(stream, COPY, from_device ? 0 : bytes);
+    int stays = shim_is_device(src) || shim_is_locked(src);
+    work *w = new_work(COPY, stays ? 0 : bytes);
     w->dst = dst;
     w->n_bytes = bytes;
-    if (from_device)
+    if (stays)
         w->src = src;
     else
         memcpy(w->bytes, src, bytes);
-    return stream->error;
-}
-
-static void must_be_device(const void *address)
-{
-    if (address != NULL && !shim_is_device(address)) {
-        fprintf(stderr, "cuda shim: a kernel was given %p, which is not the device's\n", address);
-        abort();
-    }
-}
-
-static void check_addresses(const zi_cuda_launch *launch)
-{
-    const zi_cuda_job *job = &launch->job;
-    for (int i = 0; i < job->n_sources; i++)
-        must_be_device(job->source[i].data);
-    for (int i = 0; i < job->n_dests; i++)
-        must_be_device(job->dest[i].data);
-    for (int i = 0; i < ZI_MAX_STATES; i++) {
-        must_be_device(job->state[i].data);
-        must_be_device(job->state[i].absmax);
-    }
-    const void *const others[] = {job->master, job->span,   job->control, job->tensor,
-                                  launch->acc, launch->sum, launch->n_bad};
-    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
-        must_be_device(others[i]);
+    return enqueue(stream, w);
 }
 
 cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *launch)
 {
-    check_addresses(launch);
-    enqueue(stream, KERNEL, 0)->launch = *launch;
+    shim_check_addresses(launch);
+    work *w = new_work(KERNEL, 0);
+    w->launch = *launch;
+    (void)enqueue(stream, w);
     pthread_mutex_lock(&mutex);
     n_launches++;
     if (shim.fail_at_launch > 0 && --shim.fail_at_launch == 0)
@@ -200,145 +207,70 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
     return cudaSuccess;
 }
 
-/* ------------------------------------------------------------------ kernels ------------------ */
+/* ------------------------------------------------------------------ events ------------------- */
 
-static void run_update_elements(const zi_cuda_launch *launch)
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
-    const zi_cuda_job *job = &launch->job;
-    uint64_t n_tiles = (job->n_elems + ZI_UPDATE_TILE - 1) / ZI_UPDATE_TILE;
-    for (uint64_t tile = 0; tile < n_tiles; tile++)
-        for (uint32_t thread = 0; thread < ZI_CUDA_THREADS; thread++)
-            zi_update_thread(launch->variant->rule, launch->variant->n_states, job, tile, thread);
+    (void)flags;
+    *event = calloc(1, sizeof **event);
+    return *event == NULL ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
-static void run_update_blocks(const zi_cuda_launch *launch)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
-    const zi_cuda_job *job = &launch->job;
-    const zi_variant *v = launch->variant;
-    for (uint64_t block = 0; block < job->n_elems / ZI_BLOCK; block++) {
-        zi_block_part part[ZI_WARP];
-        float largest[ZI_MAX_STATES] = {0};
-        int goes_on = 1;
-        for (uint32_t t = 0; t < ZI_WARP; t++)
-            goes_on &= zi_update_block_thread(v->rule, v->n_states, job, block, t, &part[t]);
-        for (int t = 0; t < ZI_WARP && goes_on; t++)
-            for (int s = 0; s < v->n_states; s++)
-                largest[s] = zi_q8_larger(largest[s], part[t].largest[s]);
-        for (uint32_t t = 0; t < ZI_WARP && goes_on; t++) {
-            memcpy(part[t].largest, largest, sizeof largest);
-            zi_encode_block_thread(v->n_states, job, block, t, &part[t]);
-        }
+    work *w = new_work(RECORD, 0);
+    lock_machine();
+    event->stream = stream;
+    w->event = event;
+    w->nth = ++event->n_recorded;
+    cudaError_t error = enqueue(stream, w);
+    pthread_mutex_unlock(&machine);
+    return error;
+}
+
+/* An event that was never recorded holds nothing up, as in CUDA. */
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
+{
+    (void)flags;
+    work *w = new_work(AWAIT, 0);
+    lock_machine();
+    w->event = event;
+    w->nth = event->n_recorded;
+    cudaError_t error = enqueue(stream, w);
+    pthread_mutex_unlock(&machine);
+    return error;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    lock_machine();
+    cudaError_t error = event->n_reached < event->n_recorded ? cudaErrorNotReady : cudaSuccess;
+    pthread_mutex_unlock(&machine);
+    return error;
+}
+
+static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth);
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    cudaError_t error = cudaSuccess;
+    lock_machine();
+    if (event->n_reached < event->n_recorded) {
+        run_stream(event->stream, event, event->n_recorded);
+        error = event->stream->error;
     }
+    pthread_mutex_unlock(&machine);
+    return error;
 }
 
-/* The addresses that a kernel finds in the tensors' statistics. */
-static void check_tensors(const zi_cuda_job *job)
+cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
-    for (uint64_t s = 0; s < job->n_spans; s++) {
-        const zi_tensor_statistics *t = &job->tensor[job->span[s].tensor];
-        const void *const all[] = {t->row,     t->col,     t->row_mean, t->sum,
-                                   t->row_sum, t->col_sum, job->tensor};
-        for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
-            must_be_device(all[i]);
-    }
+    cudaError_t error = cudaEventSynchronize(event); /* work that holds it runs first */
+    free(event);
+    return error;
 }
 
-static void run_update_tensors(const zi_cuda_launch *launch)
-{
-    const zi_cuda_job *job = &launch->job;
-    uint64_t n_tiles = (job->n_elems + ZI_UPDATE_TILE - 1) / ZI_UPDATE_TILE;
-    check_tensors(job);
-    for (uint64_t tile = 0; tile < n_tiles; tile++)
-        for (uint32_t thread = 0; thread < ZI_CUDA_THREADS; thread++)
-            zi_update_tensor_thread(job->is_factored, job->n_states, job, tile, thread);
-}
-
-static void (*const run_update_of_unit[ZI_N_UNITS])(const zi_cuda_launch *launch) = {
-    [ZI_UNIT_ELEMENT] = run_update_elements,
-    [ZI_UNIT_BLOCK] = run_update_blocks,
-    [ZI_UNIT_TENSOR] = run_update_tensors,
-};
-
-static void run_update(const zi_cuda_launch *launch)
-{
-    must_be_device(launch->job.control->scalars);
-    run_update_of_unit[launch->variant->unit](launch);
-}
-
-/* What team_sum does: each step adds the lanes of the thread `half` further on. */
-static double team_sum(double lane[ZI_TEAM][ZI_QUAD])
-{
-    for (int half = ZI_TEAM / 2; half > 0; half /= 2)
-        for (int t = 0; t < half; t++)
-            for (int e = 0; e < ZI_QUAD; e++)
-                lane[t][e] += lane[t + half][e];
-    return (lane[0][0] + lane[0][2]) + (lane[0][1] + lane[0][3]);
-}
-
-static void add_squares(int64_t limb[ZI_EXACT_LIMBS], int64_t *n_bad, double squares)
-{
-    if (!isfinite(squares)) {
-        ++*n_bad;
-    } else if (squares > 0) {
-        zi_exact_parts parts = zi_exact_split(squares);
-        for (int i = 0; i < 3; i++)
-            limb[parts.first + i] += parts.part[i];
-    }
-}
-
-static void run_norm(const zi_cuda_launch *launch)
-{
-    const zi_cuda_job *job = &launch->job;
-    for (uint64_t block = 0; block < job->n_elems / ZI_BLOCK; block++) {
-        double lane[ZI_TEAM][ZI_QUAD] = {{0}};
-        for (uint32_t thread = 0; thread < ZI_TEAM; thread++)
-            zi_norm_thread(job, block, thread, lane[thread]);
-        add_squares(launch->sum->limb, launch->n_bad, team_sum(lane));
-    }
-}
-
-static void run_squares_of_tensors(const zi_cuda_launch *launch)
-{
-    const zi_cuda_job *job = &launch->job;
-    for (uint64_t block = 0; block < job->n_elems / ZI_BLOCK; block++)
-        for (zi_block_run run = zi_before_block(job, block); zi_next_in_block(block, &run);) {
-            int64_t *sum = job->tensor[run.span->tensor].sum;
-            double lane[ZI_TEAM][ZI_QUAD] = {{0}};
-            for (uint32_t t = 0; t < ZI_TEAM; t++)
-                zi_squares_thread(launch->round, job, block, &run, t, lane[t]);
-            add_squares(sum, &sum[ZI_EXACT_LIMBS], team_sum(lane));
-        }
-}
-
-/* The last warp first: the order in which they run is none of the result's. */
-static void run_statistics(const zi_cuda_launch *launch)
-{
-    const zi_cuda_job *job = &launch->job;
-    uint64_t n_warps = (job->n_elems + ZI_WARP_ELEMS - 1) / ZI_WARP_ELEMS;
-    check_tensors(job);
-    for (uint64_t w = n_warps; w-- > 0 && launch->round == ZI_STATISTICS_MOMENTS;)
-        for (uint32_t thread = 0; thread < ZI_WARP; thread++)
-            zi_grid_sums_thread(job, w, thread);
-    run_squares_of_tensors(launch);
-}
-
-static void run_accumulate(const zi_cuda_launch *launch)
-{
-    const zi_cuda_job *job = &launch->job;
-    for (uint64_t block = 0; block < job->n_elems / ZI_BLOCK; block++) {
-        int bad = 0;
-        for (uint32_t thread = 0; thread < ZI_TEAM; thread++)
-            bad |= zi_accumulate_thread(job, block, thread, launch->acc);
-        *launch->n_bad += bad;
-    }
-}
-
-static void (*const run_kernel[])(const zi_cuda_launch *launch) = {
-    [ZI_CUDA_ACCUMULATE] = run_accumulate,
-    [ZI_CUDA_NORM] = run_norm,
-    [ZI_CUDA_STATISTICS] = run_statistics,
-    [ZI_CUDA_UPDATE] = run_update,
-};
+/* ------------------------------------------------------------------ run ---------------------- */
 
 static void run(const work *w)
 {
@@ -346,22 +278,35 @@ static void run(const work *w)
         memcpy(w->dst, w->src != NULL ? w->src : w->bytes, w->n_bytes);
     else if (w->kind == ZERO)
         memset(w->dst, 0, w->n_bytes);
+    else if (w->kind == KERNEL)
+        shim_run_kernel(&w->launch);
+    else if (w->kind == RECORD)
+        w->event->n_reached = w->nth;
     else
-        run_kernel[w->launch.kernel](&w->launch);
+        run_stream(w->event->stream, w->event, w->nth);
+}
+
+/* Up to where the event is reached for the nth time; NULL: all. */
+static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth)
+{
+    shim_enter();
+    while (stream != NULL && stream->first != NULL && (event == NULL || event->n_reached < nth)) {
+        work *w = stream->first;
+        stream->first = w->next;
+        if (stream->first == NULL)
+            stream->last = &stream->first;
+        if (stream->error == cudaSuccess || w->kind == RECORD)
+            run(w);
+        free(w);
+    }
+    shim_leave();
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    shim_enter();
-    while (stream->first != NULL) {
-        work *w = stream->first;
-        stream->first = w->next;
-        if (stream->error == cudaSuccess)
-            run(w);
-        free(w);
-    }
-    stream->last = &stream->first;
-    shim_leave();
+    lock_machine();
+    run_stream(stream, NULL, 0);
+    pthread_mutex_unlock(&machine);
     return stream->error;
 }
 

@@ -1,0 +1,91 @@
+/* See cuda_queue.h. Events carry no times: those without are cheaper to record and to wait for. */
+#include "device/cuda_queue.h"
+
+#include <stdlib.h>
+
+#include "base/status.h"
+
+zopt_status zi_cuda_check(cudaError_t error, int ordinal, const char *call)
+{
+    if (error == cudaSuccess)
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_FAILURE, "GPU %d: %s: %s", ordinal, call, cudaGetErrorString(error));
+}
+
+void zi_cuda_note(zi_queue *q, cudaError_t error, const char *call)
+{
+    q->is_idle = 0;
+    if (error == cudaSuccess || q->error != cudaSuccess)
+        return;
+    q->error = error;
+    q->failed = call;
+}
+
+int zi_cuda_enter(zi_queue *q)
+{
+    int current = -1;
+    if (cudaGetDevice(&current) != cudaSuccess || current != q->ordinal)
+        zi_cuda_note(q, cudaSetDevice(q->ordinal), "cudaSetDevice");
+    return q->error == cudaSuccess;
+}
+
+zopt_status zi_cuda_wait(zi_queue *q)
+{
+    zi_cuda_enter(q);
+    if (!q->is_idle)
+        zi_cuda_note(q, cudaStreamSynchronize(q->stream), "the work up to cudaStreamSynchronize");
+    q->is_idle = 1;
+    return zi_cuda_check(q->error, q->ordinal, q->failed);
+}
+
+zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out)
+{
+    *out = NULL;
+    zi_event *event = calloc(1, sizeof *event);
+    if (event == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for an event");
+    event->ordinal = q->ordinal;
+    zi_cuda_enter(q);
+    zopt_status status =
+        zi_cuda_check(cudaEventCreateWithFlags(&event->event, cudaEventDisableTiming), q->ordinal,
+                      "cudaEventCreateWithFlags");
+    if (status != ZOPT_OK)
+        free(event);
+    else
+        *out = event;
+    return status;
+}
+
+void zi_cuda_event_destroy(zi_event *event)
+{
+    if (event != NULL)
+        cudaEventDestroy(event->event);
+    free(event);
+}
+
+void zi_cuda_event_record(zi_queue *q, zi_event *event)
+{
+    if (zi_cuda_enter(q))
+        zi_cuda_note(q, cudaEventRecord(event->event, q->stream), "cudaEventRecord");
+}
+
+void zi_cuda_event_await(zi_queue *q, const zi_event *event)
+{
+    if (zi_cuda_enter(q))
+        zi_cuda_note(q, cudaStreamWaitEvent(q->stream, event->event, 0), "cudaStreamWaitEvent");
+}
+
+zopt_status zi_cuda_event_query(const zi_event *event, int *done)
+{
+    cudaError_t error = cudaEventQuery(event->event);
+    *done = error == cudaSuccess;
+    return error == cudaErrorNotReady
+               ? ZOPT_OK
+               : zi_cuda_check(error, event->ordinal, "the work up to cudaEventQuery");
+}
+
+zopt_status zi_cuda_event_wait(const zi_event *event)
+{
+    return zi_cuda_check(cudaEventSynchronize(event->event), event->ordinal,
+                         "the work up to cudaEventSynchronize");
+}

@@ -1,0 +1,40 @@
+/* A queue of the CUDA device: a stream, and what has failed on it; and its events. cuda.c has the
+ * rest of the device. */
+#ifndef ZI_DEVICE_CUDA_QUEUE_H
+#define ZI_DEVICE_CUDA_QUEUE_H
+
+#include <cuda_runtime_api.h>
+
+#include "device/device.h"
+
+struct zi_queue {
+    int ordinal; /* of the GPU */
+    int n_processors;
+    int is_idle; /* 1: nothing was enqueued since the last wait */
+    cudaStream_t stream;
+    cudaError_t error;  /* the first */
+    const char *failed; /* what it came out of */
+};
+
+struct zi_event {
+    int ordinal; /* of the GPU */
+    cudaEvent_t event;
+};
+
+/* Errors: ERR_FAILURE with CUDA's words. */
+zopt_status zi_cuda_check(cudaError_t error, int ordinal, const char *call);
+/* Something was enqueued, by a call that returned this. */
+void zi_cuda_note(zi_queue *q, cudaError_t error, const char *call);
+/* Make the queue's GPU current. 1: go on. Nothing is enqueued behind a failure. */
+int zi_cuda_enter(zi_queue *q);
+
+/* Of zi_device_ops: */
+zopt_status zi_cuda_wait(zi_queue *q);
+zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out);
+void zi_cuda_event_destroy(zi_event *event);
+void zi_cuda_event_record(zi_queue *q, zi_event *event);
+void zi_cuda_event_await(zi_queue *q, const zi_event *event);
+zopt_status zi_cuda_event_query(const zi_event *event, int *done);
+zopt_status zi_cuda_event_wait(const zi_event *event);
+
+#endif

@@ -1,0 +1,11 @@
+/* Between the shim's streams and its kernels. */
+#ifndef TESTS_CUDA_SHIM_KERNELS_H
+#define TESTS_CUDA_SHIM_KERNELS_H
+
+#include "device/cuda.h"
+
+/* A kernel that is given the host's memory ends the test. */
+void shim_check_addresses(const zi_cuda_launch *launch);
+void shim_run_kernel(const zi_cuda_launch *launch);
+
+#endif
