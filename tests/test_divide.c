@@ -1,5 +1,5 @@
-/* zi_divide where it is made of multiplications: it equals the division for every pair of mantissas
- * that could tell them apart. This file is compiled for machines with fma. */
+/* zi_multiplied_quotient: it equals the division for every pair of mantissas that could tell them
+ * apart. This file is compiled for machines with fma. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 /* Mantissas are integers of 24 bits. A quotient x / c lies |k| * 2^-49 of the next power of two
  * below or above the middle of two floats, an odd `middle` of 25 bits, if
  *     x * 2^bits - middle * c = k,   bits = 25 where x < c, else 24.
- * zi_divide is off by less than 7 such units. */
+ * zi_multiplied_quotient is off by less than 7 such units. */
 enum { MANTISSA = 1 << 23, UNITS = 8 };
 
 /* Of an odd number, modulo 2^64; every round doubles the bits that are right. */
@@ -40,8 +40,9 @@ static void try_all(uint32_t c, uint64_t inverse, int twos, int k, int bits, tal
         if (!in_range)
             continue;
         count->tried++;
-        count->wrong += (product & ((1ll << bits) - 1)) != 0 ||
-                        zi_divide((float)x, (float)c, 1.0f / (float)c) != (float)x / (float)c;
+        count->wrong +=
+            (product & ((1ll << bits) - 1)) != 0 ||
+            zi_multiplied_quotient((float)x, (float)c, 1.0f / (float)c) != (float)x / (float)c;
     }
 }
 
@@ -71,7 +72,7 @@ START_TEST(the_ends_of_the_range_are_divided)
         0x1p-27f, 0x1.fffffep-27f, 0x1.000002p-20f, 0.03f, 0.5f, 0x1.fffffep-1f, 1.0f};
     for (size_t i = 0; i < sizeof x / sizeof x[0]; i++)
         for (size_t j = 0; j < sizeof c / sizeof c[0]; j++) {
-            float got = zi_divide(x[i], c[j], 1.0f / c[j]), want = x[i] / c[j];
+            float got = zi_multiplied_quotient(x[i], c[j], 1.0f / c[j]), want = x[i] / c[j];
             ck_assert(isnan(want) ? isnan(got) : zi_float_bits(got) == zi_float_bits(want));
         }
 }
@@ -86,7 +87,7 @@ START_TEST(a_random_million_of_the_range_is_divided)
         random ^= random << 17;
         float x = ldexpf((float)(random & 0xffffff), (int)(random >> 24 & 127) - 87);
         float c = ldexpf((float)(MANTISSA | (random >> 40 & 0x7fffff)), -24 - (int)(random % 27));
-        n_wrong += zi_divide(x, c, 1.0f / c) != x / c;
+        n_wrong += zi_multiplied_quotient(x, c, 1.0f / c) != x / c;
     }
     ck_assert_uint_eq(n_wrong, 0);
 }

@@ -6,33 +6,42 @@
 
 #include "device/cpu_convert.h"
 
-/* What all sources have alike: a constant of the loops over blocks. */
-typedef enum sources_kind { ALL_FP16, ALL_BF16, MIXED } sources_kind;
+/* What the sources and destinations of a job have alike: constants of the loops over lines. */
+typedef enum tables_kind { ALL_FP16, ALL_BF16, MIXED } tables_kind;
 
-static sources_kind kind_of_sources(const zi_job *job)
+static tables_kind kind_of_tables(const zi_job *job)
 {
     int n_fp16 = 0, n_bf16 = 0;
     for (int s = 0; s < job->n_sources; s++) {
         n_fp16 += job->source[s].dtype == ZOPT_FP16;
         n_bf16 += job->source[s].dtype == ZOPT_BF16;
     }
-    return n_fp16 == job->n_sources ? ALL_FP16 : n_bf16 == job->n_sources ? ALL_BF16 : MIXED;
+    for (int d = 0; d < job->n_dests; d++) {
+        n_fp16 += job->dest[d].dtype == ZOPT_FP16;
+        n_bf16 += job->dest[d].dtype == ZOPT_BF16;
+    }
+    int n = job->n_sources + job->n_dests;
+    return n_fp16 == n ? ALL_FP16 : n_bf16 == n ? ALL_BF16 : MIXED;
+}
+
+static inline __attribute__((always_inline)) zopt_dtype dtype_of(tables_kind kind, zopt_dtype dtype)
+{
+    return kind == ALL_FP16 ? ZOPT_FP16 : kind == ALL_BF16 ? ZOPT_BF16 : dtype;
 }
 
 /* g = (start + source 0 + source 1 + ...) * coef, a line in registers. kind is a constant where
- * this is inlined. */
-static inline __attribute__((always_inline)) void
-sum_line(float *g, const float *start, const zi_job *job, sources_kind kind, size_t at, float coef)
+ * this is inlined, and so may n_sources be, which is the job's. */
+static inline __attribute__((always_inline)) void sum_line(float *g, const float *start,
+                                                           const zi_job *job, tables_kind kind,
+                                                           int n_sources, size_t at, float coef)
 {
     static const float zeros[ZI_LINE];
     vector sum[VECTORS];
     for (size_t v = 0; v < VECTORS; v++)
         sum[v] = widen((start != NULL ? start : zeros) + v * VECTOR, ZOPT_FP32);
-    for (int s = 0; s < job->n_sources; s++) {
+    for (int s = 0; s < n_sources; s++) {
         const zi_source *source = &job->source[s];
-        zopt_dtype dtype = kind == ALL_FP16   ? ZOPT_FP16
-                           : kind == ALL_BF16 ? ZOPT_BF16
-                                              : source->dtype;
+        zopt_dtype dtype = dtype_of(kind, source->dtype);
         const char *x = (const char *)source->data + at * element_bytes(dtype);
         for (size_t v = 0; v < VECTORS; v++)
             sum[v] = add(sum[v], widen(x + v * VECTOR * element_bytes(dtype), dtype));
@@ -42,18 +51,19 @@ sum_line(float *g, const float *start, const zi_job *job, sources_kind kind, siz
 }
 
 static inline __attribute__((always_inline)) void sum_lines(float *g, const float *start,
-                                                            const zi_job *job, sources_kind kind,
+                                                            const zi_job *job, tables_kind kind,
                                                             size_t first, float coef)
 {
     for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE)
-        sum_line(g + line, start != NULL ? start + line : NULL, job, kind, first + line, coef);
+        sum_line(g + line, start != NULL ? start + line : NULL, job, kind, job->n_sources,
+                 first + line, coef);
 }
 
 /* The gradients of a block, ready for a rule. */
 static void gradient_block(float *g, const zi_job *job, size_t first)
 {
     float coef = job->control->coef;
-    sources_kind kind = kind_of_sources(job);
+    tables_kind kind = kind_of_tables(job);
     if (kind == ALL_FP16)
         sum_lines(g, NULL, job, ALL_FP16, first, coef);
     else if (kind == ALL_BF16)
@@ -83,14 +93,14 @@ static double block_sum_of_squares(const float *restrict g)
     return lane[0];
 }
 
-/* A line of parameters to every destination. */
-static inline __attribute__((always_inline)) void store_line(const zi_job *job, size_t at)
+/* A line of parameters to every destination; kind and n_dests as with sum_line. */
+static inline __attribute__((always_inline)) void store_line(const zi_job *job, tables_kind kind,
+                                                             int n_dests, size_t at)
 {
-    int n_dests = job->n_dests;
     if (n_dests == 0)
         return;
     const float *master = job->master + at;
-    zopt_dtype dtype = job->dest[0].dtype;
+    zopt_dtype dtype = dtype_of(kind, job->dest[0].dtype);
     if (dtype == ZOPT_FP32) {
         for (int d = 0; d < n_dests; d++)
             memcpy((float *)job->dest[d].data + at, master, ZI_LINE * sizeof *master);
@@ -104,7 +114,7 @@ static inline __attribute__((always_inline)) void store_line(const zi_job *job, 
 static void store(const zi_job *job, size_t first)
 {
     for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE)
-        store_line(job, first + line);
+        store_line(job, MIXED, job->n_dests, first + line);
 }
 
 #endif

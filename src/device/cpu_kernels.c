@@ -29,7 +29,7 @@ static void accumulate(const zi_job *job, float *acc, int64_t *n_bad)
     }
 }
 
-static inline __attribute__((always_inline)) void norm_of(const zi_job *job, sources_kind kind,
+static inline __attribute__((always_inline)) void norm_of(const zi_job *job, tables_kind kind,
                                                           zi_exact *sum, int64_t *n_bad)
 {
     float g[ZI_BLOCK];
@@ -45,7 +45,7 @@ static inline __attribute__((always_inline)) void norm_of(const zi_job *job, sou
 
 static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
 {
-    sources_kind kind = kind_of_sources(job);
+    tables_kind kind = kind_of_tables(job);
     if (kind == ALL_FP16)
         norm_of(job, ALL_FP16, sum, n_bad);
     else if (kind == ALL_BF16)
@@ -79,8 +79,16 @@ typedef struct range {
 #define RANGE_STATE(s) r->state[s]
 #define LINE_STATE(s)  state[s] + line
 
-/* For each rule: a loop; a range; and a block of one group in one go, line by line from the
- * gradients to the stored parameters. */
+/* Elements of one group in whole blocks. */
+typedef struct lines {
+    const zi_job *job;
+    size_t first, n; /* of the job's elements */
+    float *state[ZI_MAX_STATES];
+    const float *k;
+} lines;
+
+/* For each rule: a loop; a range; and lines, each in one go from the gradients to the stored
+ * parameters. The usual tables, of 1, 2 or 4 ranks, are constants of the loop. */
 #define RULE_FUNCTIONS(NAME, function, states)                                            \
     static inline __attribute__((always_inline)) void loop_##function(                    \
         const float *restrict g, float *restrict master,                                  \
@@ -94,34 +102,41 @@ typedef struct range {
         loop_##function(r->g, r->master, ARGUMENTS_##states(RANGE_STATE) r->k, r->n);     \
     }                                                                                     \
     static inline __attribute__((always_inline)) void lines_##function(                   \
-        const zi_job *job, sources_kind kind, size_t first, const float *scalars,         \
-        float *const state[ZI_MAX_STATES])                                                \
+        const lines *all, tables_kind kind, int n_sources, int n_dests)                   \
     {                                                                                     \
-        float g[ZI_LINE], k[ZI_MAX_SCALARS], *master = job->master + first;               \
+        const zi_job *job = all->job;                                                     \
+        float g[ZI_LINE], k[ZI_MAX_SCALARS], *state[ZI_MAX_STATES];                       \
+        float *master = job->master + all->first, coef = job->control->coef;              \
+        memcpy(k, all->k, sizeof k);                                                      \
+        memcpy(state, all->state, sizeof state);                                          \
         (void)state;                                                                      \
-        memcpy(k, scalars, sizeof k);                                                     \
-        for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE) {                         \
-            sum_line(g, NULL, job, kind, first + line, job->control->coef);               \
+        for (size_t line = 0; line < all->n; line += ZI_LINE) {                           \
+            sum_line(g, NULL, job, kind, n_sources, all->first + line, coef);             \
             loop_##function(g, master + line, ARGUMENTS_##states(LINE_STATE) k, ZI_LINE); \
-            store_line(job, first + line);                                                \
+            store_line(job, kind, n_dests, all->first + line);                            \
         }                                                                                 \
     }                                                                                     \
-    static void fused_##function(const zi_job *job, sources_kind kind, size_t first,      \
-                                 const float *scalars, float *const state[ZI_MAX_STATES]) \
+    static void fused_##function(const lines *all, tables_kind kind)                      \
     {                                                                                     \
-        if (kind == ALL_FP16)                                                             \
-            lines_##function(job, ALL_FP16, first, scalars, state);                       \
+        int n = all->job->n_sources, n_dests = all->job->n_dests;                         \
+        if (kind == ALL_FP16 && n == 1 && n_dests == 1)                                   \
+            lines_##function(all, ALL_FP16, 1, 1);                                        \
+        else if (kind == ALL_FP16 && n == 2 && n_dests == 2)                              \
+            lines_##function(all, ALL_FP16, 2, 2);                                        \
+        else if (kind == ALL_FP16 && n == 4 && n_dests == 4)                              \
+            lines_##function(all, ALL_FP16, 4, 4);                                        \
+        else if (kind == ALL_FP16)                                                        \
+            lines_##function(all, ALL_FP16, n, n_dests);                                  \
         else if (kind == ALL_BF16)                                                        \
-            lines_##function(job, ALL_BF16, first, scalars, state);                       \
+            lines_##function(all, ALL_BF16, n, n_dests);                                  \
         else                                                                              \
-            lines_##function(job, MIXED, first, scalars, state);                          \
+            lines_##function(all, MIXED, n, n_dests);                                     \
     }
 ZI_RULE_LIST(RULE_FUNCTIONS)
 
 static const struct {
     void (*range)(const range *r);
-    void (*fused)(const zi_job *job, sources_kind kind, size_t first, const float *scalars,
-                  float *const state[ZI_MAX_STATES]);
+    void (*fused)(const lines *all, tables_kind kind);
 } of_rule[ZI_N_RULES] = {
 #define RULE_ROW(NAME, function, states) [ZI_RULE_##NAME] = {range_##function, fused_##function},
     ZI_RULE_LIST(RULE_ROW)};
@@ -148,25 +163,39 @@ static const zi_span *update_spans(zi_rule rule, const zi_job *job, size_t first
     return span;
 }
 
-/* A block from gradients to parameters; state[]: where its elements' states are. */
-static const zi_span *update_block(zi_rule rule, const zi_job *job, sources_kind kind, size_t first,
-                                   const zi_span *span, float *const state[ZI_MAX_STATES])
+/* Whole blocks of one group, up to `end`; 0: the block at first has several. */
+static size_t one_group(const zi_span *span, size_t first, size_t end)
 {
-    if (span->end < first + ZI_BLOCK)
-        return update_spans(rule, job, first, span, state);
-    of_rule[rule].fused(job, kind, first, job->control->scalars[span->group], state);
-    return span + (span->end == first + ZI_BLOCK);
+    size_t stop = span->end < end ? (size_t)span->end : end;
+    return (stop - first) / ZI_BLOCK * ZI_BLOCK;
+}
+
+/* At least a block, and at most up to `end`, from gradients to parameters; state[]: where the first
+ * one's elements' states are. Returns how many elements. */
+static size_t update_some(zi_rule rule, const zi_job *job, tables_kind kind, size_t first,
+                          size_t end, const zi_span **span, float *const state[ZI_MAX_STATES])
+{
+    lines all = {job, first, one_group(*span, first, end), {NULL}, NULL};
+    if (all.n == 0) {
+        *span = update_spans(rule, job, first, *span, state);
+        return ZI_BLOCK;
+    }
+    memcpy(all.state, state, sizeof all.state);
+    all.k = job->control->scalars[(*span)->group];
+    of_rule[rule].fused(&all, kind);
+    *span += (*span)->end == first + all.n;
+    return all.n;
 }
 
 static void update_elements(const zi_variant *variant, const zi_job *job)
 {
     float *state[ZI_MAX_STATES] = {NULL};
     const zi_span *span = job->span;
-    const sources_kind kind = kind_of_sources(job);
-    for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
+    const tables_kind kind = kind_of_tables(job);
+    for (size_t first = 0; first < job->n_elems;) {
         for (int s = 0; s < variant->n_states; s++)
             state[s] = (float *)job->state[s].data + first;
-        span = update_block(variant->rule, job, kind, first, span, state);
+        first += update_some(variant->rule, job, kind, first, job->n_elems, &span, state);
     }
 }
 
@@ -190,13 +219,13 @@ static void update_blocks(const zi_variant *variant, const zi_job *job)
     float wide[2][ZI_MAX_STATES][ZI_BLOCK], *state[2][ZI_MAX_STATES];
     encoding to_codes[ZI_MAX_STATES];
     const zi_span *span = job->span;
-    const sources_kind kind = kind_of_sources(job);
+    const tables_kind kind = kind_of_tables(job);
     for (int i = 0; i < 2 * ZI_MAX_STATES; i++)
         state[i / ZI_MAX_STATES][i % ZI_MAX_STATES] = wide[i / ZI_MAX_STATES][i % ZI_MAX_STATES];
     decode_states(variant, job, 0, state[0]);
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
         size_t now = first / ZI_BLOCK % 2;
-        span = update_block(variant->rule, job, kind, first, span, state[now]);
+        update_some(variant->rule, job, kind, first, first + ZI_BLOCK, &span, state[now]);
         for (int s = 0; s < variant->n_states; s++) {
             const zi_state_slice block = state_block(&job->state[s], first);
             encode_begin(variant->state[s].form, &block, wide[now][s], &to_codes[s]);
