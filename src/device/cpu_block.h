@@ -80,17 +80,29 @@ static void gradient_block(float *g, const zi_job *job, size_t first)
 #define ADD_SQUARE(sum, x) ((sum) + (x) * (x))
 #endif
 
-/* Element i in lane i mod 32, ascending; lanes combined by halving. */
-static double block_sum_of_squares(const float *restrict g)
+/* Element i in lane i mod 32, ascending. */
+static inline __attribute__((always_inline)) void add_line_squares(double lane[restrict ZI_LANES],
+                                                                   const float *restrict g)
 {
-    double lane[ZI_LANES] = {0};
-    for (size_t first = 0; first < ZI_BLOCK; first += ZI_LANES)
-        for (size_t i = 0; i < ZI_LANES; i++)
-            lane[i] = ADD_SQUARE(lane[i], (double)g[first + i]);
+    for (size_t i = 0; i < ZI_LANES; i++)
+        lane[i] = ADD_SQUARE(lane[i], (double)g[i]);
+}
+
+/* Lanes combined by halving. */
+static inline double sum_of_lanes(double lane[ZI_LANES])
+{
     for (size_t half = ZI_LANES / 2; half > 0; half /= 2)
         for (size_t i = 0; i < half; i++)
             lane[i] += lane[i + half];
     return lane[0];
+}
+
+static double block_sum_of_squares(const float *g)
+{
+    double lane[ZI_LANES] = {0};
+    for (size_t line = 0; line < ZI_BLOCK; line += ZI_LANES)
+        add_line_squares(lane, g + line);
+    return sum_of_lanes(lane);
 }
 
 /* A line of parameters to every destination; kind and n_dests as with sum_line. */

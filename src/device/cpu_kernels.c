@@ -29,13 +29,18 @@ static void accumulate(const zi_job *job, float *acc, int64_t *n_bad)
     }
 }
 
-static inline __attribute__((always_inline)) void norm_of(const zi_job *job, tables_kind kind,
-                                                          zi_exact *sum, int64_t *n_bad)
+static inline __attribute__((always_inline)) void
+norm_of(const zi_job *job, tables_kind kind, int n_sources, zi_exact *sum, int64_t *n_bad)
 {
-    float g[ZI_BLOCK];
+    _Static_assert((int)ZI_LINE == (int)ZI_LANES, "a line has one element for each lane");
+    float g[ZI_LINE];
     for (size_t first = 0; first < job->n_elems; first += ZI_BLOCK) {
-        sum_lines(g, NULL, job, kind, first, 1.0f);
-        double squares = block_sum_of_squares(g);
+        double lane[ZI_LANES] = {0};
+        for (size_t line = 0; line < ZI_BLOCK; line += ZI_LINE) {
+            sum_line(g, NULL, job, kind, n_sources, first + line, 1.0f);
+            add_line_squares(lane, g);
+        }
+        double squares = sum_of_lanes(lane);
         if (isfinite(squares))
             zi_exact_add(sum, squares);
         else
@@ -46,12 +51,19 @@ static inline __attribute__((always_inline)) void norm_of(const zi_job *job, tab
 static void norm(const zi_job *job, zi_exact *sum, int64_t *n_bad)
 {
     tables_kind kind = kind_of_tables(job);
-    if (kind == ALL_FP16)
-        norm_of(job, ALL_FP16, sum, n_bad);
+    int n = job->n_sources;
+    if (kind == ALL_FP16 && n == 1)
+        norm_of(job, ALL_FP16, 1, sum, n_bad);
+    else if (kind == ALL_FP16 && n == 2)
+        norm_of(job, ALL_FP16, 2, sum, n_bad);
+    else if (kind == ALL_FP16 && n == 4)
+        norm_of(job, ALL_FP16, 4, sum, n_bad);
+    else if (kind == ALL_FP16)
+        norm_of(job, ALL_FP16, n, sum, n_bad);
     else if (kind == ALL_BF16)
-        norm_of(job, ALL_BF16, sum, n_bad);
+        norm_of(job, ALL_BF16, n, sum, n_bad);
     else
-        norm_of(job, MIXED, sum, n_bad);
+        norm_of(job, MIXED, n, sum, n_bad);
 }
 
 /* Elements of one group, or of one tensor, and what a rule reads and writes of them. */
