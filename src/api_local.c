@@ -294,6 +294,7 @@ static zopt_status local_step(zopt *z)
     if (zero->micro < zero->n_micro)
         return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_step after %d of %d micro-steps", zero->micro,
                        zero->n_micro);
+    ZI_TRY(zi_ckpt_settle(l->ckpt));
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_zero_step(zero);
     zi_fp_leave(&guard);

@@ -27,9 +27,12 @@ static zopt_status check_range_of(const zi_zero *z, const char *call, int id, ui
 
 zopt_status zi_local_set_master(zopt *z, int id, uint64_t offset, uint64_t n, const float *values)
 {
-    zi_zero *zero = zi_local_of(z)->zero;
+    const zi_local *l = zi_local_of(z);
+    zi_zero *zero = l->zero;
     ZI_TRY(check_range_of(zero, "zopt_set_master", id, offset, n));
     ZI_TRY(zi_owner_rest(zero));
+    if (l->ckpt != NULL)
+        zi_ckpt_keep_params(l->ckpt);
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_set_master(zero, id, offset, n, values);
     zi_fp_leave(&guard);

@@ -29,6 +29,7 @@ typedef struct outcome {
     char text[MAX_RANKS][512];
     zopt_status after[MAX_RANKS]; /* of one more call */
     const char *save_to;          /* a directory to save to before the step that fails */
+    int async;
 } outcome;
 
 static void flip(zopt *z, const h_problem *problem, int index, uint64_t *element)
@@ -70,7 +71,7 @@ static void train(const h_problem *problem, const zopt_options *options, outcome
             abort();
         if (step == cases[index].flip_before && o->save_to != NULL)
             o->status[rank] = zopt_save(z, o->save_to);
-        else
+        if (o->status[rank] == ZOPT_OK) /* an asynchronous save leaves it to the step */
             o->status[rank] = h_step(problem, z, step);
         o->failed_step[rank] = step;
     }
@@ -102,6 +103,7 @@ static void on_thread(int rank, zopt_threads *threads, void *arg)
     h_problem problem = make_problem(o->index);
     problem.options.threads = threads;
     problem.options.threads_rank = rank;
+    problem.options.async_save = o->async;
     train(&problem, &problem.options, o);
 }
 
@@ -114,16 +116,30 @@ START_TEST(flipped_bit_is_found_and_named)
 }
 END_TEST
 
-START_TEST(damaged_parameters_are_not_saved)
+static void check_not_saved(int index, int async)
 {
-    char dir[] = "/tmp/zopt-damage-XXXXXX", path[64];
+    char dir[] = "/tmp/zopt-damage-XXXXXX", path[64], lock[80];
     ck_assert_ptr_nonnull(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/checkpoints", dir);
-    outcome o = {.index = _i, .save_to = path};
-    h_on_threads(cases[_i].world, on_thread, &o);
-    for (int rank = 0; rank < cases[_i].world; rank++)
+    snprintf(lock, sizeof lock, "%s/lock", path);
+    outcome o = {.index = index, .save_to = path, .async = async};
+    h_on_threads(cases[index].world, on_thread, &o);
+    for (int rank = 0; rank < cases[index].world; rank++)
         check(&o, rank);
-    ck_assert_int_eq(rmdir(dir), 0); /* it is empty */
+    ck_assert_int_eq(remove(lock), 0);
+    ck_assert_int_eq(rmdir(path), 0); /* nothing else is there */
+    ck_assert_int_eq(rmdir(dir), 0);
+}
+
+START_TEST(damaged_parameters_are_not_saved)
+{
+    check_not_saved(_i, 0);
+}
+END_TEST
+
+START_TEST(damaged_parameters_are_not_saved_asynchronously)
+{
+    check_not_saved(_i, 1);
 }
 END_TEST
 
@@ -147,6 +163,7 @@ static void share_on_thread(int rank, zopt_threads *threads, void *arg)
     problem.options.shared_params = 1;
     problem.options.threads = threads;
     problem.options.threads_rank = rank;
+    problem.options.async_save = o->async;
     train(&problem, &problem.options, o);
 }
 
@@ -197,6 +214,7 @@ int main(void)
     if (!mpi) {
         tcase_add_loop_test(tests, flipped_bit_in_shared_parameters_is_found, 0, N_CASES);
         tcase_add_loop_test(tests, damaged_parameters_are_not_saved, 0, N_CASES);
+        tcase_add_loop_test(tests, damaged_parameters_are_not_saved_asynchronously, 0, N_CASES);
         tcase_add_test(tests, looking_changes_nothing);
     }
     SRunner *runner = srunner_create(suite);

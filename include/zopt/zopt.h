@@ -405,7 +405,8 @@ ZOPT_API zopt_status zopt_export_params(zopt *z, const char *path);
  * Errors, the same on all ranks, after which training can go on and the handle can save again:
  * ERR_WRITE (disk full; no such parent; another job saves here, which is named), ERR_PERMISSION,
  * ERR_MEMORY, ERR_DISAGREE where notes differ. And ERR_NUMERICS where a rank's parameters are
- * damaged, which are compared first: nothing is written, and only zopt_destroy is left. */
+ * damaged: there is no such checkpoint, and only zopt_destroy is left. An asynchronous save may
+ * leave that to the next zopt_step, which then updates nothing. */
 ZOPT_API zopt_status zopt_save(zopt *z, const char *dir);
 
 /* End the save under way, if there is one, and tell how it went. *Collective.* */

@@ -56,16 +56,18 @@ const zi_pieces *zi_pieces_for(const zi_ckpt *ckpt, const zi_bundle *bundle)
 zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, const zi_pieces *pieces,
                             zi_writer **writer, zi_shuffle *shuffle)
 {
+    enum { IN_TURN = 4 }; /* two written, one whole, one being filled */
     size_t bytes = zi_bundle_piece_bytes(bundle), most = zi_bundle_rounds(bundle, z->comm->world);
-    zi_writer_room room = {.n_buffers = all || most < 2 ? most : 2, .buffer_bytes = bytes};
+    zi_writer_room room = {.n_buffers = all || most < IN_TURN ? most : IN_TURN,
+                           .buffer_bytes = bytes};
     *shuffle = (zi_shuffle){.z = z};
-    if (pieces != NULL) {
+    if (pieces == NULL)
+        ZI_TRY(zi_shuffle_create(z, bytes, NULL, shuffle));
+    if (pieces != NULL && all) {
         room = (zi_writer_room){
             .n_buffers = pieces->n_buffers, .buffer_bytes = pieces->stride, .lent = 1};
         if (!z->comm->planned)
             room.memory = zi_pieces_at(pieces, z->comm->rank, 0);
-    } else {
-        ZI_TRY(zi_shuffle_create(z, bytes, NULL, shuffle));
     }
     zopt_status status = zi_writer_create(z->mem, &room, writer);
     if (status != ZOPT_OK)
@@ -89,7 +91,7 @@ static zopt_status try_buffers(zi_zero *z, const zi_bundle *bundle, const zi_pie
  * touched. */
 static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
 {
-    enum { STORED_AHEAD = 3 }; /* one written, one whole, one being filled */
+    enum { STORED_AHEAD = 2 }; /* one whole, one being filled */
     int async = ckpt->config.async;
     size_t rounds = zi_bundle_rounds(bundle, ckpt->z->comm->world);
     size_t n_buffers = async && rounds > STORED_AHEAD ? rounds : STORED_AHEAD;

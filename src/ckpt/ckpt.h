@@ -2,14 +2,15 @@
  * directory, remembers notes and configuration, and has at most one save under way.
  *
  * A save: contents.c (what) -> bundle (headers) -> folder (step-N.tmp) -> pieces, or shuffle
- * (bytes to their writers) -> writer (to disk) -> commit.c (checksums, header, name, `latest`,
- * pruning).
+ * (bytes to their writers) -> writer (to disk), and meanwhile the look at all ranks' parameters ->
+ * commit.c (checksums, header, name, `latest`, pruning).
  *
  * A load: folder (which) -> bundle (headers) -> match (all differences) -> reading, checksums and
  * shuffle (bytes to their owners) -> parameters to all ranks. */
 #ifndef ZI_CKPT_CKPT_H
 #define ZI_CKPT_CKPT_H
 
+#include "ckpt/background.h"
 #include "ckpt/contents.h"
 #include "ckpt/folder.h"
 #include "ckpt/pieces.h"
@@ -36,6 +37,9 @@ typedef struct zi_save {
     char shown[ZI_PATH_BYTES];
     zi_writer *writer;
     zi_shuffle shuffle;
+    int compared; /* 1: parameters are known to be the same on all ranks */
+    uint64_t params_hash;
+    zi_background hashing;
 } zi_save;
 
 typedef struct zi_ckpt {
@@ -67,6 +71,11 @@ zopt_status zi_ckpt_claim(zi_ckpt *ckpt, const char *path);
 
 /* save.c. Collective. */
 zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path);
+/* Before parameters change: find out whether those of the save under way were the same on all
+ * ranks, if that is not known. Errors: zi_params_agree's; then there is no save. */
+zopt_status zi_ckpt_settle(zi_ckpt *ckpt);
+/* The same for a call that is not collective: what is still to be known of them is noted. */
+void zi_ckpt_keep_params(zi_ckpt *ckpt);
 /* End the save under way, if there is one; its first error. */
 zopt_status zi_ckpt_wait(zi_ckpt *ckpt);
 /* The same if every rank has written its part; else ZOPT_OK at once. */

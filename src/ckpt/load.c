@@ -189,14 +189,12 @@ static zopt_status read_rounds(zi_shuffle *shuffle, candidate *c, char *data)
     return status;
 }
 
-/* With the handle's pieces: two are the window, and the third is read into. */
+/* The handle's pieces are the window. */
 static zopt_status read_data(zi_ckpt *ckpt, candidate *c)
 {
-    enum { READ_INTO = 2 };
     zi_zero *z = ckpt->z;
     const zi_pieces *pieces = zi_pieces_for(ckpt, &c->bundle);
-    size_t piece_bytes = zi_bundle_piece_bytes(&c->bundle);
-    size_t bytes = pieces != NULL ? 0 : piece_bytes + ZI_DISK_ALIGN;
+    size_t piece_bytes = zi_bundle_piece_bytes(&c->bundle), bytes = piece_bytes + ZI_DISK_ALIGN;
     char *memory = NULL;
     zi_shuffle shuffle = {.z = z};
     zopt_status mine = zi_mem_array(z->mem, ZI_MEM_CKPT, bytes, &memory);
@@ -205,10 +203,8 @@ static zopt_status read_data(zi_ckpt *ckpt, candidate *c)
     shuffle.bundle = &c->bundle;
     zopt_status status = zi_comm_agree(z->comm, mine);
     if (status == ZOPT_OK)
-        status = read_rounds(&shuffle, c,
-                             pieces != NULL
-                                 ? zi_pieces_at(pieces, z->comm->rank, READ_INTO)
-                                 : memory + (ZI_DISK_ALIGN - (uintptr_t)memory % ZI_DISK_ALIGN));
+        status =
+            read_rounds(&shuffle, c, memory + (ZI_DISK_ALIGN - (uintptr_t)memory % ZI_DISK_ALIGN));
     zi_shuffle_destroy(&shuffle);
     zi_mem_free_array(z->mem, ZI_MEM_CKPT, memory, bytes);
     return status;

@@ -122,6 +122,7 @@ zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shu
 {
     const zi_bundle *bundle = shuffle->bundle;
     const zi_comm *comm = shuffle->z->comm;
+    shuffle->past_caches = at_once && shuffle->z->config.device->on_host;
     if (pieces != NULL)
         return zi_pieces_store(pieces, shuffle, writer, at_once, hash);
     for (uint64_t first = 0; first < bundle->n_pieces; first += (uint64_t)comm->world) {
@@ -158,6 +159,7 @@ static void release(zi_ckpt *ckpt, zi_save *save)
 static void abandon(zi_ckpt *ckpt, zi_save *save)
 {
     uint64_t step = save->step;
+    (void)zi_background_finish(&save->hashing);
     if (save->writer != NULL)
         (void)zi_writer_finish(save->writer);
     release(ckpt, save);
@@ -181,16 +183,53 @@ static zopt_status send_and_write(zi_ckpt *ckpt, zi_save *save)
     return at_once ? ZOPT_OK : zi_send_pieces(pieces, 0, &save->shuffle, writer, save->hash);
 }
 
+static zopt_status hash_params(void *arg)
+{
+    zi_ckpt *ckpt = arg;
+    ckpt->save.params_hash = zi_params_hash(ckpt->z);
+    return ZOPT_OK;
+}
+
+/* While pieces are being written. A caller that does not wait for them does not wait for a hash
+ * either, where a thread can make it: zi_ckpt_settle compares. */
+static zopt_status check_params(zi_ckpt *ckpt, zi_save *save)
+{
+    save->compared = !ckpt->config.async || !zi_params_hashable(ckpt->z);
+    if (save->compared)
+        return zi_params_agree(ckpt->z);
+    return zi_comm_agree(ckpt->z->comm, zi_background_start(&save->hashing, hash_params, ckpt));
+}
+
+void zi_ckpt_keep_params(zi_ckpt *ckpt)
+{
+    (void)zi_background_finish(&ckpt->save.hashing);
+}
+
+zopt_status zi_ckpt_settle(zi_ckpt *ckpt)
+{
+    zi_save *save = &ckpt->save;
+    if (!save->under_way || save->compared)
+        return ZOPT_OK;
+    zi_ckpt_keep_params(ckpt);
+    save->compared = 1;
+    zopt_status status = zi_params_compare(ckpt->z, save->params_hash);
+    if (status != ZOPT_OK)
+        abandon(ckpt, save);
+    return status;
+}
+
 zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
 {
     zi_save *save = &ckpt->save;
     ZI_TRY(zi_ckpt_wait(ckpt));
-    ZI_TRY(zi_params_agree(ckpt->z));
+    ZI_TRY(zi_params_settle(ckpt->z));
     ZI_TRY(zi_ckpt_claim(ckpt, path));
     save->step = ckpt->z->step;
     zopt_status status = begin(ckpt, save);
     if (status == ZOPT_OK)
         status = send_and_write(ckpt, save);
+    if (status == ZOPT_OK)
+        status = check_params(ckpt, save);
     if (status != ZOPT_OK) {
         abandon(ckpt, save);
         return status;
@@ -202,6 +241,7 @@ zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
 zopt_status zi_ckpt_wait(zi_ckpt *ckpt)
 {
     zi_save *save = &ckpt->save;
+    ZI_TRY(zi_ckpt_settle(ckpt));
     if (!save->under_way)
         return ZOPT_OK;
     zopt_status status = zi_save_commit(ckpt, save);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "ckpt/stream.h"
 
 zopt_status zi_shuffle_create(zi_zero *z, size_t piece_bytes, const zi_symmetric *window,
                               zi_shuffle *out)
@@ -89,8 +90,11 @@ static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *pa
     walk_begin(s, what, &w);
     while (walk_next(&w, writer, &run)) {
         char *host = piece != NULL ? piece + run.at : packed + bytes;
-        s->z->config.device->copy(s->z->queue, what.to_file ? host : run.memory,
-                                  what.to_file ? run.memory : host, run.bytes);
+        if (s->past_caches)
+            zi_stream_copy(host, run.memory, run.bytes);
+        else
+            s->z->config.device->copy(s->z->queue, what.to_file ? host : run.memory,
+                                      what.to_file ? run.memory : host, run.bytes);
         bytes += run.bytes;
     }
     return bytes;
@@ -99,6 +103,16 @@ static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *pa
 void zi_shuffle_store(const zi_shuffle *s, uint64_t piece, int writer, char *data)
 {
     copy_memory(s, (parcel){piece, s->z->comm->rank, 1}, writer, NULL, data);
+}
+
+void zi_shuffle_fetch(const zi_shuffle *s, uint64_t piece, const char *from, char *to)
+{
+    walk w;
+    zi_run run;
+    walk_begin(s, (parcel){piece, s->z->comm->rank, 1}, &w);
+    while (zi_route_next(&w.route, &run))
+        if (run.owner != s->z->comm->rank && run.owner != ZI_EVERY_RANK)
+            memcpy(to + run.at, from + run.at, run.bytes);
 }
 
 /* Between the packed parcel and the piece that it is a part of. */

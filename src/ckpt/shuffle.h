@@ -16,6 +16,7 @@ typedef struct zi_shuffle {
     int half;                   /* to be filled next */
     char *send, *receive;       /* a piece each */
     size_t bytes;               /* of each; 0 on one rank, and with a window */
+    int past_caches;            /* 1: what goes to a file comes from the host, is not read soon */
 } zi_shuffle;
 
 /* window: used if it is large enough; NULL: none. Counted. Errors: ERR_MEMORY. On a dry mem nothing
@@ -28,6 +29,9 @@ void zi_shuffle_destroy(zi_shuffle *shuffle);
 /* What this rank owns of a piece to where it belongs in it, at `data`, for the rank that writes it.
  * Enqueued. */
 void zi_shuffle_store(const zi_shuffle *shuffle, uint64_t piece, int writer, char *data);
+
+/* What other ranks have stored of a piece at `from` to the same places at `to`. */
+void zi_shuffle_fetch(const zi_shuffle *shuffle, uint64_t piece, const char *from, char *to);
 
 typedef enum zi_direction { ZI_TO_FILE, ZI_FROM_FILE } zi_direction;
 

@@ -1,6 +1,7 @@
-/* Writing behind: a thread of a rank takes full buffers, hashes them and writes them where they
- * belong, while the rank fills the next. It communicates with nobody. With two buffers that is a
- * save which hides its transfers; with room for all that a rank writes, an asynchronous one. */
+/* Writing behind: threads of a rank take full buffers, hash them and write them where they belong,
+ * while the rank fills the next: two, so that one hashes while the other's write is under way. They
+ * communicate with nobody. With a few buffers that is a save which hides its transfers; with room
+ * for all that a rank writes, an asynchronous one. */
 #ifndef ZI_CKPT_WRITER_H
 #define ZI_CKPT_WRITER_H
 
@@ -10,7 +11,9 @@
 typedef struct zi_writer zi_writer;
 
 /* n_buffers >= 1 of buffer_bytes each, aligned for direct I/O. lent: they are the caller's, one
- * behind the other at `memory`; else the writer's, counted, on a dry mem only counted. */
+ * behind the other at `memory`, shared between processes and so in small pages, of which a disk
+ * takes half as much at once: each thread has a buffer of its own to write from. Else they are the
+ * writer's. What it has is counted, on a dry mem only counted. */
 typedef struct zi_writer_room {
     size_t n_buffers, buffer_bytes;
     int lent;
@@ -21,7 +24,7 @@ typedef struct zi_writer_room {
 zopt_status zi_writer_create(zi_mem *mem, const zi_writer_room *room, zi_writer **out);
 /* How many buffers it has. */
 size_t zi_writer_room_of(const zi_writer *writer);
-/* Waits for the thread. NULL is fine. */
+/* Waits for the threads. NULL is fine. */
 void zi_writer_destroy(zi_writer *writer);
 
 /* Start on files of this folder, by name: name[i] is that of file i. All of it is borrowed until
@@ -35,8 +38,8 @@ zopt_status zi_writer_start(zi_writer *writer, int folder, const char *shown,
 void *zi_writer_take(zi_writer *writer);
 
 /* Write it to a file from byte `at` on; no bytes are no write. *hash, borrowed until finish, gets
- * its checksum. Files come in ascending order; a file is synced and closed when the next one comes.
- */
+ * its checksum. Files come in ascending order; the last thread that goes on to the next one syncs a
+ * file. */
 typedef struct zi_write {
     uint32_t file;
     uint64_t at;

@@ -23,29 +23,39 @@ static uint64_t piece_elems(const zi_tensor *tensor, uint64_t at)
     return tensor->n_elems - at < PIECE_ELEMS ? tensor->n_elems - at : PIECE_ELEMS;
 }
 
-/* Chain the tensor's parameters on this rank onto *hash. */
+/* Chain the tensor's parameters on this rank onto *hash. Where the host can read them it does so
+ * in place, and this may run beside the handle's thread. */
 static zopt_status hash_tensor(const zi_zero *z, const zi_tensor *tensor, uint64_t *hash)
 {
     const zi_device_ops *device = z->config.device;
     char piece[PIECE_ELEMS * sizeof(float)];
     for (uint64_t at = 0; at < tensor->n_elems; at += PIECE_ELEMS) {
         size_t bytes = piece_elems(tensor, at) * zopt_dtype_bytes(tensor->dtype);
-        device->copy(z->queue, piece, param_address(z, tensor, at), bytes);
-        ZI_TRY(device->wait(z->queue));
-        *hash = XXH3_64bits_withSeed(piece, bytes, *hash);
+        const char *from = param_address(z, tensor, at);
+        if (!device->on_host) {
+            device->copy(z->queue, piece, from, bytes);
+            ZI_TRY(device->wait(z->queue));
+            from = piece;
+        }
+        *hash = XXH3_64bits_withSeed(from, bytes, *hash);
     }
     return ZOPT_OK;
 }
 
-/* All of them, when the last step's have arrived. */
-static zopt_status hash_all(zi_zero *z, uint64_t *hash)
+static zopt_status hash_all(const zi_zero *z, uint64_t *hash)
+{
+    *hash = 0;
+    for (uint32_t i = 0; i < z->n_tensors; i++)
+        ZI_TRY(hash_tensor(z, &z->tensors[i], hash));
+    return ZOPT_OK;
+}
+
+/* The last step's have arrived. */
+static zopt_status acquire_all(zi_zero *z)
 {
     const void *param;
-    *hash = 0;
-    for (uint32_t i = 0; i < z->n_tensors; i++) {
+    for (uint32_t i = 0; i < z->n_tensors; i++)
         ZI_TRY(zi_param_acquire(z, (int)i, &param));
-        ZI_TRY(hash_tensor(z, &z->tensors[i], hash));
-    }
     return ZOPT_OK;
 }
 
@@ -132,13 +142,19 @@ static zopt_status name_difference(zi_zero *z)
         z->step, strchr(ranks.text, ',') ? "s" : "", ranks.text, z->tensors[id].name, element);
 }
 
-static zopt_status compare(zi_zero *z)
+static zopt_status compare(zi_zero *z, uint64_t hash)
 {
-    uint64_t hash;
     int same;
-    ZI_TRY(hash_all(z, &hash));
     ZI_TRY(zi_all_same(z->comm, hash, &same));
     return same ? ZOPT_OK : name_difference(z);
+}
+
+static zopt_status hash_and_compare(zi_zero *z)
+{
+    uint64_t hash;
+    ZI_TRY(acquire_all(z));
+    ZI_TRY(hash_all(z, &hash));
+    return compare(z, hash);
 }
 
 /* One buffer is the same for all, damaged or not: owners compare their own parts of it. */
@@ -171,10 +187,8 @@ static zopt_status find_owned(const zi_zero *z, int64_t *id, int64_t *element)
 static zopt_status compare_shared(zi_zero *z)
 {
     zi_comm *comm = z->comm;
-    const void *param;
     int64_t mine, element;
-    for (uint32_t i = 0; i < z->n_tensors; i++)
-        ZI_TRY(zi_param_acquire(z, (int)i, &param));
+    ZI_TRY(acquire_all(z));
     ZI_TRY(zi_comm_agree(comm, find_owned(z, &mine, &element)));
     int64_t id = mine;
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &id, 1));
@@ -189,12 +203,43 @@ static zopt_status compare_shared(zi_zero *z)
                    z->step, z->tensors[id].name, element);
 }
 
+static int is_one_buffer(const zi_zero *z)
+{
+    return z->comm->shared_params && z->comm->node.size == z->comm->world;
+}
+
 zopt_status zi_params_agree(zi_zero *z)
 {
     int phase = zi_phase(z, -1);
     z->comm->phase = "parameter check";
-    int one_buffer = z->comm->shared_params && z->comm->node.size == z->comm->world;
-    zopt_status status = one_buffer ? compare_shared(z) : compare(z);
+    zopt_status status = is_one_buffer(z) ? compare_shared(z) : hash_and_compare(z);
+    z->failed |= status != ZOPT_OK;
+    zi_phase(z, phase);
+    return status;
+}
+
+int zi_params_hashable(const zi_zero *z)
+{
+    return z->config.device->on_host && !is_one_buffer(z);
+}
+
+zopt_status zi_params_settle(zi_zero *z)
+{
+    return acquire_all(z);
+}
+
+uint64_t zi_params_hash(const zi_zero *z)
+{
+    uint64_t hash;
+    (void)hash_all(z, &hash); /* on the host nothing can fail */
+    return hash;
+}
+
+zopt_status zi_params_compare(zi_zero *z, uint64_t hash)
+{
+    int phase = zi_phase(z, -1);
+    z->comm->phase = "parameter check";
+    zopt_status status = compare(z, hash);
     z->failed |= status != ZOPT_OK;
     zi_phase(z, phase);
     return status;

@@ -222,6 +222,12 @@ zopt_status zi_all_same(zi_comm *comm, uint64_t hash, int *same);
  * beginning of one; waits for the last one's parameters. Collective. Errors: ERR_NUMERICS on all
  * ranks, with the damaged ranks, the tensor and the element; the handle has failed then. */
 zopt_status zi_params_agree(zi_zero *z);
+/* The same in parts, for a caller that has a thread for the hash: 1 where that is possible; wait
+ * for the last step's parameters; hash them, before they change again; compare, likewise. */
+int zi_params_hashable(const zi_zero *z);
+zopt_status zi_params_settle(zi_zero *z);
+uint64_t zi_params_hash(const zi_zero *z);
+zopt_status zi_params_compare(zi_zero *z, uint64_t hash);
 
 /* bucket.c: one micro-step. */
 int zi_zero_slot(const zi_zero *z); /* -1: none */
