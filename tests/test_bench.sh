@@ -129,6 +129,8 @@ for row in json.load(open("out.txt"))["rows"]:
     assert math.isclose(row["x_copy"], row["hold_ms"] / row["snapshot_copy_ms"], rel_tol=0.01), row
     assert row["load_ms"] > 0 and row["hold_ms"] > 0 and row["snapshot_copy_ms"] > 0, row
     assert row["direct"] in (True, False), row
+    assert (row["dd_ms"] is None) == (not row["direct"]), row
+    assert row["dd_ms"] is None or math.isclose(row["x_dd"], row["dd_ms"] / row["time_ms"], abs_tol=0.01), row
 PYTHON
     [ -z "$(find . -name 'zopt-bench-*')" ] || fail "left behind: $(find . -name 'zopt-bench-*')"
 }
@@ -139,11 +141,12 @@ test_ckpt() {
     bench_ckpt 2 "ranks=3" "$zopt" bench ckpt --threads 3 --params 9001 --tensors 2 \
         --optimizer adafactor,adamw8bit --dtype bf16
     local fault
-    for fault in subject limit baseline load hold copy; do
+    for fault in subject limit baseline dd load hold copy; do
         expect 2 "are wrong" env ZOPT_BENCH_FAULT=$fault "$zopt" bench ckpt --threads 2 --params 3000
     done
     # AdamW's step hardly depends on the size of a gradient that is the same in every step.
     expect 2 "are wrong" env ZOPT_BENCH_FAULT=element "$zopt" bench ckpt --threads 2 --params 3000 --optimizer sgd
+    expect 78 "cannot start dd" env PATH=nowhere "$(command -v "$zopt")" bench ckpt --threads 2 --params 300
     expect 73 "nowhere: cannot make a folder in it" "$zopt" bench ckpt --params 300 --dir nowhere
     [ -z "$(find . -name 'zopt-bench-*')" ] || fail "left behind: $(find . -name 'zopt-bench-*')"
 }

@@ -1,7 +1,8 @@
 /* bench ckpt: a run's whole state to disk and back. A run trains; each round it takes a step and
  * saves, and a twin, which never trains, loads that and saves it again asynchronously. In turn with
- * them: as many bytes written by all ranks (the limit) and by one (the baseline), and copied in
- * memory, which is what an asynchronous save has to hold the step up for. Next: plain.c. */
+ * them: as many bytes written by all ranks (the limit) and by one (the baseline), by dd,
+ * and copied in memory, which is what an asynchronous save has to hold the step up for. Next:
+ * plain.c. */
 #include "bench/ckpt.h"
 
 #include <ftw.h>
@@ -19,7 +20,7 @@
 /* The first save, which tells how many bytes there are, and one round of all. */
 enum { FIRST = 1, WARMUP = 1 };
 
-enum { SAVE, LIMIT, BASELINE, LOAD, HOLD, COPY, N_TURNS };
+enum { SAVE, LIMIT, BASELINE, DD, LOAD, HOLD, COPY, N_TURNS };
 
 /* A handle in training, as bench step has it, and where it saves. */
 typedef struct trainer {
@@ -104,6 +105,11 @@ static zopt_status write_one(void *self)
     return bench_plain_write_one(&((saves *)self)->plain);
 }
 
+static zopt_status write_dd(void *self)
+{
+    return bench_plain_dd(&((saves *)self)->plain);
+}
+
 static zopt_status load(void *self)
 {
     saves *s = self;
@@ -139,6 +145,7 @@ static const struct {
     [SAVE] = {.name = "subject", .prepare = prepare_save, .round = save},
     [LIMIT] = {.name = "limit", .round = write_all},
     [BASELINE] = {.name = "baseline", .round = write_one},
+    [DD] = {.name = "dd", .round = write_dd},
     [LOAD] = {.name = "load", .round = load},
     [HOLD] = {.name = "hold", .prepare = prepare_hold, .round = hold, .settle = settle_hold},
     [COPY] = {.name = "copy", .round = copy},
@@ -160,7 +167,7 @@ static zopt_status first_save(saves *s)
     }
     ZI_TRY(crew->comm->ops->all_reduce(crew->comm, ZI_MAX, &bytes, 1));
     s->bytes = (uint64_t)bytes;
-    return zi_comm_agree(crew->comm, bench_plain_open(crew, s->root, s->bytes, &s->plain));
+    return bench_plain_open(crew, s->root, s->bytes, &s->plain);
 }
 
 static zopt_status take_turn(saves *s, int turn, int round)
@@ -267,22 +274,43 @@ static zopt_status check(saves *s, uint64_t *n_wrong)
 static void print_heads(void)
 {
     static const char format[] =
-        "#%9s %10s %5s %9s %14s %9s %7s %9s %7s %9s %10s %9s %9s %9s %7s %6s\n";
+        "#%9s %10s %5s %9s %14s %9s %7s %9s %7s %9s %10s %9s %6s %9s %9s %9s %7s %6s\n";
     printf(format, "size", "params", "ranks", "transport", "optimizer", "save", "rate", "limit",
-           "x limit", "baseline", "x baseline", "load", "held up", "copy", "x copy", "#wrong");
+           "x limit", "baseline", "x baseline", "dd", "x dd", "load", "held up", "copy", "x copy",
+           "#wrong");
     printf(format, "(MB)", "", "", "", "", "(ms)", "(GB/s)", "(ms)", "", "(ms)", "faster", "(ms)",
-           "(ms)", "(ms)", "", "");
+           "faster", "(ms)", "(ms)", "(ms)", "", "");
+}
+
+/* dd and how many times faster a save is; both "none" where dd was not run. */
+typedef struct dd_texts {
+    char ms[32], faster[32];
+} dd_texts;
+
+static dd_texts dd_texts_of(const saves *s, const double *ms, const char *none)
+{
+    dd_texts t;
+    if (s->plain.direct) {
+        snprintf(t.ms, sizeof t.ms, "%.3f", ms[DD]);
+        snprintf(t.faster, sizeof t.faster, "%.2f", ms[DD] / ms[SAVE]);
+    } else {
+        snprintf(t.ms, sizeof t.ms, "%s", none);
+        snprintf(t.faster, sizeof t.faster, "%s", none);
+    }
+    return t;
 }
 
 static void print_json(const saves *s, const double *ms, uint64_t n_wrong, int index)
 {
     double bytes = (double)s->bytes;
+    dd_texts dd = dd_texts_of(s, ms, "null");
     bench_print_keys(s->c, zopt_transport(s->run.z), index);
     printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %.6f, \"x_limit\": %.4f, "
-           "\"x_baseline\": %.4f, \"backward_ms\": null, \"bytes_per_param\": %.4f, \"bytes\": "
-           "%llu, \"gb_per_s\": %.4f, ",
-           ms[SAVE], ms[LIMIT], ms[BASELINE], ms[SAVE] / ms[LIMIT], ms[BASELINE] / ms[SAVE],
-           bytes / (double)s->c->params, (unsigned long long)s->bytes, bytes / ms[SAVE] * 1e-6);
+           "\"x_baseline\": %.4f, \"dd_ms\": %s, \"x_dd\": %s, \"backward_ms\": null, "
+           "\"bytes_per_param\": %.4f, \"bytes\": %llu, \"gb_per_s\": %.4f, ",
+           ms[SAVE], ms[LIMIT], ms[BASELINE], ms[SAVE] / ms[LIMIT], ms[BASELINE] / ms[SAVE], dd.ms,
+           dd.faster, bytes / (double)s->c->params, (unsigned long long)s->bytes,
+           bytes / ms[SAVE] * 1e-6);
     printf("\"direct\": %s, \"load_ms\": %.6f, \"hold_ms\": %.6f, \"snapshot_copy_ms\": %.6f, "
            "\"x_copy\": %.4f, \"wrong\": %llu}",
            s->plain.direct ? "true" : "false", ms[LOAD], ms[HOLD], ms[COPY], ms[HOLD] / ms[COPY],
@@ -293,6 +321,7 @@ static void print_row(const saves *s, const double *ms, uint64_t n_wrong, int in
 {
     const bench_case *c = s->c;
     double bytes = (double)s->bytes;
+    dd_texts dd = dd_texts_of(s, ms, "-");
     if (c->request->json) {
         print_json(s, ms, n_wrong, index);
     } else {
@@ -302,9 +331,10 @@ static void print_row(const saves *s, const double *ms, uint64_t n_wrong, int in
                (unsigned long long)c->params, c->crew->world, zopt_transport(s->run.z),
                c->rule.optim->name, ms[SAVE], bytes / ms[SAVE] * 1e-6, ms[LIMIT],
                ms[SAVE] / ms[LIMIT]);
-        printf("%9.3f %10.2f %9.3f %9.3f %9.3f %7.2f %6llu%s\n", ms[BASELINE],
-               ms[BASELINE] / ms[SAVE], ms[LOAD], ms[HOLD], ms[COPY], ms[HOLD] / ms[COPY],
-               (unsigned long long)n_wrong, s->plain.direct ? "" : " (through the page cache)");
+        printf("%9.3f %10.2f %9s %6s %9.3f %9.3f %9.3f %7.2f %6llu%s\n", ms[BASELINE],
+               ms[BASELINE] / ms[SAVE], dd.ms, dd.faster, ms[LOAD], ms[HOLD], ms[COPY],
+               ms[HOLD] / ms[COPY], (unsigned long long)n_wrong,
+               s->plain.direct ? "" : " (through the page cache, which dd oflag=direct cannot)");
     }
     fflush(stdout);
 }

@@ -8,19 +8,22 @@
 #include "ckpt/disk.h"
 
 /* As many bytes as a checkpoint has, in one file: written by all ranks at once, which is the limit,
- * or by one alone, the baseline; and memory that as many bytes are copied in. */
+ * or by one alone, the baseline, or by dd; and memory that as many bytes are copied in, as a
+ * snapshot is: from a rank's own to what ranks share. */
 typedef struct bench_plain {
     bench_crew *crew;
     char path[ZI_PATH_BYTES]; /* the folder's */
     int folder;               /* open; -1: not */
     uint64_t bytes;           /* whole blocks of ZI_DISK_ALIGN */
-    char *from, *to;          /* this rank's share of them, whole pieces of 8 MiB */
+    char *memory, *from;      /* this rank's share of them, whole pieces of 8 MiB, in large pages */
+    bench_shared to;          /* every rank's */
     size_t share_bytes;
     uint64_t stamp; /* of the round: what every piece begins with */
     int direct;     /* 1: the last file was written past the page cache */
 } bench_plain;
 
-/* Errors: ERR_MEMORY, ERR_READ. Close it after a failure too, if it was zeroed or opened. */
+/* Errors: ERR_MEMORY, ERR_READ. Close it after a failure too, if it was zeroed or opened.
+ * *Collective.* */
 zopt_status bench_plain_open(bench_crew *crew, const char *folder, uint64_t bytes,
                              bench_plain *out);
 void bench_plain_close(bench_plain *p);
@@ -31,8 +34,12 @@ zopt_status bench_plain_prepare(bench_plain *p, uint64_t stamp);
 /* Rank i mod N writes 8 MiB piece i of a file that has its room already, as a save does, and syncs
  * it. *Collective.* */
 zopt_status bench_plain_write_all(bench_plain *p);
-/* Rank 0 writes them all, one behind the other: dd oflag=direct conv=fsync bs=8M. */
+/* Rank 0 writes them all, one behind the other. */
 zopt_status bench_plain_write_one(bench_plain *p);
+/* It has dd write as many zeros: dd oflag=direct conv=fsync bs=8M, a process of its own. Nothing
+ * where the last file could not be written past the page cache. Errors: ERR_UNSUPPORTED where there
+ * is no dd, ERR_WRITE. */
+zopt_status bench_plain_dd(bench_plain *p);
 /* Each rank its share of the bytes, from memory to memory. */
 zopt_status bench_plain_copy(bench_plain *p);
 

@@ -2,9 +2,11 @@
  * round's stamp, so that a round that was left out shows. */
 #include <errno.h>
 #include <fcntl.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/status.h"
@@ -13,16 +15,21 @@
 
 enum { PIECE_BYTES = 8 << 20 };
 
-static const char all_name[] = "by-all", one_name[] = "by-one";
+static const char all_name[] = "by-all", one_name[] = "by-one", dd_name[] = "by-dd";
 
-static char *aligned(size_t bytes)
+/* Large pages: a disk takes twice as much of them at once. */
+static zopt_status make_memory(bench_plain *p)
 {
-    char *memory = aligned_alloc(ZI_DISK_ALIGN, bytes);
-    for (size_t i = 0; memory != NULL && i < bytes; i += sizeof(uint64_t)) {
+    enum { LARGE_PAGE = 2 << 20 };
+    p->memory = zi_aligned_zalloc(p->share_bytes + LARGE_PAGE);
+    if (p->memory == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %zu bytes to copy", p->share_bytes);
+    p->from = p->memory + (size_t)(-(uintptr_t)p->memory % LARGE_PAGE);
+    for (size_t i = 0; i < p->share_bytes; i += sizeof(uint64_t)) {
         uint64_t word = (i + 1) * UINT64_C(0x9e3779b97f4a7c15);
-        memcpy(memory + i, &word, sizeof word);
+        memcpy(p->from + i, &word, sizeof word);
     }
-    return memory;
+    return ZOPT_OK;
 }
 
 zopt_status bench_plain_open(bench_crew *crew, const char *folder, uint64_t bytes, bench_plain *out)
@@ -33,18 +40,18 @@ zopt_status bench_plain_open(bench_crew *crew, const char *folder, uint64_t byte
     out->bytes = (bytes + ZI_DISK_ALIGN - 1) / ZI_DISK_ALIGN * ZI_DISK_ALIGN;
     out->share_bytes = (size_t)((pieces + world - 1) / world * PIECE_BYTES);
     snprintf(out->path, sizeof out->path, "%s", folder);
-    ZI_TRY(zi_folder_open(folder, 0, &out->folder));
-    out->from = aligned(out->share_bytes);
-    out->to = aligned(out->share_bytes);
-    return out->from != NULL && out->to != NULL
-               ? ZOPT_OK
-               : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %zu bytes to copy", out->share_bytes);
+    zopt_status status = zi_folder_open(folder, 0, &out->folder);
+    if (status == ZOPT_OK)
+        status = make_memory(out);
+    ZI_TRY(zi_comm_agree(crew->comm, status));
+    return bench_shared_open(crew, out->share_bytes, &out->to);
 }
 
 void bench_plain_close(bench_plain *p)
 {
-    free(p->from);
-    free(p->to);
+    free(p->memory);
+    if (p->crew != NULL)
+        bench_shared_close(p->crew, &p->to);
     if (p->crew != NULL && p->folder >= 0)
         close(p->folder);
     *p = (bench_plain){.folder = -1};
@@ -63,7 +70,8 @@ zopt_status bench_plain_prepare(bench_plain *p, uint64_t stamp)
     for (size_t at = 0; at < p->share_bytes; at += PIECE_BYTES)
         memcpy(p->from + at, &stamp, sizeof stamp);
     ZI_TRY(remove_old(p, all_name));
-    return remove_old(p, one_name);
+    ZI_TRY(remove_old(p, one_name));
+    return remove_old(p, dd_name);
 }
 
 /* Pieces first, first + stride, ... of the file from this rank's memory, and to the disk. */
@@ -104,10 +112,33 @@ zopt_status bench_plain_write_one(bench_plain *p)
     return write_pieces(p, one_name, 0, 1);
 }
 
+zopt_status bench_plain_dd(bench_plain *p)
+{
+    char to[ZI_PATH_BYTES + 16], count[32];
+    char *words[] = {"dd",  "if=/dev/zero",      to,           "bs=8M",       "oflag=direct",
+                     count, "iflag=count_bytes", "conv=fsync", "status=none", NULL};
+    pid_t child;
+    int state;
+    if (p->crew->rank != 0 || !p->direct)
+        return ZOPT_OK;
+    snprintf(to, sizeof to, "of=%s/%s", p->path, dd_name);
+    snprintf(count, sizeof count, "count=%llu", (unsigned long long)p->bytes);
+    int failed = posix_spawnp(&child, words[0], NULL, NULL, words, environ);
+    if (failed)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "cannot start dd, which a save is compared with: %s; it is in coreutils",
+                       strerror(failed));
+    while (waitpid(child, &state, 0) < 0 && errno == EINTR)
+        ;
+    return WIFEXITED(state) && WEXITSTATUS(state) == 0
+               ? ZOPT_OK
+               : ZI_FAIL(ZOPT_ERR_WRITE, "dd %s %s oflag=direct conv=fsync has failed", to, count);
+}
+
 zopt_status bench_plain_copy(bench_plain *p)
 {
     uint64_t share = p->bytes / (uint64_t)p->crew->world;
-    memcpy(p->to, p->from, (size_t)share);
+    memcpy(p->to.at[p->crew->rank], p->from, (size_t)share);
     return ZOPT_OK;
 }
 
@@ -136,10 +167,12 @@ static zopt_status check_file(const bench_plain *p, const char *name, uint64_t s
 zopt_status bench_plain_check(const bench_plain *p, uint64_t stamp, uint64_t *n_wrong)
 {
     size_t share = (size_t)(p->bytes / (uint64_t)p->crew->world);
+    const char *copied = p->to.at[p->crew->rank];
     for (size_t at = 0; at + sizeof stamp <= share; at += PIECE_BYTES)
-        *n_wrong += memcmp(p->to + at, &stamp, sizeof stamp) != 0;
+        *n_wrong += memcmp(copied + at, &stamp, sizeof stamp) != 0;
     if (p->crew->rank != 0)
         return ZOPT_OK;
     ZI_TRY(check_file(p, all_name, stamp, n_wrong));
-    return check_file(p, one_name, stamp, n_wrong);
+    ZI_TRY(check_file(p, one_name, stamp, n_wrong));
+    return p->direct ? check_file(p, dd_name, 0, n_wrong) : ZOPT_OK;
 }
