@@ -13,7 +13,8 @@
 # ZOPT names the command (default: build/zopt), ZOPT_LAUNCHER_PATIENCE the seconds after which mpirun
 # is killed when its ranks are gone and it is not (default: 15). SIGTERM, SIGINT and SIGUSR1 mean:
 # save and stop; a second one: stop at once. A --resume of the trainer's holds until there is a
-# checkpoint newer than what was there. The exit code is the last run's; 75 where the run can go on
+# checkpoint newer than what was there, and when Slurm has queued the job again, until there is one
+# newer than what it names. The exit code is the last run's; 75 where the run can go on
 # but hosts are missing.
 set -uo pipefail
 
@@ -31,6 +32,7 @@ child=   # the launcher that runs
 stops=0  # signals that asked to stop
 asker=   # passes that on to the launcher
 resume=  # 1: the trainer's arguments say from where
+from=    # and that is
 
 # Codes that a new start cannot change: done, or zopt's own verdicts (see README), a command that
 # cannot be run, a launcher that somebody stopped.
@@ -86,7 +88,8 @@ find_out() {
         case $1 in
         --out=*) out=${1#--out=} ;;
         --out) out=${2-} ;;
-        --resume | --resume=*) resume=1 ;;
+        --resume=*) resume=1 from=${1#--resume=} ;;
+        --resume) resume=1 from=${2-} ;;
         esac
         shift
     done
@@ -144,16 +147,31 @@ choose_launcher() {
 
 # ------------------------------------------------------------------ one start
 
-# The newest step there is a checkpoint of; -1: none. Only whole ones have such names.
-newest_step() {
+# The newest step that a directory has a checkpoint of; -1: none. Only whole ones have such names.
+newest_in() { # DIRECTORY
     local name newest=-1 step
-    for name in "$out"/checkpoints/step-*; do
+    for name in "$1"/step-*; do
         step=${name##*/step-}
         [[ $step =~ ^[0-9]+$ ]] || continue
         step=$((10#$step))
         if [ "$step" -gt "$newest" ]; then newest=$step; fi
     done
     echo "$newest"
+}
+
+newest_step() {
+    newest_in "$out/checkpoints"
+}
+
+# The step that --resume begins at: of a checkpoint, or of the newest in a directory of them.
+step_of_resume() {
+    local name=${from%"${from##*[!/]}"} # without slashes behind
+    name=${name##*/}
+    if [[ $name =~ ^step-([0-9]+)$ ]]; then
+        echo $((10#${BASH_REMATCH[1]}))
+    else
+        newest_in "$from"
+    fi
 }
 
 # Whether a process has children that are not zombies.
@@ -264,6 +282,13 @@ main() {
     # shellcheck source=launch/env.sh
     source "$root/launch/env.sh"
     local before after idle=0 delay=$backoff
+    # An earlier start of this job may have come further: its checkpoints count.
+    if [ "$resume" = 1 ] && [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] &&
+        [ "$(newest_step)" -gt "$(step_of_resume)" ]; then
+        say "queued again: going on from the newest checkpoint in $out, not from $from"
+        arguments+=(--resume auto) # the last one counts
+        resume=
+    fi
     while :; do
         before=$(newest_step)
         code=75

@@ -199,6 +199,37 @@ test_resume_from_elsewhere() {
     done
 }
 
+# A job that Slurm has queued again begins anew with the same arguments, and not from the same place.
+test_requeue() {
+    local from
+    for from in other other/step-00000004 other/step-00000004/; do
+        rm -rf other
+        mkdir -p other/step-00000002 other/step-00000004
+        for step in 3 4; do
+            play 0
+            mkdir -p out/checkpoints/step-0000000$step
+            expect 0 "" env SLURM_RESTART_COUNT=1 "${run[@]}" run.json --out out --resume $from
+            grep -qxF "mpirun -n 1 zopt train run.json --out out --resume $from" starts ||
+                fail "queued again at step $step: $(cat starts)"
+        done
+        play 0
+        mkdir -p out/checkpoints/step-00000005
+        expect 0 "going on from the newest checkpoint in out, not from $from" \
+            env SLURM_RESTART_COUNT=1 "${run[@]}" run.json --out out --resume $from
+        grep -qxF "mpirun -n 1 zopt train run.json --out out --resume $from --resume auto" starts ||
+            fail "queued again: $(cat starts)"
+        play 0
+        mkdir -p out/checkpoints/step-00000005
+        expect 0 "" env SLURM_RESTART_COUNT=0 "${run[@]}" run.json --out out --resume=$from
+        grep -qxF "mpirun -n 1 zopt train run.json --out out --resume=$from" starts ||
+            fail "the first start: $(cat starts)"
+    done
+    play "1 2" 0
+    expect 0 "" env SLURM_RESTART_COUNT=1 "${run[@]}" run.json --out out --resume never
+    grep -qxF "mpirun -n 1 zopt train run.json --out out --resume never --resume auto" starts ||
+        fail "queued again, began anew: $(cat starts)"
+}
+
 # Fewer ranks where a host is gone, as many as --min-ranks at least.
 test_hosts() {
     printf '%s\n' "# ours" "node1 slots=2" "gone1 slots=2" "node2 slots=1 # small" >hosts
@@ -222,6 +253,7 @@ test_progress
 test_stuck_launcher
 test_signals
 test_resume_from_elsewhere
+test_requeue
 test_hosts
 
 if [ "$failures" != 0 ]; then
