@@ -3,6 +3,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "ckpt_runs.h"
 
@@ -252,6 +253,41 @@ START_TEST(saves_exports_and_loads_take_what_a_plan_says)
 }
 END_TEST
 
+static void load_whole(int rank, zopt_threads *threads, void *arg)
+{
+    counted *c = arg;
+    zopt_options options = c->problem.options;
+    zopt *z;
+    options.threads = threads;
+    options.threads_rank = rank;
+    MUST(h_create(&c->problem, &options, &z));
+    MUST(zopt_load(z, path_of("whole")));
+    MUST(zopt_memory(z, &c->usage[rank]));
+    zopt_destroy(z);
+}
+
+/* Pieces are longer then than those of the handle's own checkpoints. */
+START_TEST(loads_of_other_parts_take_what_a_plan_says)
+{
+    counted c;
+    zopt *z;
+    zopt_memory_usage plan;
+    int world = _i + 1;
+    h_uneven(&c.problem, ZOPT_FP16, 1);
+    job first = {.problem = &c.problem, .dir = path_of("whole"), .save_every = 1, .last_step = 1};
+    run_job(&first, 2);
+    c.problem.options.part_bytes = 1;
+    h_on_threads(world, load_whole, &c);
+    c.problem.options.transport = "threads";
+    c.problem.options.plan_world = world;
+    c.problem.options.plan_rank = 0;
+    MUST(h_create(&c.problem, &c.problem.options, &z));
+    MUST(zopt_memory(z, &plan));
+    zopt_destroy(z);
+    ck_assert_uint_eq(plan.total_peak_bytes, c.usage[0].total_peak_bytes);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ without a handle --------- */
 
 static void add_step(void *arg, uint64_t step)
@@ -383,6 +419,76 @@ START_TEST(exports_replace_plain_files_and_nothing_else)
 }
 END_TEST
 
+/* Take the checksum over all files out of a file, as older ones are. */
+static void make_old(const char *path)
+{
+    static const char own_key[] = "\"zopt.header_xxh3\":\"", key[] = ",\"zopt.set_xxh3\":\"";
+    enum { DIGITS = 16 };
+    size_t bytes, gone = sizeof key - 1 + DIGITS + 1;
+    uint64_t json_bytes;
+    char digits[DIGITS + 1];
+    char *text = read_file(path, &bytes);
+    memcpy(&json_bytes, text, sizeof json_bytes);
+    size_t header_bytes = 8 + (size_t)json_bytes;
+    char *from = memmem(text, header_bytes, key, sizeof key - 1);
+    ck_assert_ptr_nonnull(from);
+    memmove(from, from + gone, (size_t)(text + header_bytes - from) - gone);
+    memset(text + header_bytes - gone, ' ', gone);
+    char *own = memmem(text, header_bytes, own_key, sizeof own_key - 1);
+    ck_assert_ptr_nonnull(own);
+    own += sizeof own_key - 1;
+    size_t before = (size_t)(own - text);
+    uint64_t hash = XXH3_64bits(text, before);
+    hash = XXH3_64bits_withSeed(own + DIGITS, header_bytes - before - DIGITS, hash);
+    snprintf(digits, sizeof digits, "%016llx", (unsigned long long)hash);
+    memcpy(own, digits, DIGITS);
+    FILE *file = fopen(path, "wb");
+    ck_assert(file != NULL && fwrite(text, 1, bytes, file) == bytes && fclose(file) == 0);
+    free(text);
+}
+
+static void expect_open(const char *name, zopt_status status)
+{
+    zopt_checkpoint *c;
+    ck_assert_int_eq(zopt_checkpoint_open(path_of(name), &c), status);
+    if (status == ZOPT_OK)
+        MUST(zopt_checkpoint_verify(c));
+    else
+        ck_assert_msg(strstr(zopt_last_error(), "not of one checkpoint") != NULL, "%s",
+                      zopt_last_error());
+    zopt_checkpoint_close(c);
+}
+
+/* Two runs with the same settings, at the same step. */
+START_TEST(files_of_two_checkpoints_are_not_one)
+{
+    static const float other = 0.5F;
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.transport = "self";
+    MUST(h_create(&problem, &problem.options, &z));
+    MUST(h_step(&problem, z, 1));
+    MUST(zopt_save(z, path_of("a")));
+    MUST(zopt_set_master(z, 0, 0, 1, &other));
+    MUST(zopt_save(z, path_of("b")));
+    MUST(zopt_save(z, path_of("c")));
+    expect_open("a", ZOPT_OK);
+    ck_assert_int_eq(rename(path_of("c/step-00000001/model.safetensors"),
+                            path_of("a/step-00000001/model.safetensors")),
+                     0);
+    expect_open("a", ZOPT_ERR_DATA);
+    ck_assert_int_eq(zopt_load(z, path_of("a")), ZOPT_ERR_DATA);
+
+    make_old(path_of("b/step-00000001/model.safetensors"));
+    expect_open("b", ZOPT_ERR_DATA);
+    make_old(path_of("b/step-00000001/optimizer.safetensors"));
+    expect_open("b", ZOPT_OK);
+    MUST(zopt_load(z, path_of("b")));
+    zopt_destroy(z);
+}
+END_TEST
+
 /* Nothing is made in a directory that is none of checkpoints. */
 START_TEST(prunes_need_checkpoints)
 {
@@ -421,9 +527,11 @@ int main(void)
     tcase_add_test(tests, calls_at_the_wrong_time_are_refused);
     tcase_add_loop_test(tests, saves_exports_and_loads_take_what_a_plan_says, 0, 6);
     tcase_add_test(tests, loads_bring_back_where_the_run_stood);
+    tcase_add_loop_test(tests, loads_of_other_parts_take_what_a_plan_says, 0, 3);
     tcase_add_test(tests, checkpoints_open_without_a_handle);
     tcase_add_test(tests, exports_are_those_of_the_handle);
     tcase_add_test(tests, exports_replace_plain_files_and_nothing_else);
+    tcase_add_test(tests, files_of_two_checkpoints_are_not_one);
     tcase_add_test(tests, prunes_need_checkpoints);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -135,6 +135,28 @@ rm -f count
 ZOPT_FAULT_COUNT=$work/count "$faulty" "fsync $EIO 1" "$job" "$dir" 4 2 >out.txt 2>&1
 [ "$(cat count)" = 1 ] || fail "fsync was called $(cat count) times"
 
+# An export that is killed leaves a temporary file, which the next one removes; a user's stays.
+fresh
+mkdir "$dir" # the faults are for what is in it
+out=$dir/out
+for n in 2 3; do
+    rm -f "$out"*
+    { "$faulty" "pwrite kill $n" "$zopt" ckpt export whole "$out"; } >out.txt 2>&1
+    [ -e "$out.tmp" ] || fail "pwrite $n: no export was killed: $(cat out.txt)"
+    expect 0 "" "$zopt" ckpt export whole "$out"
+    [ "$(ls "$dir")" = out ] || fail "after a killed export: $(ls "$dir")"
+done
+cp whole/step-00000002/model.safetensors "$out.tmp"
+expect 0 "" "$zopt" ckpt export whole "$out"
+cmp whole/step-00000002/model.safetensors "$out.tmp" || fail "an export has touched a user's file"
+rm "$out"*
+{ "$faulty" "pwrite kill 2" "$zopt" ckpt export whole "$out"; } >out.txt 2>&1
+exec {held}<>"$out.tmp"
+flock "$held" # as a living export does
+expect 0 "" "$zopt" ckpt export whole "$out"
+[ -e "$out.tmp" ] || fail "an export has removed that of another"
+exec {held}>&-
+
 # ---- row 14: short writes and reads, signals
 for spec in "pwrite short 0" "pwrite $EINTR 0" "pread short 0" "pread $EINTR 0" \
     "fallocate $EINTR 0"; do

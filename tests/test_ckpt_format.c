@@ -251,7 +251,7 @@ START_TEST(checksums_cover_every_byte)
         hash[i] = zi_seal_hash(data + piece.at, piece.bytes);
     }
     ck_assert_uint_eq(file.data_at + covered, file.bytes);
-    zi_seal_header(&file, header, hash);
+    zi_seal_header(&file, header, hash, 0);
 
     memcpy(data, header, file.data_at);
 

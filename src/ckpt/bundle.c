@@ -70,6 +70,19 @@ size_t zi_bundle_piece_bytes(const zi_bundle *bundle)
     return most < ZI_PIECE_BYTES ? (size_t)most : (size_t)ZI_PIECE_BYTES;
 }
 
+size_t zi_bundle_most_piece_bytes(const zi_bundle *bundle)
+{
+    uint64_t stem[ZI_N_STEMS] = {0}, most = 1;
+    for (uint32_t i = 0; i < bundle->n_files; i++) {
+        const zi_tensorfile *head = &bundle->file[i].head;
+        stem[i < bundle->n_parts[ZI_STEM_MODEL] ? ZI_STEM_MODEL : ZI_STEM_OPTIMIZER] +=
+            head->bytes - head->data_at;
+    }
+    for (int s = 0; s < ZI_N_STEMS; s++)
+        most = stem[s] > most ? stem[s] : most;
+    return most < ZI_PIECE_BYTES ? (size_t)most : (size_t)ZI_PIECE_BYTES;
+}
+
 const zi_tensorfile *zi_bundle_head(const zi_bundle *bundle, zi_stem stem)
 {
     return &bundle->file[stem == ZI_STEM_MODEL ? 0 : bundle->n_parts[ZI_STEM_MODEL]].head;
@@ -271,6 +284,24 @@ static zopt_status check_pair(const zi_bundle *bundle, const char *path)
     return ZOPT_OK;
 }
 
+/* Nor files of two runs with the same settings, at the same step. */
+static zopt_status check_set(const zi_bundle *bundle, const char *path)
+{
+    uint64_t chain = 0;
+    uint32_t n_none = 0;
+    for (uint32_t f = 0; f < bundle->n_files; f++)
+        chain = zi_seal_chain_file(&bundle->file[f].head, chain);
+    for (uint32_t f = 0; f < bundle->n_files; f++) {
+        zi_seal_kind kind = zi_seal_compare(&bundle->file[f].head, chain);
+        n_none += kind == ZI_SEAL_NONE;
+        if (kind == ZI_SEAL_OTHER || (n_none > 0 && n_none <= f))
+            return ZI_FAIL(ZOPT_ERR_DATA,
+                           "%s: its files are not of one checkpoint: %s was written beside others",
+                           path, bundle->file[f].name);
+    }
+    return ZOPT_OK;
+}
+
 zopt_status zi_bundle_decode(const char *data, size_t bytes, const char *path, zi_bundle *out)
 {
     const char *at = data;
@@ -281,6 +312,8 @@ zopt_status zi_bundle_decode(const char *data, size_t bytes, const char *path, z
         status = decode_stem(&at, s, path, out);
     if (status == ZOPT_OK)
         status = check_pair(out, path);
+    if (status == ZOPT_OK)
+        status = check_set(out, path);
     zi_bundle_count(out);
     if (status != ZOPT_OK)
         zi_bundle_free(out);

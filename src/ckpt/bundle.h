@@ -44,8 +44,10 @@ zi_bundle_piece zi_bundle_piece_at(const zi_bundle *bundle, uint64_t piece);
 /* Rounds in which so many ranks write them, one each. */
 size_t zi_bundle_rounds(const zi_bundle *bundle, int world);
 
-/* Bytes of the longest piece. */
+/* Bytes of the longest piece; and of the longest that the same tensors can have, however they are
+ * split into parts. */
 size_t zi_bundle_piece_bytes(const zi_bundle *bundle);
+size_t zi_bundle_most_piece_bytes(const zi_bundle *bundle);
 
 /* The first part's metadata of a stem, and the text of a key there; NULL: there is none. */
 const zi_tensorfile *zi_bundle_head(const zi_bundle *bundle, zi_stem stem);

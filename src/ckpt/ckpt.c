@@ -87,6 +87,15 @@ static zopt_status try_buffers(zi_zero *z, const zi_bundle *bundle, const zi_pie
     return ZOPT_OK;
 }
 
+/* A checkpoint may have been split into other parts than this handle's. */
+static zopt_status try_load(const zi_ckpt *ckpt)
+{
+    zi_load_room room;
+    zopt_status status = zi_load_room_create(ckpt, ckpt->most_piece_bytes, &room);
+    zi_load_room_free(ckpt, &room);
+    return status;
+}
+
 /* The pieces' memory and, for asynchronous saves, all buffers are kept, so that a save finds them
  * touched. */
 static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
@@ -101,6 +110,8 @@ static zopt_status reserve_for(zi_ckpt *ckpt, const zi_bundle *bundle)
         ZI_TRY(zi_save_buffers(ckpt->z, 1, bundle, pieces, &ckpt->writer, &ckpt->shuffle));
     if (pieces != NULL)
         ZI_TRY(try_buffers(ckpt->z, bundle, pieces));
+    ckpt->most_piece_bytes = zi_bundle_most_piece_bytes(bundle);
+    ZI_TRY(try_load(ckpt));
     /* An export cannot have the pieces of an asynchronous save under way. */
     return pieces == NULL || async ? try_buffers(ckpt->z, bundle, NULL) : ZOPT_OK;
 }

@@ -52,6 +52,7 @@ typedef struct zi_ckpt {
     zi_writer *writer;  /* kept from commit on, where saves are asynchronous */
     zi_shuffle shuffle; /* likewise */
     zi_pieces pieces;
+    size_t most_piece_bytes; /* of what can be loaded: planned for */
     zi_save save;
 } zi_ckpt;
 

@@ -26,12 +26,12 @@ static zopt_status write_header(const zi_bundle_file *part, zi_disk_file *file)
     return ZOPT_OK;
 }
 
-static zopt_status finish_part(const zi_save *save, const zi_bundle_file *part)
+static zopt_status finish_part(const zi_save *save, const zi_bundle_file *part, uint64_t chain)
 {
     char shown[ZI_PATH_BYTES];
     zi_disk_file file;
     show(save, part->name, shown);
-    zi_seal_header(&part->head, part->header, save->hash + part->first_piece);
+    zi_seal_header(&part->head, part->header, save->hash + part->first_piece, chain);
     ZI_TRY(zi_disk_open(save->tmp, part->name, shown, ZI_DISK_WRITE, &file));
     zopt_status status = write_header(part, &file);
     zopt_status closed = zi_disk_close(&file);
@@ -54,8 +54,11 @@ static zopt_status write_indexes(const zi_save *save)
 
 static zopt_status finish(const zi_ckpt *ckpt, const zi_save *save)
 {
+    uint64_t chain = 0;
+    for (uint64_t i = 0; i < save->bundle.n_pieces; i++)
+        chain = zi_seal_chain(chain, save->hash[i]);
     for (uint32_t f = 0; f < save->bundle.n_files; f++)
-        ZI_TRY(finish_part(save, &save->bundle.file[f]));
+        ZI_TRY(finish_part(save, &save->bundle.file[f], chain));
     ZI_TRY(write_indexes(save));
     if (fsync(save->tmp) != 0)
         return zi_fail_errno(ZOPT_ERR_WRITE, save->shown, "fsync");

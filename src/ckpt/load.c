@@ -2,6 +2,7 @@
  * differences, then each reads and verifies its pieces and sends them to the ranks that own them.
  * Until the data are read nothing has changed; from then on the handle is whole again only when a
  * checkpoint, this one or an older one, has been read to its end. */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,24 +190,37 @@ static zopt_status read_rounds(zi_shuffle *shuffle, candidate *c, char *data)
     return status;
 }
 
-/* The handle's pieces are the window. */
-static zopt_status read_data(zi_ckpt *ckpt, candidate *c)
+zopt_status zi_load_room_create(const zi_ckpt *ckpt, size_t piece_bytes, zi_load_room *out)
 {
     zi_zero *z = ckpt->z;
-    const zi_pieces *pieces = zi_pieces_for(ckpt, &c->bundle);
-    size_t piece_bytes = zi_bundle_piece_bytes(&c->bundle), bytes = piece_bytes + ZI_DISK_ALIGN;
-    char *memory = NULL;
-    zi_shuffle shuffle = {.z = z};
-    zopt_status mine = zi_mem_array(z->mem, ZI_MEM_CKPT, bytes, &memory);
-    if (mine == ZOPT_OK)
-        mine = zi_shuffle_create(z, piece_bytes, pieces != NULL ? &pieces->memory : NULL, &shuffle);
-    shuffle.bundle = &c->bundle;
-    zopt_status status = zi_comm_agree(z->comm, mine);
+    const zi_symmetric *window = ckpt->pieces.memory.bytes > 0 ? &ckpt->pieces.memory : NULL;
+    *out = (zi_load_room){.bytes = piece_bytes + ZI_DISK_ALIGN, .shuffle = {.z = z}};
+    zopt_status status = zi_mem_array(z->mem, ZI_MEM_CKPT, out->bytes, &out->memory);
+    if (status == ZOPT_OK)
+        return zi_shuffle_create(z, piece_bytes, window, &out->shuffle);
+    out->bytes = 0;
+    return status;
+}
+
+void zi_load_room_free(const zi_ckpt *ckpt, zi_load_room *room)
+{
+    zi_shuffle_destroy(&room->shuffle);
+    zi_mem_free_array(ckpt->z->mem, ZI_MEM_CKPT, room->memory, room->bytes);
+}
+
+static zopt_status read_data(zi_ckpt *ckpt, candidate *c)
+{
+    zi_load_room room;
+    size_t piece_bytes = zi_bundle_piece_bytes(&c->bundle);
+    assert(piece_bytes <= ckpt->most_piece_bytes); /* its tensors are the handle's */
+    zopt_status mine = zi_load_room_create(ckpt, piece_bytes, &room);
+    room.shuffle.bundle = &c->bundle;
+    zopt_status status = zi_comm_agree(ckpt->z->comm, mine);
     if (status == ZOPT_OK)
         status =
-            read_rounds(&shuffle, c, memory + (ZI_DISK_ALIGN - (uintptr_t)memory % ZI_DISK_ALIGN));
-    zi_shuffle_destroy(&shuffle);
-    zi_mem_free_array(z->mem, ZI_MEM_CKPT, memory, bytes);
+            read_rounds(&room.shuffle, c,
+                        room.memory + (ZI_DISK_ALIGN - (uintptr_t)room.memory % ZI_DISK_ALIGN));
+    zi_load_room_free(ckpt, &room);
     return status;
 }
 

@@ -10,6 +10,16 @@
 zopt_status zi_save_buffers(zi_zero *z, int all, const zi_bundle *bundle, const zi_pieces *pieces,
                             zi_writer **writer, zi_shuffle *shuffle);
 
+/* What it takes to read pieces of so many bytes: memory for one, and a shuffle. To be freed
+ * whatever it returns. Errors: ERR_MEMORY. */
+typedef struct zi_load_room {
+    char *memory;
+    size_t bytes;
+    zi_shuffle shuffle;
+} zi_load_room;
+zopt_status zi_load_room_create(const zi_ckpt *ckpt, size_t piece_bytes, zi_load_room *out);
+void zi_load_room_free(const zi_ckpt *ckpt, zi_load_room *room);
+
 /* The handle's pieces where a bundle can be written from them, now; else NULL. */
 const zi_pieces *zi_pieces_for(const zi_ckpt *ckpt, const zi_bundle *bundle);
 

@@ -10,7 +10,8 @@
 
 enum { DIGITS = 16 };
 
-static const char header_key[] = "zopt.header_xxh3", piece_key[] = "zopt.piece_xxh3";
+static const char header_key[] = "zopt.header_xxh3", piece_key[] = "zopt.piece_xxh3",
+                  set_key[] = "zopt.set_xxh3";
 
 uint64_t zi_n_pieces(const zi_tensorfile *file)
 {
@@ -62,14 +63,16 @@ zopt_status zi_seal_encode(zi_tensorfile *file, char **header, char **seals)
         free(*header);
         free(*seals);
         *header = NULL;
-        *seals = malloc((n + 1) * DIGITS + 2);
+        size_t bytes = (n + 2) * DIGITS + ZI_SEAL_TEXTS;
+        *seals = malloc(bytes);
         if (*seals == NULL)
             return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for %llu checksums", (unsigned long long)n);
-        memset(*seals, '0', (n + 1) * DIGITS + 2);
-        char *pieces = *seals + DIGITS + 1;
-        (*seals)[DIGITS] = pieces[n * DIGITS] = '\0';
+        memset(*seals, '0', bytes);
+        char *pieces = *seals + DIGITS + 1, *set = pieces + n * DIGITS + 1;
+        (*seals)[DIGITS] = pieces[n * DIGITS] = set[DIGITS] = '\0';
         file->text[n_texts] = (zi_file_text){header_key, *seals};
         file->text[n_texts + 1] = (zi_file_text){piece_key, pieces};
+        file->text[n_texts + 2] = (zi_file_text){set_key, set};
         ZI_TRY(zi_tensorfile_encode(file, header));
         want = zi_n_pieces(file);
     }
@@ -94,12 +97,15 @@ static uint64_t hash_header(const zi_tensorfile *file, const char *header, const
     return XXH3_64bits_withSeed(own + DIGITS, file->data_at - before - DIGITS, seed);
 }
 
-void zi_seal_header(const zi_tensorfile *file, char *header, const uint64_t *piece_hash)
+void zi_seal_header(const zi_tensorfile *file, char *header, const uint64_t *piece_hash,
+                    uint64_t chain)
 {
     char *pieces = header + (find_value(header, file->data_at, piece_key) - header);
+    char *set = header + (find_value(header, file->data_at, set_key) - header);
     char *own = header + (find_value(header, file->data_at, header_key) - header);
     for (uint64_t i = 0; i < zi_n_pieces(file); i++)
         put_hash(pieces + i * DIGITS, piece_hash[i]);
+    put_hash(set, chain);
     put_hash(own, hash_header(file, header, own));
 }
 
@@ -117,6 +123,32 @@ zopt_status zi_seal_check_header(const zi_tensorfile *file, const char *header, 
         return ZI_FAIL(ZOPT_ERR_DATA, "%s: not one checksum for each of its %llu pieces", path,
                        (unsigned long long)zi_n_pieces(file));
     return ZOPT_OK;
+}
+
+uint64_t zi_seal_chain(uint64_t chain, uint64_t piece_hash)
+{
+    return XXH3_64bits_withSeed(&piece_hash, sizeof piece_hash, chain);
+}
+
+uint64_t zi_seal_chain_file(const zi_tensorfile *file, uint64_t chain)
+{
+    const char *pieces = zi_tensorfile_text(file, piece_key);
+    uint64_t hash;
+    for (uint64_t i = 0; i < zi_n_pieces(file); i++) {
+        (void)get_hash(pieces + i * DIGITS, &hash);
+        chain = zi_seal_chain(chain, hash);
+    }
+    return chain;
+}
+
+zi_seal_kind zi_seal_compare(const zi_tensorfile *file, uint64_t chain)
+{
+    const char *text = zi_tensorfile_text(file, set_key);
+    uint64_t said;
+    if (text == NULL)
+        return ZI_SEAL_NONE;
+    return strlen(text) == DIGITS && get_hash(text, &said) && said == chain ? ZI_SEAL_SAME
+                                                                            : ZI_SEAL_OTHER;
 }
 
 static const char *tensor_at(const zi_tensorfile *file, uint64_t at)
