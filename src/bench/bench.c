@@ -1,5 +1,5 @@
-/* The table of benchmarks, the sweep over a request's lists, and the rounds: contestants take
- * turns, so that a machine that drifts drifts for all of them. Next: step.c, the subject. */
+/* The table of benchmarks, the ranks of a request, and the sweep over its lists. Next: rounds.c
+ * measures one case. */
 #include <malloc.h>
 #include <math.h>
 #include <pthread.h>
@@ -9,10 +9,10 @@
 
 #include "base/status.h"
 #include "bench/contestant.h"
-#include "bench/print.h"
+#include "bench/rounds.h"
 #include "device/device.h"
 
-enum { WARMUP = 2, DEFAULT_PARAMS = 1 << 26 };
+enum { DEFAULT_PARAMS = 1 << 26, CALIBRATION_PARAMS = 1 << 24 };
 
 typedef struct bench_row {
     const char *name, *help;
@@ -21,6 +21,8 @@ typedef struct bench_row {
     int has_transport, has_rule;
     int is_step; /* 1: there is a norm to measure, and a backward pass to hide behind */
     int alone;   /* 1: each rank works on a part of its own */
+    int has_files, has_calibration;
+    uint64_t params; /* if none are given; 0: DEFAULT_PARAMS */
     /* In place of the contestants. */
     zopt_status (*measure)(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
 } bench_row;
@@ -47,11 +49,17 @@ static const bench_row rows[] = {
      .help = "a run's whole state to disk and back",
      .has_transport = 1,
      .has_rule = 1,
-     .measure = bench_ckpt},
+     .measure = bench_ckpt,
+     .has_files = 1},
+    {.name = "calibrate",
+     .help = "the parts of a step, kept in a file for zopt plan --time",
+     .has_transport = 1,
+     .has_rule = 1,
+     .params = CALIBRATION_PARAMS,
+     .measure = bench_calibrate,
+     .has_calibration = 1},
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
-
-static const char *const contestant_names[BENCH_N_CONTESTANTS] = {"subject", "limit", "baseline"};
 
 const char *bench_name(int i, const char **help)
 {
@@ -83,90 +91,6 @@ typedef struct bench_rank {
 
 /* ---- one case ---- */
 
-typedef struct entrant {
-    const bench_contestant *type; /* NULL: does not take part */
-    void *self;
-    double *ms, *apart_ms;
-    int skips_last, skips_last_apart; /* faults */
-} entrant;
-
-static zopt_status create_entrant(const bench_case *c, entrant *e)
-{
-    e->ms = calloc((size_t)c->request->rounds, sizeof *e->ms);
-    e->apart_ms = calloc((size_t)c->request->rounds, sizeof *e->apart_ms);
-    e->self = zi_aligned_zalloc(e->type->bytes);
-    zopt_status status = e->ms == NULL || e->apart_ms == NULL || e->self == NULL
-                             ? ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a benchmark")
-                             : e->type->create(e->self, c);
-    return zi_comm_agree(c->crew->comm, status);
-}
-
-static void destroy_entrant(entrant *e)
-{
-    if (e->self != NULL)
-        e->type->destroy(e->self);
-    free(e->self);
-    free(e->ms);
-    free(e->apart_ms);
-}
-
-/* Negative: before what is measured. */
-static zopt_status take_turn(const bench_case *c, entrant *e, int round)
-{
-    int last = round == c->request->rounds - 1;
-    double ms, apart_ms = 0;
-    if (last && e->skips_last)
-        return ZOPT_OK;
-    ZI_TRY(zi_comm_agree(c->crew->comm, e->type->prepare(e->self)));
-    if (e->type->apart != NULL && !(last && e->skips_last_apart))
-        ZI_TRY(bench_crew_time(c->crew, e->type->apart, e->self, &apart_ms));
-    ZI_TRY(bench_crew_time(c->crew, e->type->round, e->self, &ms));
-    if (round < 0)
-        return ZOPT_OK;
-    e->ms[round] = ms - apart_ms;
-    e->apart_ms[round] = apart_ms;
-    return ZOPT_OK;
-}
-
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-double bench_median(double *values, int n)
-{
-    qsort(values, (size_t)n, sizeof *values, ascending);
-    return (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
-
-static zopt_status run_entrants(const bench_case *c, entrant *entrants, bench_result *result)
-{
-    for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
-        if (entrants[i].type != NULL)
-            ZI_TRY(create_entrant(c, &entrants[i]));
-    for (int round = -WARMUP; round < c->request->rounds; round++)
-        for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
-            if (entrants[i].type != NULL)
-                ZI_TRY(take_turn(c, &entrants[i], round));
-    for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
-        uint64_t wrong = 0, rounds = (uint64_t)c->request->rounds + WARMUP;
-        result->ms[i] = NAN;
-        if (entrants[i].type == NULL)
-            continue;
-        result->ms[i] = bench_median(entrants[i].ms, c->request->rounds);
-        if (entrants[i].type->apart != NULL)
-            result->backward_ms = bench_median(entrants[i].apart_ms, c->request->rounds);
-        ZI_TRY(zi_comm_agree(c->crew->comm,
-                             entrants[i].type->check(entrants[i].self, rounds, &wrong)));
-        result->n_wrong += wrong;
-    }
-    int64_t sum = (int64_t)result->n_wrong;
-    ZI_TRY(c->crew->comm->ops->all_reduce(c->crew->comm, ZI_SUM, &sum, 1));
-    result->n_wrong = (uint64_t)sum;
-    return ZOPT_OK;
-}
-
 static zopt_status measure_apart(bench_rank *run, const bench_case *c)
 {
     uint64_t wrong = 0;
@@ -178,29 +102,20 @@ static zopt_status measure_apart(bench_rank *run, const bench_case *c)
 static zopt_status measure(bench_rank *run, const bench_case *c)
 {
     const bench_row *row = run->row;
-    entrant entrants[BENCH_N_CONTESTANTS] = {{0}};
     bench_result result = {.c = c, .bytes = 4.0 * c->n_slots, .backward_ms = NAN};
+    bench_contest contest = {.fault = run->fault, .has_transport = row->has_transport};
     if (row->has_rule)
         result.bytes += 8 + 2 * bench_rule_state_bytes(&c->rule);
-    for (int i = 0; i < BENCH_N_CONTESTANTS; i++) {
-        int left_out = i == BENCH_BASELINE && row->collective_baseline &&
-                       bench_textbook_missing(c->crew->threads) != NULL;
-        entrants[i].type = left_out ? NULL : row->contestant[i];
-        entrants[i].skips_last = strcmp(run->fault, contestant_names[i]) == 0;
-        entrants[i].skips_last_apart = strcmp(run->fault, "backward") == 0;
-    }
+    for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
+        contest.contestant[i] = row->contestant[i];
     if (c->overlap)
-        entrants[BENCH_SUBJECT].type = &bench_overlap;
-    zopt_status status = run_entrants(c, entrants, &result);
-    if (status == ZOPT_OK && row->has_transport)
-        result.transport = entrants[BENCH_SUBJECT].type->transport(entrants[BENCH_SUBJECT].self);
-    if (status == ZOPT_OK && run->crew.rank == 0)
-        bench_print_row(&result, run->n_printed);
+        contest.contestant[BENCH_SUBJECT] = &bench_overlap;
+    if (row->collective_baseline && bench_textbook_missing(c->crew->threads) != NULL)
+        contest.contestant[BENCH_BASELINE] = NULL;
+    ZI_TRY(bench_contest_run(c, &contest, run->crew.rank == 0 ? run->n_printed : -1, &result));
     run->n_printed++;
     run->n_wrong += result.n_wrong;
-    for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
-        destroy_entrant(&entrants[i]);
-    return status;
+    return ZOPT_OK;
 }
 
 /* ---- the sweep ---- */
@@ -354,12 +269,13 @@ static zopt_status complete(const bench_row *row, bench_request *r)
                           : r->fmas > 0 && !row->is_step             ? "backward pass"
                           : r->progress_thread && !row->is_step      ? "thread"
                           : r->shared_params && !row->has_transport  ? "parameter buffers"
-                          : r->dir != NULL && row->measure == NULL   ? "files"
+                          : r->dir != NULL && !row->has_files        ? "files"
+                          : r->calibration && !row->has_calibration  ? "calibration"
                                                                      : NULL;
     if (refused != NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
     if (r->n_params == 0)
-        r->params[r->n_params++] = DEFAULT_PARAMS;
+        r->params[r->n_params++] = row->params > 0 ? row->params : DEFAULT_PARAMS;
     if (r->n_transports == 0)
         r->transport[r->n_transports++] = "auto";
     if (r->n_optimizers == 0)

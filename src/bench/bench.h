@@ -1,7 +1,7 @@
 /* The benchmarks, as the command sees them. A benchmark measures three contestants, round by round
  * in turn: what zopt does; the limit, a kernel that moves the same bytes with additions only; and
  * the baseline, the textbook way. Ratios of their medians are the result. Order of reading:
- * contestant.h, bench.c, step.c, limit.c, textbook.c; ckpt.h. */
+ * contestant.h, bench.c, rounds.c, step.c, limit.c, textbook.c; ckpt.h. */
 #ifndef BENCH_BENCH_H
 #define BENCH_BENCH_H
 
@@ -34,6 +34,7 @@ typedef struct bench_request {
     int rounds;        /* measured, at least BENCH_MIN_ROUNDS */
     int threads;       /* ranks are so many threads; 0: this process, or those of the launcher */
     const char *dir;   /* ckpt: where to write, in a folder of its own; NULL: "." */
+    const char *calibration; /* calibrate: the file; NULL: the user's own, as calibration.h says */
     int json;
 } bench_request;
 
@@ -49,5 +50,26 @@ const char *bench_name(int i, const char **help);
  * pass that is measured by itself; ckpt also: load, hold, copy; element: the last rank writes one
  * gradient element wrong. */
 zopt_status bench_run(const bench_request *request);
+
+/* ---- what `calibrate` has measured, for zopt plan --time ---- */
+
+/* Messages between two ranks, as a transport's transfers have them. */
+typedef struct bench_message_rates {
+    double latency_s;   /* of one */
+    double bytes_per_s; /* one way, both ways at once; 0: no message is sent */
+} bench_message_rates;
+
+/* Of each rank, while all work. */
+typedef struct bench_rates {
+    double meet_s;             /* a small collective */
+    double norm_bytes_per_s;   /* gradients read for the norm */
+    double update_bytes_per_s; /* read and written by the update */
+    bench_message_rates gradients, parameters;
+} bench_rates;
+
+/* The rates of a device's transport over so many ranks in the file at path; *found = 0: it has no
+ * such row. Errors: ERR_READ; ERR_DATA where it is no calibration. */
+zopt_status bench_calibration_find(const char *path, const char *device, const char *transport,
+                                   int ranks, bench_rates *rates, int *found);
 
 #endif

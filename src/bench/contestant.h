@@ -76,7 +76,10 @@ zopt_status bench_compare_alone(const bench_case *c, uint64_t first, uint64_t n_
  * all ranks together. fault: as in bench.h, "" for none. *Collective.* */
 zopt_status bench_ckpt(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
 
-/* bench.c. Sorts the values. */
+/* calibrate.c: the same, a row for each transport that the launch has; fault: none. */
+zopt_status bench_calibrate(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
+
+/* rounds.c. Sorts the values. */
 double bench_median(double *values, int n);
 
 /* step.c: the handle of bench_step's object, and its tensors. */

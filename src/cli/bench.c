@@ -24,6 +24,8 @@ enum {
     ROUNDS,
     THREADS,
     DIR,
+    CALIBRATE,
+    CALIBRATION,
     JSON
 };
 
@@ -50,6 +52,10 @@ static const struct argp_option options[] = {
     {"rounds", ROUNDS, "N", 0, "Rounds to take medians of, at least 11 (default: 11)", 0},
     {"threads", THREADS, "N", 0, "Ranks are N threads, instead of mpirun's processes", 0},
     {"dir", DIR, "DIR", 0, "ckpt: write below this folder, and clean up (default: .)", 0},
+    {"calibrate", CALIBRATE, NULL, 0, "The same as the benchmark calibrate", 0},
+    {"calibration", CALIBRATION, "FILE", 0,
+     "calibrate: the file to write (default: zopt/calibration.json in XDG_CACHE_HOME or ~/.cache)",
+     0},
     {"json", JSON, NULL, 0, "Print JSON", 0},
     {0}};
 
@@ -154,6 +160,16 @@ static error_t read_number(int key, struct argp_state *state, const char *word, 
     return 0;
 }
 
+static error_t choose(struct argp_state *state, const char *bench, bench_request *r)
+{
+    if (r->bench != NULL && strcmp(r->bench, bench) != 0) {
+        argp_error(state, "one benchmark at a time: '%s' and '%s'", r->bench, bench);
+        return EINVAL;
+    }
+    r->bench = bench;
+    return 0;
+}
+
 static error_t parse_option(int key, char *word, struct argp_state *state)
 {
     bench_request *r = state->input;
@@ -190,16 +206,17 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
     case JSON:
         r->json = 1;
         return 0;
-    case ARGP_KEY_ARG:
-        if (r->bench != NULL) {
-            argp_error(state, "one benchmark at a time: '%s' and '%s'", r->bench, word);
-            return EINVAL;
-        }
-        r->bench = word;
+    case CALIBRATION:
+        r->calibration = word;
         return 0;
-    case ARGP_KEY_NO_ARGS:
-        argp_error(state, "no benchmark given");
-        return EINVAL;
+    case CALIBRATE:
+        return choose(state, "calibrate", r);
+    case ARGP_KEY_ARG:
+        return choose(state, word, r);
+    case ARGP_KEY_END:
+        if (r->bench == NULL)
+            argp_error(state, "no benchmark given");
+        return r->bench != NULL ? 0 : EINVAL;
     default:
         return ARGP_ERR_UNKNOWN;
     }

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/plan_time.h"
 #include "train/train.h"
 
 #define MAX_PARAMS 1e13
@@ -48,6 +49,7 @@ typedef struct arguments {
     int dtype;                                  /* -1: not given */
     int ranks[PLAN_MAX_WORLDS], n_ranks;
     int json;
+    plan_given time;
     cli_words sets;
 } arguments;
 
@@ -156,6 +158,9 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
 {
     arguments *args = state->input;
     switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &args->time;
+        return 0;
     case PARAMS:
         return parse_count(state, "params", word, MAX_PARAMS, &args->params);
     case RANKS:
@@ -239,6 +244,9 @@ static int count_worlds(const char *command, const plan_source *source, const in
 static int count_and_print(const char *command, const arguments *args, const plan_source *source)
 {
     plan *p = source->plan;
+    const plan_time time = {&args->time, args->ranks, args->n_ranks, args->json};
+    if (args->time.on)
+        return plan_time_run(command, &time, source);
     p->n_worlds = args->n_ranks;
     int code = count_worlds(command, source, args->ranks, p);
     if (code == 0 && args->json && plan_print_json(p) != 0)
@@ -344,12 +352,13 @@ static int plan_run_file(const char *command, const arguments *args)
 
 int cli_plan(int argc, char **argv)
 {
+    static const struct argp_child children[] = {{&plan_given_argp, 0, NULL, 0}, {0}};
     static const struct argp argp = {options,
                                      parse_option,
                                      "[RUNFILE]",
                                      "Print the bytes that each rank needs and sends, for the "
                                      "model of RUNFILE or for --params parameters.",
-                                     NULL,
+                                     children,
                                      NULL,
                                      NULL};
     arguments args = {.dtype = -1,
