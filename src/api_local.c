@@ -12,6 +12,7 @@
 
 static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
 {
+    const zi_device_ops *device = zi_device_row(o->device ? o->device : "auto");
     const zi_comm_config config = {
         .has_comm = o->has_comm,
         .comm_f = o->comm_f,
@@ -25,7 +26,7 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
         .ranks_per_node = o->ranks_per_node,
         .shared_params = o->shared_params != 0,
         .progress_thread = o->progress_thread != 0,
-        .device_memory = o->device != NULL && !zi_device_on_host(o->device),
+        .device = device != NULL && !device->on_host ? device : NULL,
     };
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }

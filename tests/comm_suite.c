@@ -22,6 +22,56 @@ void suite_fail(suite_failure *failure, const char *format, ...)
     va_end(args);
 }
 
+/* ------------------------------------------------------------------ a device's memory ------- */
+
+/* What api_local.c does: the rank's queue on the device of the config. */
+static zopt_status create_on(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
+                             zi_comm **out)
+{
+    zopt_status status = ops->create(config, mem, out);
+    if (status != ZOPT_OK || config->device == NULL)
+        return status;
+    (*out)->device = config->device;
+    return (*out)->planned ? ZOPT_OK : config->device->open((*out)->local_rank, &(*out)->queue);
+}
+
+static void destroy_on(zi_comm *comm)
+{
+    const zi_device_ops *device = comm->device;
+    zi_queue *queue = comm->queue;
+    comm->ops->destroy(comm);
+    if (queue != NULL)
+        device->close(queue);
+}
+
+/* Enqueued, as kernels read and write; nothing waits. */
+static void put(zi_comm *comm, void *dst, const void *src, size_t bytes)
+{
+    comm->device->copy(comm->queue, dst, src, bytes);
+}
+
+static zopt_status get(zi_comm *comm, void *dst, const void *src, size_t bytes)
+{
+    comm->device->copy(comm->queue, dst, src, bytes);
+    return comm->device->wait(comm->queue);
+}
+
+/* As a caller does it, who knows nothing of the comm's queue: on a queue of its own. */
+static zopt_status copy_aside(zi_comm *comm, void *dst, const void *src, size_t bytes)
+{
+    zi_queue *aside = NULL;
+    if (comm->queue != NULL) {
+        zopt_status status = comm->device->open_beside(comm->queue, &aside);
+        if (status != ZOPT_OK)
+            return status;
+    }
+    comm->device->copy(aside, dst, src, bytes);
+    zopt_status status = comm->device->wait(aside);
+    if (aside != NULL)
+        comm->device->close(aside);
+    return status;
+}
+
 /* ------------------------------------------------------------------ small collectives ------- */
 
 static void all_gather_orders_by_rank(zi_comm *comm, suite_failure *failure)
@@ -213,7 +263,7 @@ typedef struct flow {
     shape shape;
     int n_contributors, step;
     zi_symmetric grads, params;
-    unsigned char *expected; /* one slice */
+    unsigned char *expected, *found; /* one slice; room for a bucket */
     uint64_t bytes_before;
 } flow;
 
@@ -243,7 +293,7 @@ static void expose_all(flow *f, suite_failure *failure)
         usleep(LATE_US);
     for (int b = 0; b < f->shape.n_buckets; b++) {
         zi_transfer transfer = transfer_of(f, &f->grads, b);
-        unsigned char *bucket = (unsigned char *)f->grads.base + transfer.offset_bytes;
+        unsigned char *bucket = f->found;
         if (f->step > 0)
             SUITE_OK(failure,
                      comm->ops->reuse_wait(comm, transfer.ordinal - (uint64_t)f->shape.n_buckets));
@@ -251,6 +301,11 @@ static void expose_all(flow *f, suite_failure *failure)
             pattern(bucket, bucket_bytes, 0, who(f, GRAD, comm->rank, b));
         else
             memset(bucket, 0xee, bucket_bytes);
+        char *to = (char *)f->grads.base + transfer.offset_bytes;
+        if (b % 2) /* by the caller, or by what is enqueued */
+            SUITE_OK(failure, copy_aside(comm, to, bucket, bucket_bytes));
+        else
+            put(comm, to, bucket, bucket_bytes);
         SUITE_OK(failure, comm->ops->expose(comm, &transfer));
     }
 }
@@ -283,7 +338,8 @@ static void check_sources(flow *f, int b, suite_failure *failure)
     SUITE_EXPECT(failure, ready, "step %d bucket %d: not ready behind a wait", f->step, b);
     for (int i = 0; i < f->n_contributors; i++) {
         pattern(f->expected, n, (size_t)comm->rank * n, who(f, GRAD, i, b));
-        SUITE_EXPECT(failure, memcmp(source[i], f->expected, n) == 0,
+        SUITE_OK(failure, get(comm, f->found, source[i], n));
+        SUITE_EXPECT(failure, memcmp(f->found, f->expected, n) == 0,
                      "step %d bucket %d: rank %d's gradients are wrong", f->step, b, i);
     }
 }
@@ -301,8 +357,9 @@ static void update_all(flow *f, suite_failure *failure)
         SUITE_OK(failure, comm->ops->dest_wait(comm, &params, dest, &n_dests));
         int want = f->params.shared || !comm->ops->peer_memory ? 1 : comm->node.size;
         SUITE_EXPECT(failure, n_dests == want, "%d destinations, not %d", n_dests, want);
+        pattern(f->found, f->shape.slice_bytes, 0, who(f, PARAM, comm->rank, b));
         for (int i = 0; i < n_dests; i++)
-            pattern(dest[i], f->shape.slice_bytes, 0, who(f, PARAM, comm->rank, b));
+            put(comm, dest[i], f->found, f->shape.slice_bytes);
         SUITE_OK(failure, comm->ops->consumed(comm, &grads));
         SUITE_OK(failure, comm->ops->publish(comm, &params));
     }
@@ -314,10 +371,12 @@ static void check_params(flow *f, suite_failure *failure)
     for (int b = 0; b < f->shape.n_buckets; b++) {
         zi_transfer transfer = transfer_of(f, &f->params, b);
         const char *bucket = (const char *)f->params.base + transfer.offset_bytes;
+        size_t all = (size_t)f->comm->world * n;
         SUITE_OK(failure, f->comm->ops->publish_wait(f->comm, transfer.ordinal));
+        SUITE_OK(failure, copy_aside(f->comm, f->found, bucket, all));
         for (int r = 0; r < f->comm->world; r++) {
             pattern(f->expected, n, 0, who(f, PARAM, r, b));
-            SUITE_EXPECT(failure, memcmp(bucket + (size_t)r * n, f->expected, n) == 0,
+            SUITE_EXPECT(failure, memcmp(f->found + (size_t)r * n, f->expected, n) == 0,
                          "step %d bucket %d: rank %d's parameters are wrong", f->step, b, r);
         }
     }
@@ -358,7 +417,7 @@ static void run_flow(const zi_comm_ops *ops, const zi_comm_config *config, const
 {
     zi_mem mem = {0};
     zi_comm *comm;
-    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    SUITE_OK(failure, create_on(ops, config, &mem, &comm));
     flow f = {.comm = comm, .shape = *s, .n_contributors = n_contributors};
     size_t bytes = (size_t)s->n_buckets * (size_t)comm->world * s->slice_bytes;
     ops = comm->ops; /* what the row made, by what it found */
@@ -368,12 +427,14 @@ static void run_flow(const zi_comm_ops *ops, const zi_comm_config *config, const
         suite_fail(failure, "%s", zopt_last_error());
     } else {
         f.expected = malloc(s->slice_bytes);
+        f.found = malloc((size_t)comm->world * s->slice_bytes);
         run_steps(&f, failure);
         free(f.expected);
+        free(f.found);
     }
     /* One freed before destroy, one by it. */
     ops->free_symmetric(comm, ZI_MEM_PARAMS, &f.params);
-    ops->destroy(comm);
+    destroy_on(comm);
     SUITE_EXPECT(failure, mem.total_bytes == 0, "%llu bytes are still counted",
                  (unsigned long long)mem.total_bytes);
 }
@@ -384,23 +445,27 @@ static void run_flow(const zi_comm_ops *ops, const zi_comm_config *config, const
 static void check_shared(zi_comm *comm, const zi_symmetric *params, suite_failure *failure)
 {
     int64_t here = 1;
-    char *text = params->base;
-    SUITE_EXPECT(failure, (uintptr_t)text % 64 == 0, "not aligned");
+    char *base_of = params->base, text[64] = "";
+    SUITE_EXPECT(failure, (uintptr_t)base_of % 64 == 0, "not aligned");
     int base = comm->node.base, end = base + comm->node.size;
     for (int r = 0; r < comm->world; r++)
-        SUITE_EXPECT(failure, params->peer[r] == (r >= base && r < end ? text : NULL),
+        SUITE_EXPECT(failure, params->peer[r] == (r >= base && r < end ? base_of : NULL),
                      "peer %d is not the shared", r);
+    snprintf(text, sizeof text, "shared %d", base);
     if (comm->rank == base)
-        snprintf(text, params->bytes, "shared %d", base);
+        SUITE_OK(failure, copy_aside(comm, base_of, text, params->bytes));
     SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_MIN, &here, 1));
+    SUITE_OK(failure, get(comm, text, base_of, params->bytes));
     SUITE_EXPECT(failure, strtol(text + 7, NULL, 10) == base, "rank %d's text is not here", base);
     SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_MIN, &here, 1));
 }
 
+enum { GRAD_BYTES = 12345 };
+
 static void use_memory(zi_comm *comm, suite_failure *failure)
 {
     zi_symmetric grads, params, none;
-    SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_GRADS, 12345, &grads));
+    SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_GRADS, GRAD_BYTES, &grads));
     SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_PARAMS, 64, &params));
     SUITE_OK(failure, comm->ops->alloc_symmetric(comm, ZI_MEM_PARAMS, 0, &none));
     SUITE_OK(failure, comm->ops->reserve(comm, 10, 100));
@@ -410,8 +475,10 @@ static void use_memory(zi_comm *comm, suite_failure *failure)
     if (comm->planned)
         return;
     SUITE_EXPECT(failure, (uintptr_t)grads.base % 64 == 0, "not aligned");
+    char zero[GRAD_BYTES];
+    SUITE_OK(failure, get(comm, zero, grads.base, grads.bytes));
     for (size_t i = 0; i < grads.bytes; i++)
-        SUITE_EXPECT(failure, ((char *)grads.base)[i] == 0, "byte %zu is not zero", i);
+        SUITE_EXPECT(failure, zero[i] == 0, "byte %zu is not zero", i);
     SUITE_EXPECT(failure, grads.peer == NULL || grads.peer[comm->rank] == grads.base, "own peer");
     SUITE_EXPECT(failure, params.shared == comm->shared_params && !grads.shared, "shared");
     if (params.shared)
@@ -424,13 +491,14 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
 {
     zi_mem real = {0}, dry = {.dry = 1};
     zi_comm *comm, *plan;
-    SUITE_OK(failure, ops->create(config, &real, &comm));
+    SUITE_OK(failure, create_on(ops, config, &real, &comm));
     use_memory(comm, failure);
     zi_comm_config planning = {.plan_world = comm->world,
                                .plan_rank = comm->rank,
                                .ranks_per_node = config->ranks_per_node,
-                               .shared_params = config->shared_params};
-    SUITE_OK(failure, ops->create(&planning, &dry, &plan));
+                               .shared_params = config->shared_params,
+                               .device = config->device};
+    SUITE_OK(failure, create_on(ops, &planning, &dry, &plan));
     use_memory(plan, failure);
     SUITE_EXPECT(failure, plan->world == comm->world && plan->rank == comm->rank, "plan's world");
     for (int i = 0; i < ZI_N_CATEGORIES; i++)
@@ -443,8 +511,8 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
         SUITE_OK(failure, comm->ops->all_reduce(comm, ZI_SUM, &params, 1));
     int want = 64 * (config->shared_params ? comm->world / comm->node.size : 1);
     SUITE_EXPECT(failure, params == want, "parameters of %d bytes counted", (int)params);
-    plan->ops->destroy(plan);
-    comm->ops->destroy(comm);
+    destroy_on(plan);
+    destroy_on(comm);
     SUITE_EXPECT(failure, real.total_bytes == 0 && dry.total_bytes == 0, "bytes still counted");
 }
 
@@ -484,7 +552,7 @@ void comm_suite_order(const zi_comm_ops *ops, const zi_comm_config *config, suit
     zi_mem mem = {0};
     zi_comm *comm;
     zi_symmetric memory;
-    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    SUITE_OK(failure, create_on(ops, config, &mem, &comm));
     ops = comm->ops;
     SUITE_OK(failure, ops->alloc_symmetric(comm, ZI_MEM_GRADS, 64, &memory));
     SUITE_OK(failure, ops->reserve(comm, 2, 8));
@@ -494,7 +562,7 @@ void comm_suite_order(const zi_comm_ops *ops, const zi_comm_config *config, suit
     SUITE_EXPECT(failure, strstr(zopt_last_error(), "the next is 0"), "%s", zopt_last_error());
     status = ops->open(comm);
     SUITE_EXPECT(failure, status == ZOPT_ERR_COMM, "open of a broken comm: %d", (int)status);
-    ops->destroy(comm);
+    destroy_on(comm);
 }
 
 static void remember(void *arg, const char *text)
@@ -535,7 +603,7 @@ static void await_message(const zi_comm_ops *ops, const zi_comm_config *config, 
     zi_mem mem = {0};
     zi_comm *comm;
     static _Thread_local char data[100]; /* lives on, as receives of a failed call want it */
-    SUITE_OK(failure, ops->create(config, &mem, &comm));
+    SUITE_OK(failure, create_on(ops, config, &mem, &comm));
     ops = comm->ops;
     comm->deadline_ms = comm->rank == 0 ? 200 : config->deadline_ms;
     const zi_message message = {.peer = comm->rank == 0 ? 1 : 0,
@@ -554,7 +622,7 @@ static void await_message(const zi_comm_ops *ops, const zi_comm_config *config, 
         SUITE_EXPECT(failure, strcmp(zopt_last_error(), text) == 0, "%s", zopt_last_error());
         SUITE_EXPECT(failure, comm->broken, "not broken");
     }
-    ops->destroy(comm);
+    destroy_on(comm);
 }
 
 void comm_suite_message_missing(const zi_comm_ops *ops, const zi_comm_config *config,
@@ -577,7 +645,7 @@ void comm_suite_hang(const zi_comm_ops *ops, const zi_comm_config *config, suite
     zi_comm_config patient = *config;
     patient.on_hang = remember;
     patient.on_hang_arg = &told;
-    SUITE_OK(failure, ops->create(&patient, &mem, &comm));
+    SUITE_OK(failure, create_on(ops, &patient, &mem, &comm));
     ops = comm->ops;
     comm->deadline_ms = comm->rank == 0 ? 200 : config->deadline_ms;
     wait_in_vain(comm, &told, failure);
@@ -588,5 +656,5 @@ void comm_suite_hang(const zi_comm_ops *ops, const zi_comm_config *config, suite
         SUITE_EXPECT(failure, strcmp(zopt_last_error(), "rank 0 gave up") == 0, "%s",
                      zopt_last_error());
     }
-    ops->destroy(comm);
+    destroy_on(comm);
 }

@@ -1,6 +1,5 @@
 /* Transports mpi and shm, under mpirun with 1 to 6 processes, of which smaller worlds are made too.
- * Without fork, which is not safe under MPI. A failure of one rank is every rank's, so that none
- * waits for another that has given up. */
+ * Without fork, which is not safe under MPI. */
 #include <check.h>
 #include <dirent.h>
 #include <mpi.h>
@@ -8,46 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "comm_suite.h"
+#include "comm_world.h"
 
-enum { DEADLINE_MS = 60000, SLICE = 1024 };
+enum { SLICE = 1024 };
 
 static const zi_comm_ops *mpi, *shm;
-
-typedef void rank_function(const zi_comm_ops *ops, const zi_comm_config *config,
-                           suite_failure *failure);
-
-static int world_size(void)
-{
-    int size;
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    return size;
-}
-
-static void assert_all_passed(const suite_failure *failure)
-{
-    int rank, failed = failure->text[0] != '\0', any = 0;
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    if (failed)
-        fprintf(stderr, "rank %d: %s\n", rank, failure->text);
-    MPI_Allreduce(&failed, &any, 1, MPI_INT, MPI_MAX, MPI_COMM_WORLD);
-    ck_assert_msg(!any, "rank %d: %s", rank, failed ? failure->text : "another rank failed");
-}
-
-/* Ranks below `world` are one world, the others another. */
-static void run_split(const zi_comm_ops *ops, int world, rank_function *function)
-{
-    int rank;
-    MPI_Comm part;
-    suite_failure failure = {""};
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_split(MPI_COMM_WORLD, rank < world, rank, &part);
-    zi_comm_config config = {
-        .has_comm = 1, .comm_f = (int)MPI_Comm_c2f(part), .deadline_ms = DEADLINE_MS};
-    function(ops, &config, &failure);
-    assert_all_passed(&failure);
-    MPI_Comm_free(&part);
-}
 
 /* _i: the transport, of these two. */
 static const zi_comm_ops *row(int i)
@@ -67,7 +31,7 @@ END_TEST
 /* _i / 2: ranks in the first part. */
 START_TEST(part_of_the_world_does_what_a_transport_must)
 {
-    run_split(row(_i % 2), _i / 2, comm_suite_run);
+    run_split(row(_i % 2), NULL, _i / 2, comm_suite_run);
 }
 END_TEST
 
@@ -84,7 +48,7 @@ END_TEST
 
 START_TEST(transfers_out_of_order_are_refused)
 {
-    run_split(row(_i), 1, comm_suite_order);
+    run_split(row(_i), NULL, 1, comm_suite_order);
 }
 END_TEST
 
@@ -214,7 +178,7 @@ static void hold_memory(const zi_comm_ops *ops, const zi_comm_config *config,
 
 START_TEST(shared_memory_holds_no_files_open)
 {
-    run_split(shm, world_size(), hold_memory);
+    run_split(shm, NULL, world_size(), hold_memory);
 }
 END_TEST
 
@@ -273,16 +237,14 @@ static void queue_too_many(const zi_comm_ops *ops, const zi_comm_config *config,
 START_TEST(more_transfers_than_reserved_are_refused)
 {
     if (world_size() > 1)
-        run_split(mpi, 2, queue_too_many);
+        run_split(mpi, NULL, 2, queue_too_many);
 }
 END_TEST
 
 static void hang_in_pairs(const zi_comm_ops *ops, const zi_comm_config *config,
                           suite_failure *failure)
 {
-    int size;
-    MPI_Comm_size(MPI_Comm_f2c((MPI_Fint)config->comm_f), &size);
-    if (size != 2)
+    if (!is_pair(config))
         return;
     comm_suite_hang(ops, config, failure);
     comm_suite_message_missing(ops, config, failure);
@@ -291,7 +253,7 @@ static void hang_in_pairs(const zi_comm_ops *ops, const zi_comm_config *config,
 
 START_TEST(rank_that_never_arrives_is_named)
 {
-    run_split(row(_i), 2, hang_in_pairs);
+    run_split(row(_i), NULL, 2, hang_in_pairs);
 }
 END_TEST
 
@@ -324,7 +286,7 @@ static void hang_in_collective(const zi_comm_ops *ops, const zi_comm_config *con
 
 START_TEST(collective_that_others_skip_fails)
 {
-    run_split(row(_i), world_size(), hang_in_collective);
+    run_split(row(_i), NULL, world_size(), hang_in_collective);
 }
 END_TEST
 
@@ -412,7 +374,7 @@ static void call_differently(const zi_comm_ops *ops, const zi_comm_config *confi
 
 START_TEST(mismatched_collectives_name_the_operation)
 {
-    run_split(row(_i), world_size(), call_differently);
+    run_split(row(_i), NULL, world_size(), call_differently);
 }
 END_TEST
 
@@ -508,9 +470,7 @@ static int breaking_tests(int *argc, char ***argv)
 /* "broken" as argument: the tests that break transports. */
 int main(int argc, char **argv)
 {
-    for (size_t i = 0; i < zi_n_comms; i++) {
-        mpi = strcmp(zi_comms[i]->name, "mpi") == 0 ? zi_comms[i] : mpi;
-        shm = strcmp(zi_comms[i]->name, "shm") == 0 ? zi_comms[i] : shm;
-    }
+    mpi = comm_row("mpi");
+    shm = comm_row("shm");
     return argc > 1 && strcmp(argv[1], "broken") == 0 ? breaking_tests(&argc, &argv) : main_tests();
 }

@@ -1,5 +1,5 @@
-/* Runs over transport mpi on every device that is not the CPU, messages staged through host memory,
- * against one rank alone on the CPU, bit for bit. Run with mpirun -n 3. */
+/* Runs over transports mpi (messages staged through host memory) and ipc on every device that is
+ * not the CPU, against one rank alone on the CPU, bit for bit. Run with mpirun -n 2, 3 and 4. */
 #include <math.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -8,10 +8,11 @@
 
 #include "harness.h"
 #include "on_devices.h"
+#include "optimizer_cases.h"
 
 static int job_rank;
 
-static void compare_devices(h_problem *problem, const char *name)
+static void compare_devices(h_problem *problem, const char *transport, const char *name)
 {
     h_result want, got;
     char what[96];
@@ -22,10 +23,11 @@ static void compare_devices(h_problem *problem, const char *name)
         const zi_device_ops *device = zi_devices[d];
         if (device->on_host || !device_is_here(device))
             continue;
-        problem->options.transport = "mpi";
+        problem->options.transport = transport;
         problem->options.device = device->name;
         h_run_one(problem, &problem->options, &got);
-        snprintf(what, sizeof what, "%s on %s, rank %d", name, device->name, job_rank);
+        snprintf(what, sizeof what, "%s on %s over %s, rank %d", name, device->name, transport,
+                 job_rank);
         h_compare(&want, &got, what);
         h_free(&got);
     }
@@ -42,7 +44,28 @@ START_TEST(mpi_on_a_device_gives_the_cpus_bits)
     problem.options.clip_norm = _i == 1 ? 0 : 0.5;
     problem.options.slots = 2 + 2 * _i; /* fewer than ranks, more, and as many again */
     problem.options.bucket_elems = _i == 2 ? 0 : 700;
-    compare_devices(&problem, optimizers[_i]);
+    compare_devices(&problem, "mpi", optimizers[_i]);
+}
+END_TEST
+
+/* Every optimizer; dtypes, slots, buckets, clipping and shared parameters go with the case. */
+START_TEST(ipc_gives_the_cpus_bits)
+{
+    const optimizer_case *c = &optimizer_cases[_i];
+    h_problem problem;
+    h_uneven(&problem, (zopt_dtype)(_i % 3), _i % 4 == 0);
+    problem.lr = c->lr;
+    problem.weight_decay[0] = c->weight_decay;
+    problem.options.optimizer = c->optimizer;
+    problem.options.settings = c->setting;
+    problem.options.n_settings = case_n_settings(c);
+    problem.options.clip_norm = _i % 2 ? 0.5 : 0;
+    problem.options.check_overflow = _i % 5 == 0 ? 0 : -1;
+    problem.options.slots = 1 + _i % 6;
+    problem.options.bucket_elems = _i % 3 == 2 ? 0 : 700;
+    problem.options.shared_params = _i % 4 == 3;
+    problem.options.reduce_group = 1 + _i % 2;
+    compare_devices(&problem, "ipc", c->name);
 }
 END_TEST
 
@@ -61,7 +84,7 @@ START_TEST(overflows_are_found_as_on_the_cpu)
     problem.options.optimizer = "AdamW";
     problem.options.bucket_elems = 700;
     problem.grad = bad_grad;
-    compare_devices(&problem, "overflow");
+    compare_devices(&problem, _i ? "ipc" : "mpi", "overflow");
 }
 END_TEST
 
@@ -110,7 +133,8 @@ int main(int argc, char **argv)
     TCase *tests = tcase_create("mpi");
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, mpi_on_a_device_gives_the_cpus_bits, 0, 3);
-    tcase_add_test(tests, overflows_are_found_as_on_the_cpu);
+    tcase_add_loop_test(tests, ipc_gives_the_cpus_bits, 0, N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tests, overflows_are_found_as_on_the_cpu, 0, 2);
     tcase_add_test(tests, one_ranks_bad_option_is_told_to_all_whatever_the_device);
     tcase_add_test(tests, shm_refuses_a_devices_memory_by_name);
     suite_add_tcase(suite, tests);

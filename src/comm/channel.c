@@ -75,6 +75,28 @@ void zi_channel_leave(zi_channel_comm *k)
     atomic_store_explicit(&block_of(k, k->base.rank)->left, 1, memory_order_release);
 }
 
+/* The number of those that have; -1: one has failed. */
+static int count_left(const zi_channel_comm *k)
+{
+    int n = 0;
+    for (int r = k->base.node.base; r < end_of_node(k); r++) {
+        if (atomic_load_explicit(&block_of(k, r)->gave_up, memory_order_acquire) > 0)
+            return -1;
+        n += atomic_load_explicit(&block_of(k, r)->left, memory_order_acquire);
+    }
+    return n;
+}
+
+int zi_channel_all_left(zi_channel_comm *k)
+{
+    zi_wait wait;
+    int n, expired = 0;
+    zi_wait_begin(&wait, &k->base);
+    while ((n = count_left(k)) >= 0 && n < k->base.node.size && !expired)
+        expired = zi_wait_pause(&wait);
+    return n == k->base.node.size;
+}
+
 zopt_status zi_channel_checked(zi_channel_comm *k, zopt_status status)
 {
     if (status != ZOPT_OK && k->block != NULL)
@@ -157,7 +179,7 @@ zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
     }
 }
 
-static zi_awaited counts(zi_counter which, uint64_t target, int n)
+zi_awaited zi_channel_counts(zi_counter which, uint64_t target, int n)
 {
     return (zi_awaited){
         .missing = count_missing, .text = awaited[which], .which = which, .target = target, .n = n};
@@ -165,13 +187,13 @@ static zi_awaited counts(zi_counter which, uint64_t target, int n)
 
 int zi_channel_reached(const zi_channel_comm *k, zi_counter which, uint64_t target, int n)
 {
-    const zi_awaited what = counts(which, target, n);
+    const zi_awaited what = zi_channel_counts(which, target, n);
     return what.missing(k, &what, 0) == k->base.world;
 }
 
 zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t target, int n)
 {
-    const zi_awaited what = counts(which, target, n);
+    const zi_awaited what = zi_channel_counts(which, target, n);
     return zi_channel_wait_for(k, &what);
 }
 

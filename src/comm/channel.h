@@ -43,6 +43,8 @@ typedef struct zi_channel_rank {
 } zi_channel_rank;
 
 typedef struct zi_channel_comm zi_channel_comm;
+typedef struct zi_fences zi_fences; /* fence.h */
+typedef struct zi_fence_handles zi_fence_handles;
 
 /* What a wait is for: that ranks below n have counted to the target, or what a message needs. */
 typedef struct zi_awaited {
@@ -62,6 +64,11 @@ struct zi_channel_comm {
     unsigned n_spins; /* tests of a condition before a wait gives its core away */
     /* How to wait where more than counts must be looked after; NULL: zi_channel_wait_for's way. */
     zopt_status (*await)(zi_channel_comm *k, const zi_awaited *what);
+    /* Where memory is a device's: [node.size] events of each rank, n_fences of a kind (0: none). */
+    zi_fences *fences;
+    size_t n_fences;
+    zi_fence_handles **handles; /* [node.size]; NULL: all ranks are in one process */
+    uint64_t n_openings;        /* of peers that this rank's queue awaits */
 };
 
 /* Join a channel of base.node.size blocks as base.rank. */
@@ -69,6 +76,9 @@ void zi_channel_join(zi_channel_comm *k, void **block);
 
 /* Tell the peers that this rank is gone, and whether it gave up. */
 void zi_channel_leave(zi_channel_comm *k);
+/* Behind leave: 1: all ranks of the node have left, none of them after a failure. 0: not before the
+ * deadline. */
+int zi_channel_all_left(zi_channel_comm *k);
 
 /* This rank's own count. */
 uint64_t zi_channel_count(const zi_channel_comm *k, zi_counter which);
@@ -79,6 +89,9 @@ void zi_channel_advance(zi_channel_comm *k, zi_counter which);
 /* The first of ranks from..n-1 of the node that has not counted to the target; world: none. */
 int zi_channel_missing(const zi_channel_comm *k, zi_counter which, uint64_t target, int from,
                        int n);
+
+/* That the ranks of the node below n have counted to the target. */
+zi_awaited zi_channel_counts(zi_counter which, uint64_t target, int n);
 
 /* Wait until no rank is missing; a failure of any rank ends it with ERR_PEER. */
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what);

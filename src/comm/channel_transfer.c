@@ -1,11 +1,16 @@
 /* Transfers between ranks that address each other's memory move no byte: the tables point into it,
- * ranks count what they have done, and wait for each other's counts (channel.c). */
+ * ranks count what they have done, and wait for each other's counts (channel.c). Where memory is a
+ * device's, events stand behind the counts (fence.c): waits for what the queue will touch order the
+ * queue, and those for what the caller will touch wait for the device. */
 #include "comm/channel.h"
+#include "comm/fence.h"
 
 zopt_status zi_channel_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
 {
-    (void)comm, (void)n_transfers, (void)max_slice_bytes;
-    return ZOPT_OK;
+    (void)max_slice_bytes;
+    if (comm->planned || comm->device->on_host)
+        return ZOPT_OK;
+    return zi_fences_create((zi_channel_comm *)comm, n_transfers);
 }
 
 /* Slice `rank` of the bucket in the memory of rank `of`. */
@@ -15,14 +20,14 @@ static char *slice_of(const zi_comm *comm, const zi_transfer *transfer, int of)
            (size_t)comm->rank * transfer->slice_bytes;
 }
 
-/* Transfers are begun in order: count this one, if it is the next. Peers that see the count read or
- * write without this rank's queue: what is on it comes first. */
+/* Transfers are begun in order: count this one, if it is the next. What is on the queue comes
+ * before what peers do that see the count. */
 static zopt_status count_next(zi_comm *comm, const char *call, zi_counter which, uint64_t ordinal)
 {
     zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, call));
     ZI_TRY(zi_channel_checked(k, zi_check_next(comm, call, zi_channel_count(k, which), ordinal)));
-    ZI_TRY(zi_channel_checked(k, comm->device->wait(comm->queue)));
+    ZI_TRY(zi_channel_checked(k, zi_fence_set(k, which, ordinal)));
     zi_channel_advance(k, which);
     return ZOPT_OK;
 }
@@ -61,6 +66,8 @@ zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, c
 {
     ZI_TRY(wait_begun(comm, "expose_wait", ZI_EXPOSED, ZI_EXPOSED, transfer->ordinal,
                       transfer->n_contributors));
+    ZI_TRY(zi_fence_await((zi_channel_comm *)comm, ZI_EXPOSED, transfer->ordinal,
+                          transfer->n_contributors));
     int end = comm->node.base + comm->node.size;
     for (int i = comm->node.base; i < end && i < transfer->n_contributors; i++)
         source[i] = slice_of(comm, transfer, i);
@@ -78,22 +85,33 @@ zopt_status zi_channel_consumed(zi_comm *comm, const zi_transfer *transfer)
 
 zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal)
 {
-    return wait_begun(comm, "reuse_wait", ZI_CONSUMED, ZI_CONSUMED, ordinal, comm->world);
+    ZI_TRY(wait_begun(comm, "reuse_wait", ZI_CONSUMED, ZI_CONSUMED, ordinal, comm->world));
+    return zi_fence_wait((zi_channel_comm *)comm, ZI_CONSUMED, ordinal);
 }
 
 zopt_status zi_channel_open(zi_comm *comm)
 {
+    zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, "open"));
-    zi_channel_advance((zi_channel_comm *)comm, ZI_OPENED);
+    return count_next(comm, "open", ZI_OPENED, zi_channel_count(k, ZI_OPENED));
+}
+
+/* As often as this rank has. The queue awaits it once. */
+static zopt_status wait_opened(zi_channel_comm *k)
+{
+    uint64_t n = zi_channel_count(k, ZI_OPENED);
+    ZI_TRY(zi_channel_wait(k, ZI_OPENED, n, k->base.world));
+    if (n > k->n_openings)
+        ZI_TRY(zi_fence_await(k, ZI_OPENED, n - 1, k->base.world));
+    k->n_openings = n;
     return ZOPT_OK;
 }
 
 zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,
                                  int *n_dests)
 {
-    zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, "dest_wait"));
-    ZI_TRY(zi_channel_wait(k, ZI_OPENED, zi_channel_count(k, ZI_OPENED), comm->world));
+    ZI_TRY(wait_opened((zi_channel_comm *)comm));
     *n_dests = transfer->memory->shared ? 1 : comm->node.size;
     for (int i = 0; i < *n_dests; i++)
         dest[i] = slice_of(comm, transfer, comm->node.base + i);
@@ -110,7 +128,8 @@ zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer)
 
 zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal)
 {
-    return wait_begun(comm, "publish_wait", ZI_PUBLISHED, ZI_PUBLISHED, ordinal, comm->world);
+    ZI_TRY(wait_begun(comm, "publish_wait", ZI_PUBLISHED, ZI_PUBLISHED, ordinal, comm->world));
+    return zi_fence_wait((zi_channel_comm *)comm, ZI_PUBLISHED, ordinal);
 }
 
 /* What peers do needs nothing from this rank. */

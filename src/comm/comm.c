@@ -1,6 +1,6 @@
 /* The table of transports, the choice among them, and what all of them share: order checks, the
  * list of symmetric memory, and agreement on a status. How bytes move is in self.c, threads.c,
- * shm.c, nodes.c and mpi.c. */
+ * shm.c, nodes.c, ipc.c and mpi.c. */
 #include "comm/comm.h"
 
 #include <stdio.h>
@@ -10,7 +10,8 @@
 #include "comm/common.h"
 
 /* In the order in which "auto" asks them. */
-const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_shm, &zi_comm_mpi, &zi_comm_self};
+const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_shm, &zi_comm_ipc, &zi_comm_mpi,
+                                       &zi_comm_self};
 const size_t zi_n_comms = sizeof zi_comms / sizeof zi_comms[0];
 
 #ifndef ZI_HAVE_MPI
@@ -35,6 +36,13 @@ const zi_comm_ops zi_comm_mpi = {
 const zi_comm_ops zi_comm_shm = {
     .name = "shm",
     .help = "an MPI world on one node",
+    .missing = built_without,
+    .wanted = never_wanted,
+};
+
+const zi_comm_ops zi_comm_ipc = {
+    .name = "ipc",
+    .help = "an MPI world on one node, on GPUs",
     .missing = built_without,
     .wanted = never_wanted,
 };
@@ -87,7 +95,7 @@ static zopt_status find_auto(const zi_comm_config *config, const zi_comm_ops **o
     /* Where nobody wants it, it is a plan for several ranks in a build without MPI. */
     const zi_comm_ops *found = &zi_comm_threads;
     for (size_t i = 0; i < zi_n_comms; i++) {
-        int can = !config->device_memory || zi_comms[i]->device_memory;
+        int can = config->device == NULL || zi_comms[i]->device_memory;
         if (can && zi_comms[i]->missing() == NULL && zi_comms[i]->wanted(config)) {
             found = zi_comms[i];
             break;

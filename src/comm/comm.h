@@ -9,7 +9,9 @@
  * Where peers' memory is addressable the tables point into it and no byte moves here; elsewhere
  * slices are exchanged in place and parameters gathered. Every rank makes the same calls with the
  * same ordinals in the same order; those ending in _wait block, up to the deadline, the others do
- * not. A wait drives all queued transfers, whatever it waits for.
+ * not. A wait drives all queued transfers, whatever it waits for. On a device expose_wait and
+ * dest_wait are for its queue: what is enqueued behind them finds all there. reuse_wait and
+ * publish_wait are for the caller: the device is done too.
  *
  * Errors of every call: ERR_TIMEOUT past the deadline, ERR_PEER where a peer gave up, ERR_COMM.
  * After one of them the transport is broken: only destroy may follow. */
@@ -32,7 +34,7 @@ typedef struct zi_comm_config {
     int ranks_per_node, shared_params; /* as in zopt_options */
     /* 1: a second thread calls expose_test and progress, never beside others. */
     int progress_thread;
-    int device_memory; /* 1: symmetric memory will be a device's */
+    const zi_device_ops *device; /* where symmetric memory will live; NULL: on the host */
 } zi_comm_config;
 
 /* Ranks base, base + stride, ..., `size` of them. */

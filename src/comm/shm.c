@@ -50,33 +50,45 @@ static zopt_status begins_node(zi_comm *meeting, const node *mine, int *begins)
     return ZOPT_OK;
 }
 
-/* Never ZOPT_OK. size: ranks of the first node; odd: the first rank whose node is no such. */
-static zopt_status refuse(zi_comm *meeting, const zi_comm_config *config, const node *mine,
-                          int size, int odd)
+/* Ranks of the first node, and the first rank whose node is none for the transport. */
+typedef struct found_nodes {
+    int size, odd;
+} found_nodes;
+
+/* Never ZOPT_OK. */
+static zopt_status refuse(zi_comm *meeting, const zi_shm_kind *kind, const zi_comm_config *config,
+                          const node *mine, found_nodes found)
 {
+    const char *name = kind->row->name;
     node first = *mine, other = *mine;
     char declared[64] = "";
     ZI_TRY(meeting->ops->broadcast(meeting, 0, &first, sizeof first));
-    ZI_TRY(meeting->ops->broadcast(meeting, odd, &other, sizeof other));
+    ZI_TRY(meeting->ops->broadcast(meeting, found.odd, &other, sizeof other));
     if (config->ranks_per_node > 0)
         snprintf(declared, sizeof declared, ", by ranks_per_node %d", config->ranks_per_node);
-    if (size == 1)
+    const char *elsewhere = declared[0] == '\0' && strcmp(first.host, other.host) == 0
+                                ? ", in another process namespace"
+                                : "";
+    if (kind->one_node)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                       "transport shm needs ranks that share a node, next to each other: rank 0 is "
+                       "transport %s needs all ranks on one node: rank 0 is on '%s', and rank %d "
+                       "on '%s'%s%s; use transport \"mpi\"",
+                       name, first.host, found.odd, other.host, declared, elsewhere);
+    if (found.size == 1)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "transport %s needs ranks that share a node, next to each other: rank 0 is "
                        "alone on '%s', and rank %d on '%s'%s%s; use transport \"mpi\"",
-                       first.host, odd, other.host, declared,
-                       declared[0] == '\0' && strcmp(first.host, other.host) == 0
-                           ? ", in another process namespace"
-                           : "");
+                       name, first.host, found.odd, other.host, declared, elsewhere);
     return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                   "transport shm needs nodes of equally many ranks, next to each other: the first "
+                   "transport %s needs nodes of equally many ranks, next to each other: the first "
                    "%d are on '%s', and the node of rank %d on '%s' is not like that%s; use "
                    "transport \"mpi\"",
-                   size, first.host, odd, other.host, declared);
+                   name, found.size, first.host, found.odd, other.host, declared);
 }
 
 /* How many ranks each node has. Errors, the same on all ranks: ERR_UNSUPPORTED. */
-static zopt_status find_nodes(zi_comm *meeting, const zi_comm_config *config, int *size)
+static zopt_status find_nodes(zi_comm *meeting, const zi_shm_kind *kind,
+                              const zi_comm_config *config, int *size)
 {
     node mine = describe_node(meeting, config);
     int begins, world = meeting->world;
@@ -87,9 +99,10 @@ static zopt_status find_nodes(zi_comm *meeting, const zi_comm_config *config, in
     int is_odd = begins != (meeting->rank % *size == 0) || meeting->rank >= world - world % *size;
     int64_t odd = is_odd ? meeting->rank : world;
     ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &odd, 1));
-    if (*size == 1 && world > 1)
-        odd = 1;
-    return odd == world ? ZOPT_OK : refuse(meeting, config, &mine, *size, (int)odd);
+    if (*size < world && (*size == 1 || kind->one_node))
+        odd = *size;
+    const found_nodes found = {*size, (int)odd};
+    return odd == world ? ZOPT_OK : refuse(meeting, kind, config, &mine, found);
 }
 
 /* A plan knows of no hosts: one node, unless ranks_per_node says that there are more. 0: nodes that
@@ -100,6 +113,11 @@ static int planned_node_size(const zi_comm_config *config)
     if (size == 0 || size >= world)
         return world;
     return size > 1 && world % size == 0 ? size : 0;
+}
+
+int zi_shm_plans_one_node(const zi_comm_config *config)
+{
+    return planned_node_size(config) == config->plan_world;
 }
 
 /* ------------------------------------------------------------------ life --------------------- */
@@ -134,12 +152,12 @@ void zi_shm_destroy(zi_comm *comm)
     zi_symmetric_free_all(comm, comm->broken && via->engine.capacity > 0);
     if (s->base.block != NULL) {
         zi_channel_leave(&s->base);
-        zi_shared_unmap(comm, sizeof(zi_channel_rank), s->block);
+        zi_shared_unmap(comm, s->kind->block_bytes, s->block);
     }
     via->user = (zi_mpi_user){0};
     via->base.broken |= comm->broken; /* its end must not wait for a peer that is lost */
     zi_comm_mpi.destroy(&via->base);
-    zi_mem_uncount(comm->mem, ZI_MEM_STAGING, sizeof(zi_channel_rank));
+    zi_mem_uncount(comm->mem, ZI_MEM_STAGING, s->kind->block_bytes);
     zi_mem_free_table(comm->mem, s, s->table_bytes);
 }
 
@@ -165,42 +183,50 @@ static void connect(zi_shm *s, zi_mpi *meeting)
     meeting->user.check = check_peers;
 }
 
-static zopt_status build(zi_mpi *meeting, const zi_comm_config *config, zi_mem *mem, zi_shm **out)
+static zopt_status build(zi_mpi *meeting, const zi_shm_kind *kind, const zi_comm_config *config,
+                         zi_mem *mem, zi_shm **out)
 {
     zi_comm *via = &meeting->base;
     zi_shm *s;
     int size = planned_node_size(config);
     if (!via->planned)
-        ZI_TRY(find_nodes(via, config, &size));
+        ZI_TRY(find_nodes(via, kind, config, &size));
     zi_comm_seat(via, via->rank, via->world, size);
     size_t table_bytes = sizeof *s + (size_t)size * sizeof s->block[0];
     zopt_status status = zi_comm_agree(via, zi_mem_table(mem, table_bytes, &s));
     if (status == ZOPT_OK && !via->planned)
-        status = zi_shared_map(via, sizeof(zi_channel_rank), 0, s->block);
+        status = zi_shared_map(via, kind->block_bytes, 0, s->block);
     if (status != ZOPT_OK) {
         zi_mem_free_table(mem, s, table_bytes);
         return status;
     }
-    zi_mem_count(mem, ZI_MEM_STAGING, sizeof(zi_channel_rank));
+    zi_mem_count(mem, ZI_MEM_STAGING, kind->block_bytes);
+    s->kind = kind;
     s->table_bytes = table_bytes;
-    zi_comm_init(&s->base.base, size < via->world ? &zi_comm_nodes : &zi_comm_shm, config, mem);
+    zi_comm_init(&s->base.base, size < via->world ? &zi_comm_nodes : kind->row, config, mem);
     zi_comm_seat(&s->base.base, via->rank, via->world, size);
     connect(s, meeting);
     *out = s;
     return ZOPT_OK;
 }
 
-static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
+zopt_status zi_shm_create(const zi_shm_kind *kind, const zi_comm_config *config, zi_mem *mem,
+                          zi_comm **out)
 {
+    const char *name = kind->row->name;
     zi_mpi *meeting;
     zi_shm *s;
     *out = NULL;
     if (config->plan_world > 0 && planned_node_size(config) == 0)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                       "transport shm: %d ranks make no nodes of %d that share memory",
+                       "transport %s: %d ranks make no nodes of %d that share memory", name,
                        config->plan_world, config->ranks_per_node);
-    ZI_TRY(zi_mpi_connect(&zi_comm_shm, config, mem, &meeting));
-    zopt_status status = build(meeting, config, mem, &s);
+    if (config->plan_world > 0 && kind->one_node && !zi_shm_plans_one_node(config))
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "transport %s needs all ranks on one node, not %d of %d", name,
+                       config->ranks_per_node, config->plan_world);
+    ZI_TRY(zi_mpi_connect(kind->row, config, mem, &meeting));
+    zopt_status status = build(meeting, kind, config, mem, &s);
     if (status != ZOPT_OK) {
         zi_comm_mpi.destroy(&meeting->base);
         return status;
@@ -214,6 +240,14 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
     else
         zi_shm_destroy(comm);
     return status;
+}
+
+static const zi_shm_kind host_memory = {.row = &zi_comm_shm,
+                                        .block_bytes = sizeof(zi_channel_rank)};
+
+static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
+{
+    return zi_shm_create(&host_memory, config, mem, out);
 }
 
 zopt_status zi_shm_alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,

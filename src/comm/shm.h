@@ -1,23 +1,37 @@
 /* Memory that the ranks of one node share, and the object of transport shm, which is built on it:
- * of one node in shm.c, of several in nodes.c. No name in any file system: nothing is left behind
- * by a rank that is killed. */
+ * of one node in shm.c, of several in nodes.c; and of transport ipc (ipc.c), which keeps only what
+ * the hosts tell each other there. No name in any file system: nothing is left behind by a rank
+ * that is killed. */
 #ifndef ZI_COMM_SHM_H
 #define ZI_COMM_SHM_H
 
 #include "comm/channel.h"
 #include "comm/mpi_internal.h"
 
+/* What transports over shared memory differ in. */
+typedef struct zi_shm_kind {
+    const zi_comm_ops *row;
+    size_t block_bytes; /* of a rank; a zi_channel_rank comes first */
+    int one_node;       /* 1: refuse more than one */
+} zi_shm_kind;
+
 typedef struct zi_shm {
     zi_channel_comm base; /* among the ranks of the node */
-    zi_mpi *meeting;      /* of all ranks */
-    uint64_t n_sum_jobs;  /* several nodes: exchanges of sums that have begun */
+    const zi_shm_kind *kind;
+    zi_mpi *meeting;     /* of all ranks */
+    struct zi_ipc *ipc;  /* of transport ipc, its own */
+    uint64_t n_sum_jobs; /* several nodes: exchanges of sums that have begun */
     size_t table_bytes;
-    void *block[]; /* [node.size] every rank's block of the channel */
+    void *block[]; /* [node.size] every rank's block */
 } zi_shm;
 
 /* shm.c. The MPI that the object is built on, with what this rank is doing. */
 zi_mpi *zi_shm_meeting(zi_comm *comm);
-/* As in zi_comm_ops. */
+/* 1: a plan's ranks are one node. */
+int zi_shm_plans_one_node(const zi_comm_config *config);
+/* As in zi_comm_ops, but for a kind: meet, find the nodes, share the blocks. */
+zopt_status zi_shm_create(const zi_shm_kind *kind, const zi_comm_config *config, zi_mem *mem,
+                          zi_comm **out);
 void zi_shm_destroy(zi_comm *comm);
 zopt_status zi_shm_alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,
                                    zi_symmetric *out);

@@ -32,14 +32,18 @@ static zi_meeting *meeting_create(int n_ranks, uint64_t index)
     zi_meeting *m = calloc(1, sizeof *m + n * sizeof m->block[0]);
     zi_channel_rank *blocks = zi_aligned_zalloc(n * sizeof *blocks);
     zi_outbox *outbox = calloc(n, sizeof *outbox);
-    if (m == NULL || blocks == NULL || outbox == NULL) {
+    zi_fences *fences = calloc(n, sizeof *fences);
+    if (m == NULL || blocks == NULL || outbox == NULL || fences == NULL) {
         free(m);
         free(blocks);
         free(outbox);
+        free(fences);
         return NULL;
     }
     m->index = index;
+    m->n_ranks = n_ranks;
     m->outbox = outbox;
+    m->fences = fences;
     m->blocks = blocks;
     for (size_t i = 0; i < n; i++)
         m->block[i] = &blocks[i];
@@ -54,8 +58,11 @@ static void meeting_destroy(zi_meeting *m)
         zi_heap_free(&b->heap, NULL);
         free(b);
     }
+    for (int i = 0; i < m->n_ranks; i++)
+        zi_fences_destroy(&m->fences[i]);
     free(m->blocks);
     free(m->outbox);
+    free(m->fences);
     free(m);
 }
 
@@ -160,16 +167,19 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
     }
     zi_comm_seat(&t->base.base, config->threads_rank, config->threads->n_ranks,
                  config->threads->n_ranks);
+    t->base.fences = t->meeting->fences;
     zi_channel_join(&t->base, t->meeting->block);
     return ZOPT_OK;
 }
 
-/* Never waits: what peers may still read is the meeting's. */
+/* Waits for no peer: what they may still read is the meeting's. */
 static void destroy(zi_comm *comm)
 {
     zi_threads_comm *t = (zi_threads_comm *)comm;
     if (t == NULL)
         return;
+    if (!comm->planned)
+        (void)comm->device->wait(comm->queue); /* whoever leaves last frees what is read on it */
     zi_symmetric_free_all(comm, t->meeting != NULL);
     if (t->meeting != NULL)
         leave(t);

@@ -4,7 +4,7 @@
 
 #include <pthread.h>
 
-#include "comm/channel.h"
+#include "comm/fence.h"
 
 /* Symmetric memory that a rank has allocated and peers may touch. */
 typedef struct zi_buffer {
@@ -22,9 +22,10 @@ typedef struct zi_outbox {
 typedef struct zi_meeting {
     struct zi_meeting *next;
     uint64_t index; /* among the meetings of the world */
-    int n_left;
+    int n_ranks, n_left;
     zi_buffer *buffers;
     zi_outbox *outbox; /* [world], under the mutex of the world */
+    zi_fences *fences; /* [world] */
     zi_channel_rank *blocks;
     void *block[]; /* blocks + i */
 } zi_meeting;

@@ -1,5 +1,5 @@
-/* A queue of the CUDA device: a stream, and what has failed on it; and its events. cuda.c has the
- * rest of the device. */
+/* A queue of the CUDA device: a stream, and what has failed on it; and its events. cuda_share.c
+ * shows arrays and events to other processes, cuda.c has the rest of the device. */
 #ifndef ZI_DEVICE_CUDA_QUEUE_H
 #define ZI_DEVICE_CUDA_QUEUE_H
 
@@ -31,10 +31,15 @@ int zi_cuda_enter(zi_queue *q);
 /* Of zi_device_ops: */
 zopt_status zi_cuda_wait(zi_queue *q);
 zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out);
+zopt_status zi_cuda_event_share(zi_queue *q, zi_event **out, zi_handle *handle);
+zopt_status zi_cuda_event_reach(zi_queue *q, const zi_handle *handle, zi_event **out);
 void zi_cuda_event_destroy(zi_event *event);
 void zi_cuda_event_record(zi_queue *q, zi_event *event);
 void zi_cuda_event_await(zi_queue *q, const zi_event *event);
 zopt_status zi_cuda_event_query(const zi_event *event, int *done);
 zopt_status zi_cuda_event_wait(const zi_event *event);
+zopt_status zi_cuda_share(zi_queue *q, void *array, zi_handle *handle);
+zopt_status zi_cuda_reach(zi_queue *q, const zi_handle *handle, void **array);
+void zi_cuda_leave(zi_queue *q, void *array);
 
 #endif

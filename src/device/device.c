@@ -34,28 +34,26 @@ const zi_device_ops zi_device_cuda = {
 };
 #endif
 
-int zi_device_on_host(const char *name)
+const zi_device_ops *zi_device_row(const char *name)
 {
+    if (strcmp(name, "auto") == 0)
+        return zi_devices[0];
     for (size_t i = 0; i < zi_n_devices; i++)
         if (strcmp(name, zi_devices[i]->name) == 0)
-            return zi_devices[i]->on_host;
-    return 1;
+            return zi_devices[i];
+    return NULL;
 }
 
 zopt_status zi_device_find(const char *name, int planned, const zi_device_ops **out)
 {
-    if (strcmp(name, "auto") == 0)
-        name = zi_devices[0]->name;
+    const zi_device_ops *row = zi_device_row(name);
     *out = NULL;
-    for (size_t i = 0; i < zi_n_devices; i++) {
-        if (strcmp(name, zi_devices[i]->name) != 0)
-            continue;
-        int counts_only = planned && zi_devices[i]->alloc != NULL;
-        const char *missing = counts_only ? NULL : zi_devices[i]->missing();
-        if (missing != NULL)
-            return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device '%s': %s", name, missing);
-        *out = zi_devices[i];
-        return ZOPT_OK;
-    }
-    return ZI_FAIL(ZOPT_ERR_CONFIG, "unknown device '%s'; there are 'cpu' and 'cuda'", name);
+    if (row == NULL)
+        return ZI_FAIL(ZOPT_ERR_CONFIG, "unknown device '%s'; there are 'cpu' and 'cuda'", name);
+    int counts_only = planned && row->alloc != NULL;
+    const char *missing = counts_only ? NULL : row->missing();
+    if (missing != NULL)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "device '%s': %s", row->name, missing);
+    *out = row;
+    return ZOPT_OK;
 }

@@ -24,6 +24,11 @@ typedef struct zi_queue zi_queue;
 /* A point in a queue's work, for other queues and the host to wait for. */
 typedef struct zi_event zi_event;
 
+/* How a process tells others of its machine of an array or an event; only a device can read it. */
+typedef struct zi_handle {
+    unsigned char bytes[96];
+} zi_handle;
+
 /* Memory that kernels read gradients from: the address of the job's first element. */
 typedef struct zi_source {
     const void *data;
@@ -133,6 +138,19 @@ typedef struct zi_device_ops {
     /* Waits as free does. */
     void (*free_host)(zi_queue *q, zi_mem *mem, zi_category category, void *array, size_t bytes);
 
+    /* Arrays and events of one process in others of its machine. share: a handle of a whole array
+     * of alloc's, of a multiple of share_unit bytes. reach: where the array of another process is
+     * for q; leave waits for what was enqueued. An array must not be freed, nor an event destroyed,
+     * while another process has it. share_unit is 0, and the calls are NULL, where memory cannot be
+     * shared so. Errors: ERR_UNSUPPORTED with the reason. */
+    size_t share_unit;
+    zopt_status (*share)(zi_queue *q, void *array, zi_handle *handle);
+    zopt_status (*reach)(zi_queue *q, const zi_handle *handle, void **array);
+    void (*leave)(zi_queue *q, void *array);
+    /* An event for other processes too, and another process's. */
+    zopt_status (*event_share)(zi_queue *q, zi_event **out, zi_handle *handle);
+    zopt_status (*event_reach)(zi_queue *q, const zi_handle *handle, zi_event **out);
+
     void (*zero)(zi_queue *q, void *dst, size_t bytes);
     /* Wait for all that was enqueued. Errors: the queue's first, with the device's own text. */
     zopt_status (*wait)(zi_queue *q);
@@ -167,8 +185,7 @@ extern const size_t zi_n_devices;
  * ERR_UNSUPPORTED with the reason. */
 zopt_status zi_device_find(const char *name, int planned, const zi_device_ops **out);
 
-/* Whether the memory of the row of that name, or of no row, is the host's: the same on every rank,
- * also where it cannot be used. */
-int zi_device_on_host(const char *name);
+/* The row of that name, usable or not, the same on every rank; NULL: none. */
+const zi_device_ops *zi_device_row(const char *name);
 
 #endif

@@ -10,6 +10,9 @@ typedef struct shim_machine {
     int capability_major; /* of every GPU */
     size_t memory_bytes;  /* of the GPU */
     int fail_at_launch;   /* this many launches from now the stream breaks; 0: never */
+    int no_peers;         /* 1: no GPU reads another's memory */
+    int no_ipc;           /* 1: GPUs that cannot share with other processes */
+    int no_opening;       /* 1: a container that does not let them */
 } shim_machine;
 
 extern shim_machine shim;

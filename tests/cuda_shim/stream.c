@@ -1,19 +1,23 @@
 /* Streams of the shim, its events, and its launcher: what is enqueued is kept, and runs in order
  * once the stream is waited for, or an event behind it. */
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "ipc.h"
 #include "kernels.h"
 #include "memory.h"
 #include "shim.h"
 
 typedef enum work_kind { COPY, ZERO, KERNEL, RECORD, AWAIT } work_kind;
 
-/* Both ends of an event: how often it was recorded, and how often that has been reached. */
 struct shim_event {
     struct shim_stream *stream; /* that recorded it last */
-    long n_recorded, n_reached;
+    shim_signal *signal;        /* its own, or on this process's board or another's */
+    shim_signal own;
+    int is_foreign;
 };
 
 typedef struct work {
@@ -31,6 +35,7 @@ typedef struct work {
 struct shim_stream {
     work *first, **last;
     cudaError_t error;
+    int is_running; /* on a thread that may have left the machine while it waits for others */
 };
 
 const shim_machine shim_healthy = {
@@ -41,6 +46,7 @@ shim_machine shim = {
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 /* Whoever runs or fills a stream, of this thread's or, behind an event, of another's. */
 static pthread_mutex_t machine;
+static _Thread_local int n_locked;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int n_launches;
 static _Thread_local int current;
@@ -54,10 +60,28 @@ static void make_machine(void)
     pthread_mutexattr_destroy(&attributes);
 }
 
-static void lock_machine(void)
+void shim_lock(void)
 {
     pthread_once(&once, make_machine);
     pthread_mutex_lock(&machine);
+    n_locked++;
+}
+
+void shim_unlock(void)
+{
+    n_locked--;
+    pthread_mutex_unlock(&machine);
+}
+
+/* Let others have it for a moment, however often it is locked. */
+static void step_aside(void)
+{
+    int n = n_locked;
+    for (int i = 0; i < n; i++)
+        shim_unlock();
+    nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    for (int i = 0; i < n; i++)
+        shim_lock();
 }
 
 int shim_n_launches(void)
@@ -72,10 +96,11 @@ int shim_n_launches(void)
 
 const char *cudaGetErrorString(cudaError_t error)
 {
-    return error == cudaErrorMemoryAllocation     ? "out of memory"
-           : error == cudaErrorIllegalAddress     ? "an illegal memory access was encountered"
-           : error == cudaErrorInsufficientDriver ? "CUDA driver version is insufficient"
-                                                  : "unknown error";
+    return error == cudaErrorMemoryAllocation        ? "out of memory"
+           : error == cudaErrorIllegalAddress        ? "an illegal memory access was encountered"
+           : error == cudaErrorInsufficientDriver    ? "CUDA driver version is insufficient"
+           : error == cudaErrorMapBufferObjectFailed ? "mapping of buffer object failed"
+                                                     : "unknown error";
 }
 
 cudaError_t cudaGetLastError(void)
@@ -120,13 +145,30 @@ cudaError_t cudaSetDevice(int device)
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int device)
 {
     (void)device;
-    *value = attribute == cudaDevAttrComputeCapabilityMajor ? shim.capability_major : 3;
+    *value = attribute == cudaDevAttrComputeCapabilityMajor ? shim.capability_major
+             : attribute == cudaDevAttrIpcEventSupport      ? !shim.no_ipc
+                                                            : 3;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
+{
+    snprintf(id, (size_t)size, "0000:%02x:00.0", device + 1);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *id)
+{
+    unsigned place = 0;
+    if (sscanf(id, "0000:%2x:00.0", &place) != 1 || place < 1 || (int)place > shim.n_gpus)
+        return cudaErrorInvalidDevice;
+    *device = (int)place - 1;
     return cudaSuccess;
 }
 
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer)
 {
-    *can = device != peer;
+    *can = device != peer && !shim.no_peers;
     return cudaSuccess;
 }
 
@@ -159,11 +201,11 @@ static work *new_work(work_kind kind, size_t n_bytes)
 
 static cudaError_t enqueue(cudaStream_t stream, work *w)
 {
-    lock_machine();
+    shim_lock();
     *stream->last = w;
     stream->last = &w->next;
     cudaError_t error = stream->error;
-    pthread_mutex_unlock(&machine);
+    shim_unlock();
     return error;
 }
 
@@ -209,63 +251,144 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
 
 /* ------------------------------------------------------------------ events ------------------- */
 
+static int has_reached(const struct shim_event *event, long nth)
+{
+    return event->signal->n_reached >= nth;
+}
+
+static int is_pending(const struct shim_event *event)
+{
+    return !has_reached(event, event->signal->n_recorded);
+}
+
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
 {
-    (void)flags;
     *event = calloc(1, sizeof **event);
-    return *event == NULL ? cudaErrorMemoryAllocation : cudaSuccess;
+    if (*event == NULL)
+        return cudaErrorMemoryAllocation;
+    int is_shared = (flags & cudaEventInterprocess) != 0;
+    if (is_shared && !(flags & cudaEventDisableTiming))
+        return cudaErrorInvalidValue;
+    shim_lock();
+    (*event)->signal = is_shared ? shim_signal_create(*event) : &(*event)->own;
+    shim_unlock();
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcGetEventHandle(cudaIpcEventHandle_t *handle, cudaEvent_t event)
+{
+    if (event->signal == &event->own || event->is_foreign)
+        return cudaErrorInvalidResourceHandle;
+    shim_signal_describe(event->signal, handle);
+    return cudaSuccess;
+}
+
+cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *event, cudaIpcEventHandle_t handle)
+{
+    shim_signal *signal = shim_signal_open(&handle);
+    if (signal == NULL)
+        return cudaErrorMapBufferObjectFailed;
+    *event = calloc(1, sizeof **event);
+    if (*event == NULL)
+        return cudaErrorMemoryAllocation;
+    (*event)->signal = signal;
+    (*event)->is_foreign = 1;
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     work *w = new_work(RECORD, 0);
-    lock_machine();
+    if (event->is_foreign) /* CUDA can; nothing here does */
+        return cudaErrorInvalidResourceHandle;
+    shim_lock();
     event->stream = stream;
     w->event = event;
-    w->nth = ++event->n_recorded;
+    w->nth = ++event->signal->n_recorded;
     cudaError_t error = enqueue(stream, w);
-    pthread_mutex_unlock(&machine);
+    shim_unlock();
     return error;
 }
 
-/* An event that was never recorded holds nothing up, as in CUDA. */
+/* The most recent record; an event that was never recorded holds nothing up, as in CUDA. */
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
     (void)flags;
     work *w = new_work(AWAIT, 0);
-    lock_machine();
+    shim_lock();
     w->event = event;
-    w->nth = event->n_recorded;
+    w->nth = event->signal->n_recorded;
     cudaError_t error = enqueue(stream, w);
-    pthread_mutex_unlock(&machine);
-    return error;
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t event)
-{
-    lock_machine();
-    cudaError_t error = event->n_reached < event->n_recorded ? cudaErrorNotReady : cudaSuccess;
-    pthread_mutex_unlock(&machine);
+    shim_unlock();
     return error;
 }
 
 static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth);
 
+/* Until the event is reached for the nth time, or its stream has failed. */
+static void run_to(struct shim_event *event, long nth)
+{
+    if (has_reached(event, nth))
+        return;
+    if (!event->is_foreign) {
+        run_stream(event->stream, event, nth);
+        return;
+    }
+    shim_signal_want(event->signal, nth);
+    for (long n = 0; !has_reached(event, nth); n++) {
+        step_aside();
+        if (n > 1000000) {
+            fprintf(stderr, "cuda shim: another process does not reach an event\n");
+            abort();
+        }
+    }
+}
+
+int shim_serve(struct shim_event *event, long nth)
+{
+    int in_use = event->stream->is_running;
+    if (!in_use)
+        run_stream(event->stream, event, nth);
+    return in_use;
+}
+
+/* Time passes: what is not done when it is asked for is done the next time. */
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    shim_lock();
+    int pending = is_pending(event);
+    if (pending && event->is_foreign)
+        shim_signal_want(event->signal, event->signal->n_recorded);
+    else if (pending)
+        run_to(event, event->signal->n_recorded);
+    shim_unlock();
+    return pending ? cudaErrorNotReady : cudaSuccess;
+}
+
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     cudaError_t error = cudaSuccess;
-    lock_machine();
-    if (event->n_reached < event->n_recorded) {
-        run_stream(event->stream, event, event->n_recorded);
-        error = event->stream->error;
+    shim_lock();
+    if (is_pending(event)) {
+        run_to(event, event->signal->n_recorded);
+        error = event->is_foreign ? cudaSuccess : event->stream->error;
     }
-    pthread_mutex_unlock(&machine);
+    shim_unlock();
     return error;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
-    cudaError_t error = cudaEventSynchronize(event); /* work that holds it runs first */
+    cudaError_t error = cudaSuccess;
+    if (event->is_foreign)
+        shim_signal_close(event->signal);
+    else
+        error = cudaEventSynchronize(event); /* work that holds it runs first */
+    if (event->signal != &event->own && !event->is_foreign) {
+        shim_lock();
+        shim_signal_destroy(event->signal);
+        shim_unlock();
+    }
     free(event);
     return error;
 }
@@ -281,16 +404,21 @@ static void run(const work *w)
     else if (w->kind == KERNEL)
         shim_run_kernel(&w->launch);
     else if (w->kind == RECORD)
-        w->event->n_reached = w->nth;
+        w->event->signal->n_reached = w->nth;
     else
-        run_stream(w->event->stream, w->event, w->nth);
+        run_to(w->event, w->nth);
 }
 
 /* Up to where the event is reached for the nth time; NULL: all. */
 static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth)
 {
+    if (stream == NULL)
+        return;
+    while (stream->is_running)
+        step_aside();
+    stream->is_running = 1;
     shim_enter();
-    while (stream != NULL && stream->first != NULL && (event == NULL || event->n_reached < nth)) {
+    while (stream->first != NULL && (event == NULL || !has_reached(event, nth))) {
         work *w = stream->first;
         stream->first = w->next;
         if (stream->first == NULL)
@@ -300,13 +428,14 @@ static void run_stream(cudaStream_t stream, const struct shim_event *event, long
         free(w);
     }
     shim_leave();
+    stream->is_running = 0;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
-    lock_machine();
+    shim_lock();
     run_stream(stream, NULL, 0);
-    pthread_mutex_unlock(&machine);
+    shim_unlock();
     return stream->error;
 }
 

@@ -1,0 +1,120 @@
+/* See fence.h. Another process's event is opened when it is first awaited: by then the count that
+ * made it known has made its handle visible too. */
+#include "comm/fence.h"
+
+static zi_fences *fences_of(const zi_channel_comm *k, int rank)
+{
+    return &k->fences[rank - k->base.node.base];
+}
+
+static zi_event **event_at(const zi_channel_comm *k, int rank, zi_counter which, uint64_t ordinal)
+{
+    return &fences_of(k, rank)->event[which][ordinal % k->n_fences];
+}
+
+/* ------------------------------------------------------------------ life --------------------- */
+
+zopt_status zi_fences_create(zi_channel_comm *k, size_t n_transfers)
+{
+    const zi_device_ops *device = k->base.device;
+    zi_fences *own = fences_of(k, k->base.rank);
+    zi_fence_handles *handles =
+        k->handles != NULL ? k->handles[k->base.rank - k->base.node.base] : NULL;
+    size_t depth = n_transfers / 2 + 1; /* 2 at least: a step opens once, and the next may follow */
+    k->n_fences = depth < 2 ? 2 : depth < ZI_FENCE_DEPTH ? depth : ZI_FENCE_DEPTH;
+    own->device = device;
+    for (int which = 0; which < ZI_N_FENCES; which++)
+        for (uint64_t i = 0; i < k->n_fences; i++) {
+            zi_event **event = &own->event[which][i];
+            ZI_TRY(handles != NULL
+                       ? device->event_share(k->base.queue, event, &handles->event[which][i])
+                       : device->event_create(k->base.queue, event));
+        }
+    return ZOPT_OK;
+}
+
+void zi_fences_destroy(zi_fences *fences)
+{
+    for (int which = 0; which < ZI_N_FENCES; which++)
+        for (int i = 0; i < ZI_FENCE_DEPTH; i++) {
+            if (fences->event[which][i] != NULL)
+                fences->device->event_destroy(fences->event[which][i]);
+            fences->event[which][i] = NULL;
+        }
+}
+
+/* ------------------------------------------------------------------ order -------------------- */
+
+zopt_status zi_fence_set(zi_channel_comm *k, zi_counter which, uint64_t ordinal)
+{
+    const zi_device_ops *device = k->base.device;
+    if (k->n_fences == 0)
+        return device->wait(k->base.queue);
+    device->event_record(k->base.queue, *event_at(k, k->base.rank, which, ordinal));
+    return ZOPT_OK;
+}
+
+static zopt_status reach(zi_channel_comm *k, int rank, zi_counter which, uint64_t ordinal)
+{
+    zi_fences *fences = fences_of(k, rank);
+    uint64_t i = ordinal % k->n_fences;
+    if (fences->event[which][i] != NULL)
+        return ZOPT_OK;
+    fences->device = k->base.device;
+    return k->base.device->event_reach(k->base.queue,
+                                       &k->handles[rank - k->base.node.base]->event[which][i],
+                                       &fences->event[which][i]);
+}
+
+/* The ranks of the node below n. */
+static zopt_status reach_all(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int n)
+{
+    int end = k->base.node.base + k->base.node.size;
+    for (int r = k->base.node.base; r < end && r < n; r++)
+        ZI_TRY(reach(k, r, which, ordinal));
+    return ZOPT_OK;
+}
+
+zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int n)
+{
+    int end = k->base.node.base + k->base.node.size;
+    if (k->n_fences == 0)
+        return ZOPT_OK;
+    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, n)));
+    for (int r = k->base.node.base; r < end && r < n; r++)
+        if (r != k->base.rank)
+            k->base.device->event_await(k->base.queue, *event_at(k, r, which, ordinal));
+    return ZOPT_OK;
+}
+
+/* A query that fails says no more: the event is as done as it will be. */
+static int is_done(const zi_channel_comm *k, int rank, zi_counter which, uint64_t ordinal)
+{
+    int done = 0;
+    zi_event *event = *event_at(k, rank, which, ordinal);
+    return k->base.device->event_query(event, &done) != ZOPT_OK || done;
+}
+
+static int undone(const zi_channel_comm *k, const zi_awaited *what, int from)
+{
+    int end = k->base.node.base + k->base.node.size;
+    from = from > k->base.node.base ? from : k->base.node.base;
+    while (from < end && is_done(k, from, what->which, what->target - 1))
+        from++;
+    return from < end ? from : k->base.world;
+}
+
+zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal)
+{
+    int end = k->base.node.base + k->base.node.size, done;
+    if (k->n_fences == 0)
+        return ZOPT_OK;
+    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, end)));
+    zi_awaited what = zi_channel_counts(which, ordinal + 1, end);
+    what.missing = undone;
+    ZI_TRY(zi_channel_wait_for(k, &what));
+    for (int r = k->base.node.base; r < end; r++)
+        ZI_TRY(zi_channel_checked(
+            k, k->base.device->event_query(*event_at(k, r, which, ordinal), &done)));
+    return ZOPT_OK;
+}

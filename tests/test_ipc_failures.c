@@ -1,0 +1,129 @@
+/* Transport ipc where the machine cannot do it, on a CUDA runtime that fails as it is told: GPUs
+ * without access to each other's memory, without IPC, and a container that refuses it. All ranks
+ * hear of one's, by rank and reason; "auto" goes on with mpi. Under mpirun with 2 to 4 processes.
+ */
+#include <stdlib.h>
+
+#include "comm_world.h"
+#include "cuda_shim/shim.h"
+
+static int my_rank;
+
+static void expect_refusal(const char *text)
+{
+    zopt_options options;
+    zopt *z;
+    zopt_options_init(&options);
+    options.device = "cuda";
+    options.transport = "ipc";
+    options.deadline_ms = 20000;
+    ck_assert_int_eq(zopt_create(&options, &z), ZOPT_ERR_UNSUPPORTED);
+    ck_assert_ptr_null(z);
+    ck_assert_msg(strstr(zopt_last_error(), text) != NULL, "'%s' is not in: %s", text,
+                  zopt_last_error());
+    options.transport = "auto";
+    ck_assert_msg(zopt_create(&options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_str_eq(zopt_transport(z), "mpi");
+    zopt_destroy(z);
+    ck_assert_uint_eq(shim_bytes_in_use(), 0);
+    shim = shim_healthy;
+}
+
+START_TEST(gpus_without_access_to_each_other_are_refused)
+{
+    shim.n_gpus = 2;
+    shim.no_peers = 1;
+    expect_refusal("has no P2P access to the memory of GPU");
+}
+END_TEST
+
+START_TEST(ranks_that_share_a_gpu_need_no_access_between_gpus)
+{
+    zopt_options options;
+    zopt *z;
+    shim.no_peers = 1;
+    zopt_options_init(&options);
+    options.device = "cuda";
+    ck_assert_msg(zopt_create(&options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_str_eq(zopt_transport(z), "ipc");
+    zopt_destroy(z);
+    shim = shim_healthy;
+}
+END_TEST
+
+START_TEST(one_rank_without_ipc_is_named_to_all)
+{
+    shim.no_ipc = my_rank == 1;
+    expect_refusal(my_rank == 1 ? "GPU 0 cannot share memory between processes"
+                                : "rank 1: GPU 0 cannot share memory between processes");
+}
+END_TEST
+
+START_TEST(a_container_that_refuses_is_named_with_cudas_words)
+{
+    shim.no_opening = my_rank == 1;
+    expect_refusal(my_rank == 1 ? "GPU 0: cudaIpcOpenMemHandle: mapping of buffer object failed "
+                                  "(in containers all ranks need one IPC and one PID namespace)"
+                                : "rank 1: GPU 0: cudaIpcOpenMemHandle: mapping");
+}
+END_TEST
+
+START_TEST(one_rank_without_a_gpu_is_named_to_all)
+{
+    shim.driver_version = my_rank == 1 ? 0 : shim.driver_version;
+    zopt_options options;
+    zopt *z;
+    zopt_options_init(&options);
+    options.device = "cuda";
+    options.transport = "ipc";
+    options.deadline_ms = 20000;
+    ck_assert_int_eq(zopt_create(&options, &z), ZOPT_ERR_UNSUPPORTED);
+    ck_assert_msg(strstr(zopt_last_error(), "no NVIDIA driver") != NULL, "%s", zopt_last_error());
+    shim = shim_healthy;
+}
+END_TEST
+
+/* The array of the trial is there, and then a rank's parameters do not fit. */
+START_TEST(too_little_memory_on_one_rank_ends_all_and_frees_all)
+{
+    const uint64_t shape[] = {8 << 20};
+    zopt_options options;
+    zopt *z;
+    int group, id;
+    shim.memory_bytes = my_rank == 1 ? 4 << 20 : shim.memory_bytes;
+    zopt_options_init(&options);
+    options.device = "cuda";
+    options.slots = 4;
+    ck_assert_msg(zopt_create(&options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, shape, group, &id), ZOPT_OK);
+    ck_assert_int_eq(zopt_commit(z), ZOPT_ERR_MEMORY);
+    zopt_destroy(z);
+    ck_assert_uint_eq(shim_bytes_in_use(), 0);
+    shim = shim_healthy;
+}
+END_TEST
+
+int main(int argc, char **argv)
+{
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &my_rank);
+    Suite *suite = suite_create("ipc_failures");
+    TCase *tests = tcase_create("ipc_failures");
+    suite_add_tcase(suite, tests);
+    tcase_add_test(tests, gpus_without_access_to_each_other_are_refused);
+    tcase_add_test(tests, ranks_that_share_a_gpu_need_no_access_between_gpus);
+    tcase_add_test(tests, one_rank_without_ipc_is_named_to_all);
+    tcase_add_test(tests, a_container_that_refuses_is_named_with_cudas_words);
+    tcase_add_test(tests, one_rank_without_a_gpu_is_named_to_all);
+    tcase_add_test(tests, too_little_memory_on_one_rank_ends_all_and_frees_all);
+    SRunner *runner = srunner_create(suite);
+    srunner_set_fork_status(runner, CK_NOFORK);
+    srunner_run_all(runner, my_rank == 0 ? CK_NORMAL : CK_SILENT);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    if (failed)
+        MPI_Abort(MPI_COMM_WORLD, 1);
+    MPI_Finalize();
+    return EXIT_SUCCESS;
+}
