@@ -57,6 +57,8 @@ if [ "$failed" = 0 ]; then
     if command -v compute-sanitizer >/dev/null; then
         step memcheck sanitize memcheck test_device_kernels
         step racecheck sanitize racecheck test_device_kernels
+        step "memcheck, threads" env CK_RUN_CASE=threads CK_FORK=no compute-sanitizer \
+            --tool memcheck --error-exitcode 1 "$build/test_devices"
     else
         table+=("compute-sanitizer            SKIP: not installed")
     fi

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "comm_suite.h"
+#include "on_devices.h"
 
 enum { MAX_RANKS = 5, DEADLINE_MS = 60000 };
 
@@ -38,15 +39,15 @@ static void *run_rank(void *arg)
     return NULL;
 }
 
-static void run_threads(int n_ranks, rank_function *function)
+static void run_threads_on(const zi_device_ops *device, int n_ranks, rank_function *function)
 {
     rank ranks[MAX_RANKS] = {0};
     zopt_threads *threads;
     ck_assert_int_eq(zopt_threads_create(n_ranks, &threads), ZOPT_OK);
     for (int i = 0; i < n_ranks; i++) {
         ranks[i].function = function;
-        ranks[i].config =
-            (zi_comm_config){.threads = threads, .threads_rank = i, .deadline_ms = DEADLINE_MS};
+        ranks[i].config = (zi_comm_config){
+            .threads = threads, .threads_rank = i, .deadline_ms = DEADLINE_MS, .device = device};
         ck_assert_int_eq(pthread_create(&ranks[i].thread, NULL, run_rank, &ranks[i]), 0);
     }
     for (int i = 0; i < n_ranks; i++)
@@ -57,9 +58,25 @@ static void run_threads(int n_ranks, rank_function *function)
                       ranks[i].failure.text);
 }
 
+static void run_threads(int n_ranks, rank_function *function)
+{
+    run_threads_on(NULL, n_ranks, function);
+}
+
 START_TEST(threads_do_what_a_transport_must)
 {
     run_threads(_i, comm_suite_run);
+}
+END_TEST
+
+/* Of one GPU, or of several that reach each other. */
+START_TEST(threads_on_devices_do_what_a_transport_must)
+{
+    for (size_t d = 0; d < zi_n_devices; d++)
+        if (!zi_devices[d]->on_host && device_is_here(zi_devices[d])) {
+            run_threads_on(zi_devices[d], _i, comm_suite_run);
+            run_threads_on(zi_devices[d], _i, comm_suite_hang);
+        }
 }
 END_TEST
 
@@ -294,6 +311,19 @@ START_TEST(unknown_transport_names_the_nearest)
 }
 END_TEST
 
+START_TEST(plan_of_ipc_needs_a_device_that_shares)
+{
+    zi_mem mem = {.dry = 1};
+    zi_comm *comm;
+    const zi_comm_config config = {.plan_world = 3, .plan_rank = 1};
+    if (row("ipc")->missing() != NULL)
+        return; /* without MPI it is refused by that */
+    ck_assert_int_eq(zi_comm_connect("ipc", &config, &mem, &comm), ZOPT_ERR_UNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "is for the memory of GPUs"));
+    ck_assert_uint_eq(mem.total_bytes, 0);
+}
+END_TEST
+
 START_TEST(plan_has_no_peers_to_talk_to)
 {
     int64_t value = 0;
@@ -301,7 +331,9 @@ START_TEST(plan_has_no_peers_to_talk_to)
         zi_mem mem = {.dry = 1};
         zi_comm *comm;
         zi_comm_config config = {.plan_world = 3, .plan_rank = 1};
-        if (zi_comms[i]->missing() != NULL)
+        int is_ipc = strcmp(zi_comms[i]->name, "ipc") == 0;
+        config.device = is_ipc ? zi_device_row("cuda") : NULL;
+        if (zi_comms[i]->missing() != NULL || (is_ipc && config.device->share_unit == 0))
             continue;
         zopt_status status = zi_comms[i]->create(&config, &mem, &comm);
         if (zi_comms[i] == row("self")) {
@@ -327,6 +359,7 @@ int main(void)
     tcase_add_checked_fixture(tests, forget_launcher, forget_launcher);
     tcase_add_test(tests, self_does_what_a_transport_must);
     tcase_add_loop_test(tests, threads_do_what_a_transport_must, 1, MAX_RANKS + 1);
+    tcase_add_loop_test(tests, threads_on_devices_do_what_a_transport_must, 2, 4);
     tcase_add_test(tests, transfers_out_of_order_are_refused);
     tcase_add_loop_test(tests, rank_that_never_arrives_is_named_and_peers_are_told, 2,
                         MAX_RANKS + 1);
@@ -341,6 +374,7 @@ int main(void)
                         (int)(sizeof launches / sizeof launches[0]));
     tcase_add_test(tests, launcher_means_mpi_unless_it_started_one_process);
     tcase_add_test(tests, unknown_transport_names_the_nearest);
+    tcase_add_test(tests, plan_of_ipc_needs_a_device_that_shares);
     tcase_add_test(tests, plan_has_no_peers_to_talk_to);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

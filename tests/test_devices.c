@@ -145,10 +145,13 @@ int main(void)
     TCase *tcase = tcase_create("devices");
     tcase_set_timeout(tcase, 120);
     tcase_add_loop_test(tcase, runs_of_every_optimizer_are_the_cpus_bits, 0, 3 * N_OPTIMIZER_CASES);
-    tcase_add_loop_test(tcase, threads_on_a_device_are_the_cpus_bits, 0, N_OPTIMIZER_CASES);
     tcase_add_loop_test(tcase, overflows_are_skipped_and_found_as_on_the_cpu, 0, 2);
     tcase_add_test(tcase, what_a_device_cannot_do_is_refused_by_name);
     suite_add_tcase(suite, tcase);
+    TCase *threads = tcase_create("threads"); /* which launch/gpu-check.sh runs by itself */
+    tcase_set_timeout(threads, 120);
+    tcase_add_loop_test(threads, threads_on_a_device_are_the_cpus_bits, 0, N_OPTIMIZER_CASES);
+    suite_add_tcase(suite, threads);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);

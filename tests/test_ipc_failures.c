@@ -6,6 +6,7 @@
 
 #include "comm_world.h"
 #include "cuda_shim/shim.h"
+#include "harness.h"
 
 static int my_rank;
 
@@ -104,6 +105,31 @@ START_TEST(too_little_memory_on_one_rank_ends_all_and_frees_all)
 }
 END_TEST
 
+/* _i: which launch of rank 1 breaks. It has CUDA's words, the others hear of it at once. */
+START_TEST(a_kernel_that_breaks_on_one_rank_ends_all)
+{
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.optimizer = "AdamW";
+    problem.options.device = "cuda";
+    problem.options.transport = "ipc";
+    problem.options.bucket_elems = 700;
+    problem.options.deadline_ms = DEADLINE_MS;
+    ck_assert_msg(h_create(&problem, &problem.options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    shim.fail_at_launch = my_rank == 1 ? _i : 0;
+    zopt_status status = ZOPT_OK;
+    for (int step = 1; step < 10 && status == ZOPT_OK; step++)
+        status = h_step(&problem, z, step);
+    ck_assert_msg(status == (my_rank == 1 ? ZOPT_ERR_FAILURE : ZOPT_ERR_PEER), "status %d: %s",
+                  (int)status, zopt_last_error());
+    const char *text = my_rank == 1 ? "illegal memory access" : "rank 1";
+    ck_assert_msg(strstr(zopt_last_error(), text) != NULL, "%s", zopt_last_error());
+    zopt_destroy(z);
+    shim = shim_healthy;
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
@@ -117,6 +143,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, a_container_that_refuses_is_named_with_cudas_words);
     tcase_add_test(tests, one_rank_without_a_gpu_is_named_to_all);
     tcase_add_test(tests, too_little_memory_on_one_rank_ends_all_and_frees_all);
+    tcase_add_loop_test(tests, a_kernel_that_breaks_on_one_rank_ends_all, 1, 40);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, my_rank == 0 ? CK_NORMAL : CK_SILENT);

@@ -96,11 +96,12 @@ typedef struct zopt_setting {
 typedef struct zopt_options {
     size_t struct_size;
 
-    /* Transport: "auto" (default), "self", "threads", "shm" or "mpi". "auto" is "threads" where
-     * `threads` is set, "self" where this process is alone, and else, where a communicator is
+    /* Transport: "auto" (default), "self", "threads", "shm", "ipc" or "mpi". "auto" is "threads"
+     * where `threads` is set, "self" where this process is alone, and else, where a communicator is
      * given, MPI runs already or a launcher started this process with others, "shm" if ranks share
-     * a node, or several of equally many ranks each, next to each other, and "mpi" if not. Both
-     * start MPI if nobody has, and duplicate the communicator they are given. */
+     * a node, or several of equally many ranks each, next to each other, and "mpi" if not; for
+     * device "cuda" "ipc" if all share one node and their GPUs reach each other's memory, and "mpi"
+     * if not. These start MPI if nobody has, and duplicate the communicator they are given. */
     const char *transport;
     int has_comm;          /* 1: comm_f is the communicator to use; else MPI_COMM_WORLD */
     int comm_f;            /* Fortran handle, see zopt_mpi.h */

@@ -78,7 +78,10 @@ static void check_transport(finding *f)
              "auto takes shm where nodes have equally many ranks, more than one, and "
              "else mpi: the launcher does not tell which");
     else if (here == world)
-        find(f, OK, "", "auto takes shm: all %ld ranks are on this node", world);
+        find(f, OK, "",
+             "auto takes shm: all %ld ranks are on this node; for device cuda ipc, and mpi where "
+             "its GPUs cannot reach each other",
+             world);
     else if (here == 1)
         find(f, OK, "", "auto takes mpi: this rank shares its node with no other");
     else if (world % here != 0 || rank % here != local_rank)

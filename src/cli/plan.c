@@ -62,7 +62,7 @@ static const struct argp_option options[] = {
     {"dtype", DTYPE, "TYPE", 0, "fp16 (default), bf16 or fp32", 0},
     {"optimizer", OPTIMIZER, "NAME", 0, "Default: adamw", 0},
     {"bucket", BUCKET, "ELEMENTS", 0, "Elements communicated at once (default: 4194304)", 0},
-    {"transport", TRANSPORT, "NAME", 0, "self, threads, shm or mpi (default: auto)", 0},
+    {"transport", TRANSPORT, "NAME", 0, "self, threads, shm, ipc or mpi (default: auto)", 0},
     {"device", DEVICE, "NAME", 0, "cpu (default) or cuda; a GPU is not needed", 0},
     {"set", SET, "KEY=VALUE", 0, "Override a key of the run file", 0},
     {"json", JSON, NULL, 0, "Print JSON", 0},

@@ -257,7 +257,7 @@ static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
     ZI_TRY(comm->device->alloc(comm->queue, &uncounted, node->category,
                                node->room_bytes + memory->bytes, &begun));
     memory->base = (char *)begun + begin(node, comm->rank);
-    return ZOPT_OK;
+    return comm->device->wait(comm->queue); /* zeroed, before other queues write it */
 }
 
 /* Messages need host memory, which counts as what it is: bytes in transit. */

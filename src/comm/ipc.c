@@ -61,7 +61,7 @@ static zopt_status lend(zi_comm *comm, size_t bytes, void **array, zi_handle *ha
     l->next = ipc_of(comm)->lent;
     ipc_of(comm)->lent = l;
     *array = l->array;
-    ZI_TRY(device->wait(comm->queue)); /* it is zeroed */
+    ZI_TRY(device->wait(comm->queue)); /* zeroed, before other queues write it */
     return device->share(comm->queue, l->array, handle);
 }
 
@@ -133,13 +133,14 @@ static zopt_status open_each_other(zi_comm *comm)
     return status;
 }
 
-static zopt_status check_device(const zi_device_ops *device)
+/* A plan does without a GPU. */
+static zopt_status check_device(const zi_device_ops *device, int planned)
 {
     if (device == NULL || device->share_unit == 0)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "transport ipc is for the memory of GPUs, device \"cuda\"; "
                        "the host's is for transport \"shm\"");
-    const char *missing = device->missing();
+    const char *missing = planned ? NULL : device->missing();
     if (missing != NULL)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport ipc: device %s: %s", device->name, missing);
     return ZOPT_OK;
@@ -149,7 +150,6 @@ static zopt_status check_device(const zi_device_ops *device)
 static zopt_status try_out(zi_comm *comm, const zi_device_ops *device)
 {
     const zi_device_ops *host = comm->device;
-    ZI_TRY(zi_comm_agree(comm, check_device(device)));
     ZI_TRY(zi_comm_agree(comm, device->open(comm->local_rank, &comm->queue)));
     comm->device = device;
     zopt_status status = open_each_other(comm);
@@ -160,6 +160,15 @@ static zopt_status try_out(zi_comm *comm, const zi_device_ops *device)
 }
 
 /* ------------------------------------------------------------------ life --------------------- */
+
+/* Of this build: the same on all ranks. What this machine cannot do they tell each other. */
+static const char *missing(void)
+{
+    size_t i = 0;
+    while (i < zi_n_devices && zi_devices[i]->share_unit == 0)
+        i++;
+    return i < zi_n_devices ? zi_mpi_missing() : "built without CUDA";
+}
 
 static int wanted(const zi_comm_config *config)
 {
@@ -220,7 +229,9 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
 {
     ZI_TRY(zi_shm_create(&ipc, config, mem, out));
     zi_comm *comm = *out;
-    zopt_status status = zi_comm_agree(comm, equip((zi_shm *)comm));
+    zopt_status status = zi_comm_agree(comm, check_device(config->device, comm->planned));
+    if (status == ZOPT_OK)
+        status = zi_comm_agree(comm, equip((zi_shm *)comm));
     if (status == ZOPT_OK && !comm->planned)
         status = try_out(comm, config->device);
     if (status == ZOPT_OK)
@@ -240,7 +251,7 @@ const zi_comm_ops zi_comm_ipc = {
     .name = "ipc",
     .help = "an MPI world on one node, whose ranks reach each other's GPU memory",
     .device_memory = 1,
-    .missing = zi_mpi_missing,
+    .missing = missing,
     .wanted = wanted,
     .otherwise = &zi_comm_mpi,
     .create = create,

@@ -1,0 +1,65 @@
+/* A run over transport ipc on the shim, for test_ipc_faults.sh: in its third step rank 1 fails as
+ * the argument says (kill, stop, exit, loop; none: not at all), and the others end as zopt's
+ * command would. */
+#include <mpi.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+static void fail_as(const char *kind)
+{
+    if (strcmp(kind, "exit") == 0)
+        _exit(0);
+    for (volatile int for_ever = strcmp(kind, "loop") == 0; for_ever;)
+        ;
+    if (strcmp(kind, "stop") == 0)
+        kill(getpid(), SIGSTOP);
+    if (strcmp(kind, "kill") == 0)
+        kill(getpid(), SIGKILL);
+}
+
+static void hang(void *arg, const char *text)
+{
+    (void)arg;
+    fprintf(stderr, "ipc_job: %s\n", text);
+    _exit(zopt_status_exit_code(ZOPT_ERR_TIMEOUT));
+}
+
+/* What has been enqueued is done: a GPU goes on with it when its rank has stopped, the shim not. */
+static void settle(const h_problem *problem, zopt *z)
+{
+    h_result result = {0};
+    if (zopt_memory(z, &result.memory) == ZOPT_OK)
+        h_collect(problem, z, &result);
+    h_free(&result);
+}
+
+int main(int argc, char **argv)
+{
+    h_problem problem;
+    zopt *z;
+    const char *kind = argc > 1 ? argv[1] : "";
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.device = "cuda";
+    problem.options.transport = "ipc";
+    problem.options.bucket_elems = 700;
+    problem.options.deadline_ms = 3000;
+    problem.options.on_hang = hang;
+    zopt_status status = h_create(&problem, &problem.options, &z);
+    for (int step = 1; step <= 5 && status == ZOPT_OK; step++) {
+        if (step == 3)
+            settle(&problem, z);
+        if (step == 3 && zopt_rank(z) == 1)
+            fail_as(kind);
+        status = h_step(&problem, z, step);
+    }
+    if (status != ZOPT_OK)
+        fprintf(stderr, "ipc_job: %s\n", zopt_last_error());
+    zopt_destroy(z);
+    zopt_finalize();
+    return zopt_status_exit_code(status);
+}
