@@ -87,50 +87,59 @@ void zi_cuda_leave(zi_queue *q, void *array)
 
 static zopt_status allocate(const zi_queue *q, zi_event **out)
 {
-    *out = calloc(1, sizeof **out);
-    if (*out == NULL)
+    zi_event *event = calloc(1, sizeof *event);
+    *out = event;
+    if (event == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for an event");
-    (*out)->ordinal = q->ordinal;
+    event->ordinal = q->ordinal;
     return ZOPT_OK;
 }
 
-static cudaError_t create_shared(cudaEvent_t *event, cudaIpcEventHandle_t *shared)
+static cudaError_t create_shared(zi_event *event, cudaIpcEventHandle_t *shared)
 {
     const unsigned flags = (unsigned)cudaEventDisableTiming | (unsigned)cudaEventInterprocess;
-    cudaError_t error = cudaEventCreateWithFlags(event, flags);
+    cudaError_t error = cudaEventCreateWithFlags(&event->event, flags);
     if (error != cudaSuccess)
         return error;
-    error = cudaIpcGetEventHandle(shared, *event);
+    error = cudaIpcGetEventHandle(shared, event->event);
     if (error != cudaSuccess)
-        cudaEventDestroy(*event);
+        cudaEventDestroy(event->event);
     return error;
 }
 
-/* What the call has made of *out, which is freed if that is nothing. */
-static zopt_status finish(zi_queue *q, const char *call, cudaError_t error, zi_event **out)
+/* The event is the caller's, or gone where the call that made it failed. */
+static zopt_status hand_out(zi_queue *q, const char *call, cudaError_t error, zi_event *event,
+                            zi_event **out)
 {
-    if (error == cudaSuccess)
+    if (error == cudaSuccess) {
+        *out = event;
         return ZOPT_OK;
-    free(*out);
-    *out = NULL;
+    }
+    free(event);
     return refuse(q, call, error);
 }
 
 zopt_status zi_cuda_event_share(zi_queue *q, zi_event **out, zi_handle *handle)
 {
     cudaIpcEventHandle_t shared;
-    ZI_TRY(allocate(q, out));
+    zi_event *event;
+    *out = NULL;
+    memset(&shared, 0, sizeof shared);
+    ZI_TRY(allocate(q, &event));
     zi_cuda_enter(q);
-    ZI_TRY(finish(q, "cudaIpcGetEventHandle", create_shared(&(*out)->event, &shared), out));
+    cudaError_t error = create_shared(event, &shared);
     memcpy(handle->bytes, &shared, sizeof shared);
-    return ZOPT_OK;
+    return hand_out(q, "cudaIpcGetEventHandle", error, event, out);
 }
 
 zopt_status zi_cuda_event_reach(zi_queue *q, const zi_handle *handle, zi_event **out)
 {
     cudaIpcEventHandle_t shared;
+    zi_event *event;
+    *out = NULL;
     memcpy(&shared, handle->bytes, sizeof shared);
-    ZI_TRY(allocate(q, out));
+    ZI_TRY(allocate(q, &event));
     zi_cuda_enter(q);
-    return finish(q, "cudaIpcOpenEventHandle", cudaIpcOpenEventHandle(&(*out)->event, shared), out);
+    cudaError_t error = cudaIpcOpenEventHandle(&event->event, shared);
+    return hand_out(q, "cudaIpcOpenEventHandle", error, event, out);
 }
