@@ -40,6 +40,9 @@ typedef struct zi_save {
     int compared; /* 1: parameters are known to be the same on all ranks */
     uint64_t params_hash;
     zi_background hashing;
+    int ends; /* 1: zi_save_begin_end has been called */
+    zi_background ending;
+    char not_pruned[512]; /* why; "": nothing went wrong */
 } zi_save;
 
 typedef struct zi_ckpt {
@@ -79,11 +82,13 @@ zopt_status zi_ckpt_settle(zi_ckpt *ckpt);
 void zi_ckpt_keep_params(zi_ckpt *ckpt);
 /* End the save under way, if there is one; its first error. */
 zopt_status zi_ckpt_wait(zi_ckpt *ckpt);
-/* The same if every rank has written its part; else ZOPT_OK at once. */
+/* The same as far as it goes without a wait: to be called again and again. */
 zopt_status zi_ckpt_poll(zi_ckpt *ckpt);
 
-/* commit.c: everything is on disk; make it a checkpoint. Collective. */
-zopt_status zi_save_commit(zi_ckpt *ckpt, zi_save *save);
+/* commit.c: wait until everything is on disk, and begin to make it a checkpoint; wait for that.
+ * Collective. */
+zopt_status zi_save_begin_end(zi_ckpt *ckpt, zi_save *save);
+zopt_status zi_save_end(zi_ckpt *ckpt, zi_save *save);
 
 /* load.c. Collective. *step is what was loaded. path: a checkpoint, or a directory of them, of
  * which the newest whole one is taken. */

@@ -60,22 +60,27 @@ zopt_status zi_ckpt_claim(zi_ckpt *ckpt, const char *path)
     return ZOPT_OK;
 }
 
-void zi_ckpt_prune(const zi_ckpt *ckpt, uint64_t committed)
+zopt_status zi_ckpt_prune(const zi_ckpt *ckpt, uint64_t committed)
 {
     const zi_keep rules = {ckpt->config.keep_last, ckpt->config.keep_every, ckpt->validated,
                            committed};
+    zopt_status status = ZOPT_OK;
+    char why[512] = "";
     uint64_t *steps;
     size_t n;
-    if (zi_folder_scan(ckpt->folder, ckpt->path, &steps, &n) != ZOPT_OK) {
-        zi_ckpt_warn(ckpt, "nothing was deleted: %s", zopt_last_error());
-        return;
-    }
+    ZI_TRY(zi_folder_scan(ckpt->folder, ckpt->path, &steps, &n));
     char *keep = malloc(n + 1);
     if (keep != NULL)
         zi_folder_choose(&rules, steps, n, keep);
-    for (size_t i = 0; keep != NULL && i < n; i++)
-        if (!keep[i] && zi_folder_delete(ckpt->folder, ckpt->path, steps[i]) != ZOPT_OK)
-            zi_ckpt_warn(ckpt, "%s", zopt_last_error());
+    for (size_t i = 0; keep != NULL && i < n; i++) {
+        zopt_status deleted =
+            keep[i] ? ZOPT_OK : zi_folder_delete(ckpt->folder, ckpt->path, steps[i]);
+        if (deleted != ZOPT_OK && status == ZOPT_OK) {
+            status = deleted;
+            snprintf(why, sizeof why, "%s", zopt_last_error());
+        }
+    }
     free(keep);
     free(steps);
+    return status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(status, "%s", why);
 }

@@ -1,6 +1,7 @@
 /* The end of a save: all ranks have synced their pieces or say why not; rank 0 writes the checksums
  * and with them the headers, which make the files valid, and then gives the step its name. What
- * the rules no longer keep goes after that. Source: FACTS.md, "Collective commit". */
+ * the rules no longer keep goes after that. A thread does it: a disk takes its time to delete, and
+ * no step waits for it. Source: FACTS.md, "Collective commit". */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -65,14 +66,32 @@ static zopt_status finish(const zi_ckpt *ckpt, const zi_save *save)
     return zi_folder_commit(ckpt->folder, ckpt->path, save->step);
 }
 
-zopt_status zi_save_commit(zi_ckpt *ckpt, zi_save *save)
+/* Of rank 0's thread. */
+static zopt_status end(void *arg)
+{
+    zi_ckpt *ckpt = arg;
+    zi_save *save = &ckpt->save;
+    ZI_TRY(finish(ckpt, save));
+    if (zi_ckpt_prune(ckpt, save->step) != ZOPT_OK)
+        snprintf(save->not_pruned, sizeof save->not_pruned, "%s", zopt_last_error());
+    return ZOPT_OK;
+}
+
+zopt_status zi_save_begin_end(zi_ckpt *ckpt, zi_save *save)
 {
     zi_comm *comm = ckpt->z->comm;
     ZI_TRY(zi_comm_agree(comm, zi_writer_finish(save->writer)));
     /* Each is one rank's, and zero elsewhere. */
     ZI_TRY(comm->ops->all_reduce(comm, ZI_SUM, (int64_t *)save->hash, save->bundle.n_pieces));
-    ZI_TRY(zi_comm_agree(comm, comm->rank == 0 ? finish(ckpt, save) : ZOPT_OK));
-    if (comm->rank == 0)
-        zi_ckpt_prune(ckpt, save->step);
+    save->ends = 1;
+    return zi_comm_agree(comm,
+                         comm->rank == 0 ? zi_background_start(&save->ending, end, ckpt) : ZOPT_OK);
+}
+
+zopt_status zi_save_end(zi_ckpt *ckpt, zi_save *save)
+{
+    ZI_TRY(zi_comm_agree(ckpt->z->comm, zi_background_finish(&save->ending)));
+    if (save->not_pruned[0] != '\0')
+        zi_ckpt_warn(ckpt, "%s", save->not_pruned);
     return ZOPT_OK;
 }

@@ -32,7 +32,8 @@ zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shu
 /* ERR_DISAGREE with `what` unless all ranks pass the same value. Collective. */
 zopt_status zi_same_everywhere(zi_comm *comm, uint64_t value, const char *what);
 
-/* Delete what the rules no longer keep beside `committed`. A failure is a warning. */
-void zi_ckpt_prune(const zi_ckpt *ckpt, uint64_t committed);
+/* Delete what the rules no longer keep beside `committed`, as far as that goes; the first failure.
+ */
+zopt_status zi_ckpt_prune(const zi_ckpt *ckpt, uint64_t committed);
 
 #endif

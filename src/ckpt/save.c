@@ -160,6 +160,7 @@ static void abandon(zi_ckpt *ckpt, zi_save *save)
 {
     uint64_t step = save->step;
     (void)zi_background_finish(&save->hashing);
+    (void)zi_background_finish(&save->ending);
     if (save->writer != NULL)
         (void)zi_writer_finish(save->writer);
     release(ckpt, save);
@@ -238,26 +239,40 @@ zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
     return ckpt->config.async ? ZOPT_OK : zi_ckpt_wait(ckpt);
 }
 
+/* It has ended, or failed. */
+static zopt_status close_save(zi_ckpt *ckpt, zopt_status status)
+{
+    if (status == ZOPT_OK)
+        release(ckpt, &ckpt->save);
+    else
+        abandon(ckpt, &ckpt->save);
+    return status;
+}
+
 zopt_status zi_ckpt_wait(zi_ckpt *ckpt)
 {
     zi_save *save = &ckpt->save;
     ZI_TRY(zi_ckpt_settle(ckpt));
     if (!save->under_way)
         return ZOPT_OK;
-    zopt_status status = zi_save_commit(ckpt, save);
+    zopt_status status = save->ends ? ZOPT_OK : zi_save_begin_end(ckpt, save);
     if (status == ZOPT_OK)
-        release(ckpt, save);
-    else
-        abandon(ckpt, save);
-    return status;
+        status = zi_save_end(ckpt, save);
+    return close_save(ckpt, status);
 }
 
 zopt_status zi_ckpt_poll(zi_ckpt *ckpt)
 {
+    zi_save *save = &ckpt->save;
     zi_comm *comm = ckpt->z->comm;
-    if (!ckpt->save.under_way)
+    if (!save->under_way)
         return ZOPT_OK;
-    int64_t done = zi_writer_is_done(ckpt->save.writer);
+    int64_t done =
+        save->ends ? zi_background_is_done(&save->ending) : zi_writer_is_done(save->writer);
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &done, 1));
-    return done ? zi_ckpt_wait(ckpt) : ZOPT_OK;
+    if (!done || save->ends)
+        return done ? zi_ckpt_wait(ckpt) : ZOPT_OK;
+    ZI_TRY(zi_ckpt_settle(ckpt));
+    zopt_status status = zi_save_begin_end(ckpt, save);
+    return status == ZOPT_OK ? ZOPT_OK : close_save(ckpt, status);
 }
