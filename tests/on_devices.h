@@ -9,16 +9,26 @@
 
 #include "device/device.h"
 
-static inline int device_is_here(const zi_device_ops *device)
+static inline int gpu_is_required(void)
+{
+    const char *required = getenv("ZOPT_REQUIRE_GPU");
+    return required != NULL && required[0] == '1';
+}
+
+static inline void tell_skip(const zi_device_ops *device)
 {
     static int is_told;
-    const char *missing = device->missing(), *required = getenv("ZOPT_REQUIRE_GPU");
-    if (missing == NULL)
-        return 1;
     if (is_told++ == 0)
-        printf("SKIP: device %s: %s\n", device->name, missing);
-    ck_assert_msg(required == NULL || required[0] != '1', "ZOPT_REQUIRE_GPU=1, but device %s: %s",
-                  device->name, missing);
+        printf("SKIP: device %s: %s\n", device->name, device->missing());
+}
+
+static inline int device_is_here(const zi_device_ops *device)
+{
+    if (device->missing() == NULL)
+        return 1;
+    tell_skip(device);
+    ck_assert_msg(!gpu_is_required(), "ZOPT_REQUIRE_GPU=1, but device %s: %s", device->name,
+                  device->missing());
     return 0;
 }
 

@@ -148,8 +148,10 @@ int main(int argc, char **argv)
     MPI_Init(&argc, &argv);
     ipc = comm_row("ipc");
     gpu = zi_device_row("cuda");
-    if (device_is_here(gpu))
+    if (gpu->missing() == NULL || gpu_is_required())
         failed = run_tests();
+    else
+        tell_skip(gpu);
     MPI_Finalize();
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
