@@ -48,6 +48,12 @@ sanitize() { # TOOL TEST
     CK_FORK=no compute-sanitizer --tool "$1" --error-exitcode 1 "$build/$2"
 }
 
+# shellcheck disable=SC2317
+sanitize_ranks() { # TOOL: 2 ranks of one process
+    compute-sanitizer --tool "$1" --error-exitcode 1 "$build/zopt" bench step --device cuda \
+        --threads 2 --params 100000
+}
+
 step configure cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DZOPT_CUDA=ON \
     -DZOPT_TESTS=ON &&
     step build cmake --build "$build" --parallel "$(nproc)" &&
@@ -59,15 +65,16 @@ if [ "$failed" = 0 ]; then
         step racecheck sanitize racecheck test_device_kernels
         step "memcheck, threads" env CK_RUN_CASE=threads CK_FORK=no compute-sanitizer \
             --tool memcheck --error-exitcode 1 "$build/test_devices"
+        step "memcheck, 2 ranks" sanitize_ranks memcheck
+        step "racecheck, 2 ranks" sanitize_ranks racecheck
     else
         table+=("compute-sanitizer            SKIP: not installed")
     fi
     step "speed of kernels" "$build/bench_device" cuda && bench=$(tail -n 6 "$log")
-    if "$build/zopt" bench --help 2>/dev/null | grep -q -- --device; then
-        step "zopt bench" "$build/zopt" bench step --device cuda
-    else
-        table+=("zopt bench                   SKIP: it does not know devices yet")
-    fi
+    step "bench adam" "$build/zopt" bench adam --device cuda --params 1e9
+    step "bench step" "$build/zopt" bench step --device cuda --norm on
+    step "bench step, 2 threads" "$build/zopt" bench step --device cuda --norm on --threads 2
+    step "bench comm, 2 threads" "$build/zopt" bench comm --device cuda --threads 2
 fi
 
 echo

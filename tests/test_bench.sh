@@ -65,6 +65,9 @@ test_arguments() {
     expect 64 "bench adam has no transport to choose" "$zopt" bench adam --transport self
     expect 64 "bench comm has no optimizer to choose" "$zopt" bench comm --optimizer lion
     expect 64 "bench adam has no parameter buffers" "$zopt" bench adam --shared-params
+    expect 78 "bench ckpt is measured on the CPU alone" "$zopt" bench ckpt --device cuda
+    expect 78 "behind a backward pass is measured on the CPU" "$zopt" bench step --device cuda --overlap on
+    expect 78 "unknown device 'tpu'" "$zopt" bench step --device tpu
     expect 64 "bench step has no files to choose" "$zopt" bench step --dir .
     expect 64 "bench ckpt has no norm to choose" "$zopt" bench ckpt --norm on
     expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
@@ -93,6 +96,8 @@ optimizers() { # LIST of the optimizers that this build has
 
 test_threads() {
     local all
+    bench 2 yes "ranks=2 optimizer=AdamW8bit" \
+        "$zopt" bench adam --threads 2 --params 9000,20001 --optimizer adamw8bit
     all=$(optimizers none)
     bench "$(tr , '\n' <<<"$all" | wc -l)" no "ranks=2 transport=threads norm=True" \
         "$zopt" bench step --threads 2 --params 9000 --tensors 2 --norm on --optimizer "$all"

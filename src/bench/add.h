@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <zopt/zopt.h>
 
 enum { BENCH_MAX_ARRAYS = 5 };
 
@@ -25,9 +26,16 @@ typedef struct bench_add {
  * the low half of word[0], or sum where there is none. */
 typedef void bench_add_run(const bench_add *add);
 
-/* With the instructions of the kernels in use. */
+/* With the instructions of the kernels in use, on the host. */
 bench_add_run *bench_add_kernel(void);
 
 bench_add_run bench_add_portable, bench_add_avx2, bench_add_avx512;
+
+#ifndef __cplusplus
+struct zi_queue;
+/* add_cuda.c: the same on a queue of the device cuda, and wait for it. Arrays: 0 to 4 words, or a
+ * word and two bytes. */
+zopt_status bench_add_cuda(struct zi_queue *q, const bench_add *add);
+#endif
 
 #endif

@@ -22,6 +22,7 @@ typedef struct bench_row {
     int is_step; /* 1: there is a norm to measure, and a backward pass to hide behind */
     int alone;   /* 1: each rank works on a part of its own */
     int has_files, has_calibration;
+    int on_devices;  /* 1: not on the CPU alone */
     uint64_t params; /* if none are given; 0: DEFAULT_PARAMS */
     /* In place of the contestants. */
     zopt_status (*measure)(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
@@ -34,17 +35,20 @@ static const bench_row rows[] = {
      .collective_baseline = 1,
      .has_transport = 1,
      .has_rule = 1,
-     .is_step = 1},
+     .is_step = 1,
+     .on_devices = 1},
     {.name = "adam",
      .help = "the update kernel alone",
      .contestant = {&bench_kernel, &bench_limit, &bench_passes},
      .has_rule = 1,
-     .alone = 1},
+     .alone = 1,
+     .on_devices = 1},
     {.name = "comm",
      .help = "one bucket to its owners and back, without an update",
      .contestant = {&bench_transfer, &bench_limit, &bench_textbook},
      .collective_baseline = 1,
-     .has_transport = 1},
+     .has_transport = 1,
+     .on_devices = 1},
     {.name = "ckpt",
      .help = "a run's whole state to disk and back",
      .has_transport = 1,
@@ -91,6 +95,14 @@ typedef struct bench_rank {
 
 /* ---- one case ---- */
 
+/* Why it does not take part, or NULL. */
+static const char *no_baseline(const bench_rank *run)
+{
+    if (!run->crew.device->on_host)
+        return "it computes on the host";
+    return run->row->collective_baseline ? bench_textbook_missing(run->threads) : NULL;
+}
+
 static zopt_status measure_apart(bench_rank *run, const bench_case *c)
 {
     uint64_t wrong = 0;
@@ -106,12 +118,15 @@ static zopt_status measure(bench_rank *run, const bench_case *c)
     bench_contest contest = {.fault = run->fault, .has_transport = row->has_transport};
     if (row->has_rule)
         result.bytes += 8 + 2 * bench_rule_state_bytes(&c->rule);
-    for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
-        contest.contestant[i] = row->contestant[i];
+    memcpy(contest.contestant, row->contestant, sizeof contest.contestant);
     if (c->overlap)
         contest.contestant[BENCH_SUBJECT] = &bench_overlap;
-    if (row->collective_baseline && bench_textbook_missing(c->crew->threads) != NULL)
+    if (no_baseline(run) != NULL)
         contest.contestant[BENCH_BASELINE] = NULL;
+    if (!c->crew->device->on_host) {
+        contest.contestant[BENCH_LIMIT] = &bench_device_limit;
+        contest.contestant[BENCH_COPY] = &bench_device_copy;
+    }
     ZI_TRY(bench_contest_run(c, &contest, run->crew.rank == 0 ? run->n_printed : -1, &result));
     run->n_printed++;
     run->n_wrong += result.n_wrong;
@@ -147,6 +162,7 @@ static zopt_status run_case(bench_rank *run, bench_case c, const char *optimizer
     c.crew = &run->crew;
     c.data = run->data;
     c.request = run->request;
+    c.device = run->request->device;
     c.has_rule = run->row->has_rule;
     c.n_tensors = count_tensors(run->request, c.params);
     const bench_tensors tensors = {.n_elems = c.params, .n = c.n_tensors};
@@ -184,18 +200,21 @@ static zopt_status run_rank(bench_rank *run)
     const char *fault = getenv("ZOPT_BENCH_FAULT");
     run->fault = fault != NULL ? fault : "";
     const bench_row *row = run->row;
-    int with_mpi = row->collective_baseline && bench_textbook_missing(run->threads) == NULL;
-    ZI_TRY(bench_crew_join(&run->crew, run->threads, run->rank, with_mpi,
-                           run->request->progress_thread));
+    const bench_crew_config config = {.threads = run->threads,
+                                      .rank = run->rank,
+                                      .with_mpi = row->collective_baseline &&
+                                                  bench_textbook_missing(run->threads) == NULL,
+                                      .progress_thread = run->request->progress_thread,
+                                      .device = run->request->device};
+    ZI_TRY(bench_crew_join(&run->crew, &config));
     run->data = malloc(sizeof *run->data);
     if (run->data == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the gradients");
     bench_data_make(run->request->dtype, run->data);
     if (run->crew.rank == 0)
-        bench_print_begin(run->request, run->crew.world,
-                          row->collective_baseline ? bench_textbook_missing(run->threads) : NULL);
+        bench_print_begin(run->request, &run->crew, no_baseline(run));
     if (run->crew.rank == 0 && row->measure == NULL)
-        bench_print_heads(run->request);
+        bench_print_heads(run->request, &run->crew);
     ZI_TRY(sweep(run));
     if (run->crew.rank == 0)
         bench_print_end(run->request);
@@ -274,6 +293,11 @@ static zopt_status complete(const bench_row *row, bench_request *r)
                                                                      : NULL;
     if (refused != NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
+    r->device = r->device != NULL ? r->device : "cpu";
+    const zi_device_ops *device = zi_device_row(r->device);
+    if (device != NULL && !device->on_host && (!row->on_devices || r->overlap[0] || r->overlap[1]))
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "bench %s%s is measured on the CPU alone", row->name,
+                       row->on_devices ? " behind a backward pass" : "");
     if (r->n_params == 0)
         r->params[r->n_params++] = row->params > 0 ? row->params : DEFAULT_PARAMS;
     if (r->n_transports == 0)

@@ -12,7 +12,7 @@ typedef struct bench_case {
     bench_crew *crew;
     const bench_data *data;
     const bench_request *request;
-    const char *transport;
+    const char *transport, *device;
     uint64_t params;
     int norm, overlap;
     int async_save; /* 1: handles save asynchronously */
@@ -56,8 +56,10 @@ extern const bench_contestant bench_overlap;  /* what it adds to a backward pass
 extern const bench_contestant bench_kernel;   /* the update kernel alone */
 extern const bench_contestant bench_transfer; /* a bucket's way to its owners and back */
 extern const bench_contestant bench_limit;
-extern const bench_contestant bench_textbook; /* MPI's collectives and an update between them */
-extern const bench_contestant bench_passes;   /* widen, update, narrow: each a pass of its own */
+extern const bench_contestant bench_device_limit; /* where memory is not the host's */
+extern const bench_contestant bench_device_copy;  /* the device's own copy, of as much memory */
+extern const bench_contestant bench_textbook;     /* MPI's collectives and an update between them */
+extern const bench_contestant bench_passes; /* widen, update, narrow: each a pass of its own */
 
 /* NULL where the textbook's collectives can be called, else why not. */
 const char *bench_textbook_missing(const zopt_threads *threads);

@@ -31,23 +31,33 @@ static zopt_status check_machine(const bench_crew *crew)
     return ZOPT_OK;
 }
 
-zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, int with_mpi,
-                            int progress_thread)
+static zopt_status open_device(bench_crew *crew, const char *name)
 {
-    const zi_comm_config config = {.threads = threads,
-                                   .threads_rank = rank,
-                                   .deadline_ms = DEADLINE_MS,
-                                   .progress_thread = progress_thread};
-    *crew = (bench_crew){.threads = threads};
-    ZI_TRY(zi_comm_connect(with_mpi && threads == NULL ? "mpi" : "auto", &config, &crew->mem,
-                           &crew->comm));
+    ZI_TRY(zi_device_find(name, 0, &crew->device));
+    return crew->device->on_host ? ZOPT_OK
+                                 : crew->device->open(crew->comm->local_rank, &crew->queue);
+}
+
+zopt_status bench_crew_join(bench_crew *crew, const bench_crew_config *config)
+{
+    const zi_comm_config comm_config = {.threads = config->threads,
+                                        .threads_rank = config->rank,
+                                        .deadline_ms = DEADLINE_MS,
+                                        .progress_thread = config->progress_thread};
+    int with_mpi = config->with_mpi && config->threads == NULL;
+    *crew = (bench_crew){.threads = config->threads};
+    ZI_TRY(zi_comm_connect(with_mpi ? "mpi" : "auto", &comm_config, &crew->mem, &crew->comm));
     crew->rank = crew->comm->rank;
     crew->world = crew->comm->world;
-    return check_machine(crew);
+    ZI_TRY(check_machine(crew));
+    return zi_comm_agree(crew->comm, open_device(crew, config->device));
 }
 
 void bench_crew_leave(bench_crew *crew)
 {
+    if (crew->queue != NULL)
+        crew->device->close(crew->queue);
+    crew->queue = NULL;
     if (crew->comm != NULL)
         crew->comm->ops->destroy(crew->comm);
     crew->comm = NULL;

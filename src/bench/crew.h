@@ -11,13 +11,22 @@ typedef struct bench_crew {
     zi_comm *comm;         /* the crew's own; contestants have theirs */
     zopt_threads *threads; /* NULL: ranks are processes */
     int rank, world;
+    const zi_device_ops *device;
+    zi_queue *queue; /* of the device; NULL on the host */
 } bench_crew;
 
-/* threads: the world of which the caller is rank `rank`, or NULL. with_mpi: start MPI also for a
- * process alone; progress_thread: for handles that have one. *Collective.* Errors: ERR_UNSUPPORTED
- * where ranks are on several machines, or too many. */
-zopt_status bench_crew_join(bench_crew *crew, zopt_threads *threads, int rank, int with_mpi,
-                            int progress_thread);
+/* How to join. */
+typedef struct bench_crew_config {
+    zopt_threads *threads; /* the world of which the caller is `rank`, or NULL */
+    int rank;
+    int with_mpi;        /* 1: start MPI also for a process alone */
+    int progress_thread; /* 1: for handles that have one */
+    const char *device;  /* ranks of a node take its GPUs in turn */
+} bench_crew_config;
+
+/* *Collective.* Errors: ERR_UNSUPPORTED where ranks are on several machines, or too many, or the
+ * device cannot be had. */
+zopt_status bench_crew_join(bench_crew *crew, const bench_crew_config *config);
 void bench_crew_leave(bench_crew *crew);
 
 /* Run `round` on all ranks at once; *ms is from the first one's start to the last one's end.

@@ -1,52 +1,63 @@
 /* The kernel alone, for `bench adam`. The subject: one pass from a 16-bit gradient to a 16-bit
  * parameter. The baseline: AdamW in three, as a trainer with FP32 buffers has it: widen the
  * gradient, update, round the master weights. Every rank has its own part of the elements. */
+#include <stdlib.h>
+
 #include "base/dtype.h"
 #include "base/status.h"
+#include "bench/device.h"
 #include "bench/update.h"
 
 typedef struct kernel {
     const bench_case *c;
     bench_update update;
     uint16_t *grads, *params;
-    size_t wide_bytes;
-    float *wide; /* passes alone */
+    float *wide; /* passes alone, on the host */
 } kernel;
 
-static zopt_status open_kernel(kernel *k, const bench_case *c, const bench_rule *rule,
-                               int with_floats)
+static zopt_status alloc(kernel *k, zi_category category, size_t element_bytes, void *out)
+{
+    const bench_crew *crew = k->c->crew;
+    return crew->device->alloc(crew->queue, &k->update.mem, category,
+                               (size_t)k->c->slice_elems * element_bytes, out);
+}
+
+static void release(kernel *k, zi_category category, size_t element_bytes, void *array)
+{
+    const bench_crew *crew = k->c->crew;
+    crew->device->free(crew->queue, &k->update.mem, category, array,
+                       (size_t)k->c->slice_elems * element_bytes);
+}
+
+static zopt_status open_kernel(kernel *k, const bench_case *c, const bench_rule *rule)
 {
     k->c = c;
     ZI_TRY(bench_update_open(c, rule, &k->update));
-    zi_mem *mem = &k->update.mem;
-    k->wide_bytes = with_floats ? c->slice_elems * sizeof *k->wide : 0;
-    ZI_TRY(zi_mem_array(mem, ZI_MEM_GRADS, c->slice_elems * sizeof *k->grads, &k->grads));
-    ZI_TRY(zi_mem_array(mem, ZI_MEM_PARAMS, c->slice_elems * sizeof *k->params, &k->params));
-    return zi_mem_array(mem, ZI_MEM_STAGING, k->wide_bytes, &k->wide);
+    ZI_TRY(alloc(k, ZI_MEM_GRADS, sizeof *k->grads, &k->grads));
+    return alloc(k, ZI_MEM_PARAMS, sizeof *k->params, &k->params);
 }
 
 static void destroy(void *self)
 {
     kernel *k = self;
-    size_t n = k->c != NULL ? k->c->slice_elems : 0;
-    zi_mem_free_array(&k->update.mem, ZI_MEM_STAGING, k->wide, k->wide_bytes);
-    zi_mem_free_array(&k->update.mem, ZI_MEM_PARAMS, k->params, n * sizeof *k->params);
-    zi_mem_free_array(&k->update.mem, ZI_MEM_GRADS, k->grads, n * sizeof *k->grads);
+    if (k->c != NULL) {
+        release(k, ZI_MEM_STAGING, sizeof *k->wide, k->wide);
+        release(k, ZI_MEM_PARAMS, sizeof *k->params, k->params);
+        release(k, ZI_MEM_GRADS, sizeof *k->grads, k->grads);
+    }
     bench_update_close(&k->update);
 }
 
 static zopt_status prepare(void *self)
 {
     const kernel *k = self;
-    bench_fill(k->c->data, k->c->slot, k->c->held_first, k->c->n_held, k->grads);
-    return ZOPT_OK;
+    return bench_fill_device(k->c, k->c->slot, k->c->held_first, k->c->n_held, k->grads);
 }
 
 static zopt_status check(void *self, uint64_t rounds, uint64_t *n_wrong)
 {
     const kernel *k = self;
-    *n_wrong = bench_update_compare(&k->update, rounds, k->params);
-    return ZOPT_OK;
+    return bench_update_compare(&k->update, rounds, k->params, n_wrong);
 }
 
 /* ---- one pass ---- */
@@ -58,7 +69,7 @@ static zopt_status create_fused(void *self, const bench_case *c)
                        "%s has no kernel that runs alone: its tensors need sums over all of "
                        "their elements; see zopt bench step",
                        c->rule.optim->name);
-    return open_kernel(self, c, &c->rule, 0);
+    return open_kernel(self, c, &c->rule);
 }
 
 static zopt_status round_fused(void *self)
@@ -80,8 +91,18 @@ static zopt_status check_fused(void *self, uint64_t rounds, uint64_t *n_wrong)
     if (c->rule.variant->unit == ZI_UNIT_ELEMENT)
         return check(self, rounds, n_wrong);
     *n_wrong = 0;
-    return n > 0 ? bench_compare_alone(c, c->owned_first, n_elems, rounds, n, k->params, n_wrong)
-                 : ZOPT_OK;
+    if (n < n_elems)
+        n -= n % ZI_BLOCK; /* the tensor goes on where this rank's last block is padded */
+    if (n == 0)
+        return ZOPT_OK;
+    const void *view;
+    void *copy;
+    zopt_status status =
+        bench_view(c->crew, k->params, (size_t)n * sizeof *k->params, &copy, &view);
+    if (status == ZOPT_OK)
+        status = bench_compare_alone(c, c->owned_first, n_elems, rounds, n, view, n_wrong);
+    free(copy);
+    return status;
 }
 
 const bench_contestant bench_kernel = {
@@ -101,7 +122,8 @@ static zopt_status create_passes(void *self, const bench_case *c)
     bench_rule adamw;
     const zi_shape shape = {1, &c->params, c->params};
     ZI_TRY(bench_rule_open("adamw", &shape, &adamw));
-    return open_kernel(k, c, &adamw, 1);
+    ZI_TRY(open_kernel(k, c, &adamw));
+    return alloc(k, ZI_MEM_STAGING, sizeof *k->wide, &k->wide);
 }
 
 static zopt_status round_passes(void *self)

@@ -64,8 +64,8 @@ zopt_status bench_parts_open(bench_parts *p, const bench_case *c, const char *tr
     ZI_TRY(open_transfers(p));
     ZI_TRY(bench_update_open(&p->c, &p->c.rule, &p->update));
     for (uint64_t b = 0; b < p->n_buckets; b++)
-        bench_fill_start(c->data, owned_at(p, b), slice_elems(p),
-                         p->update.job.master + b * slice_elems(p));
+        ZI_TRY(bench_update_place_start(&p->update, owned_at(p, b), slice_elems(p),
+                                        p->update.job.master + b * slice_elems(p)));
     return ZOPT_OK;
 }
 
@@ -204,7 +204,7 @@ static zopt_status update(void *self)
     bench_parts *p = self;
     const zi_comm_ops *ops = p->comm->ops;
     zi_span span = {.end = slice_elems(p)};
-    bench_rule_next(&p->update.rule);
+    bench_update_next(&p->update);
     ZI_TRY(ops->open(p->comm));
     for (uint64_t b = 0; b < p->n_buckets; b++) {
         zi_job job = job_of(p, b);

@@ -4,7 +4,7 @@
 
 #include "bench/contestant.h"
 
-enum { BENCH_SUBJECT, BENCH_LIMIT, BENCH_BASELINE, BENCH_N_CONTESTANTS };
+enum { BENCH_SUBJECT, BENCH_LIMIT, BENCH_BASELINE, BENCH_COPY, BENCH_N_CONTESTANTS };
 
 typedef struct bench_result {
     const bench_case *c;
@@ -16,9 +16,10 @@ typedef struct bench_result {
 } bench_result;
 
 /* no_baseline: why there is none, or NULL. */
-void bench_print_begin(const bench_request *request, int ranks, const char *no_baseline);
+void bench_print_begin(const bench_request *request, const bench_crew *crew,
+                       const char *no_baseline);
 /* The heads of bench_print_row's columns; nothing for JSON. */
-void bench_print_heads(const bench_request *request);
+void bench_print_heads(const bench_request *request, const bench_crew *crew);
 /* JSON: begin a row with what its case is. transport: in use, or NULL. */
 void bench_print_keys(const bench_case *c, const char *transport, int index);
 void bench_print_row(const bench_result *result, int index);

@@ -45,8 +45,10 @@ zopt_status bench_compare_alone(const bench_case *c, uint64_t first, uint64_t n_
     const void *alone;
     zopt *z = NULL;
     int *id = NULL;
+    bench_case on_host = *c;
+    on_host.device = "cpu";
     *n_wrong = 0;
-    zopt_status status = bench_open(c, "self", &tensor, &id, &z);
+    zopt_status status = bench_open(&on_host, "self", &tensor, &id, &z);
     if (status == ZOPT_OK)
         status = train_alone(c, &tensor, steps, *id, z);
     if (status == ZOPT_OK)

@@ -10,7 +10,7 @@
 
 enum { WARMUP = 2 };
 
-static const char *const names[BENCH_N_CONTESTANTS] = {"subject", "limit", "baseline"};
+static const char *const names[BENCH_N_CONTESTANTS] = {"subject", "limit", "baseline", "copy"};
 
 typedef struct entrant {
     const bench_contestant *type; /* NULL: does not take part */

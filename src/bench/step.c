@@ -16,7 +16,8 @@ typedef struct step {
     bench_tensors tensors;
     zopt *z;
     int *id;
-    void **grad; /* where each tensor's goes */
+    void **grad;  /* where each tensor's goes */
+    void *staged; /* a tensor on the host, where the handle's memory is not; else NULL */
     bench_work work;
 } step;
 
@@ -84,6 +85,7 @@ zopt_status bench_open(const bench_case *c, const char *transport, const bench_t
         options.threads = c->crew->threads;
         options.threads_rank = c->crew->rank;
     }
+    options.device = c->device;
     options.optimizer = c->rule.optim->name;
     options.bucket_elems = (size_t)c->request->bucket_elems;
     options.slots = c->n_slots;
@@ -121,7 +123,12 @@ static zopt_status create(void *self, const bench_case *c)
     if (zopt_world(s->z) != c->crew->world)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks",
                        zopt_transport(s->z), zopt_world(s->z), c->crew->world);
-    return ZOPT_OK;
+    if (c->crew->device->on_host)
+        return ZOPT_OK;
+    uint64_t first, largest = bench_tensor_elems(&s->tensors, s->tensors.n - 1, &first);
+    s->staged = malloc((size_t)largest * sizeof(uint16_t));
+    return s->staged != NULL ? ZOPT_OK
+                             : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a tensor to copy from");
 }
 
 static void destroy(void *self)
@@ -130,6 +137,7 @@ static void destroy(void *self)
     zopt_destroy(s->z);
     free(s->id);
     free(s->grad);
+    free(s->staged);
 }
 
 static zopt_status acquire(void *self)
@@ -140,10 +148,24 @@ static zopt_status acquire(void *self)
     return ZOPT_OK;
 }
 
-static void write_gradient(const step *s, uint64_t i)
+static zopt_status write_gradient(const step *s, uint64_t i)
 {
     uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
-    bench_fill(s->c->data, s->c->slot, first, n, s->grad[i]);
+    bench_fill(s->c->data, s->c->slot, first, n, s->staged != NULL ? s->staged : s->grad[i]);
+    return s->staged == NULL ? ZOPT_OK
+                             : zopt_copy(s->z, s->grad[i], s->staged, (size_t)n * sizeof(uint16_t));
+}
+
+/* Its parameters, to be read on the host until the next call. */
+static zopt_status read_params(const step *s, uint64_t i, const void **param)
+{
+    uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
+    ZI_TRY(zopt_param_acquire(s->z, s->id[i], param));
+    if (s->staged == NULL)
+        return ZOPT_OK;
+    ZI_TRY(zopt_copy(s->z, s->staged, *param, (size_t)n * sizeof(uint16_t)));
+    *param = s->staged;
+    return ZOPT_OK;
 }
 
 static zopt_status prepare(void *self)
@@ -151,19 +173,20 @@ static zopt_status prepare(void *self)
     step *s = self;
     ZI_TRY(acquire(s));
     for (uint64_t i = 0; i < s->tensors.n; i++)
-        write_gradient(s, i);
+        ZI_TRY(write_gradient(s, i));
     return ZOPT_OK;
 }
 
-/* What comes behind the last gradient. */
+/* What comes behind the last gradient, up to where a GPU is done with it. */
 static zopt_status take_step(step *s)
 {
+    zopt_step_report report;
     const void *param;
     ZI_TRY(zopt_micro_end(s->z, 0));
     ZI_TRY(zopt_step(s->z));
     for (uint64_t i = 0; i < s->tensors.n; i++)
         ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
-    return ZOPT_OK;
+    return s->staged != NULL ? zopt_report(s->z, 1, &report) : ZOPT_OK;
 }
 
 static zopt_status one_round(void *self)
@@ -180,7 +203,7 @@ static zopt_status backward(step *s, int hand_over)
     for (uint64_t i = s->tensors.n; i-- > 0;) {
         uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
         bench_work_do(&s->work, n * s->c->request->fmas);
-        write_gradient(s, i);
+        ZI_TRY(write_gradient(s, i));
         if (hand_over)
             ZI_TRY(zopt_grad_ready(s->z, s->id[i]));
     }
@@ -221,7 +244,7 @@ static zopt_status check_elements(const step *s, uint64_t rounds, uint64_t *n_wr
     for (uint64_t i = 0; i < s->tensors.n; i++) {
         uint64_t first, n = bench_tensor_elems(&s->tensors, i, &first);
         const void *param;
-        ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
+        ZI_TRY(read_params(s, i, &param));
         *n_wrong += bench_compare_sample(c, masters, first, n, param);
         for (int k = 0; k < c->sample.n; k++)
             if (c->sample.element[k] >= first && c->sample.element[k] - first < n) {
@@ -242,7 +265,7 @@ static zopt_status check_tensors(const step *s, uint64_t rounds, uint64_t *n_wro
         const void *param;
         if (k > 0 && which[k] == which[k - 1])
             continue;
-        ZI_TRY(zopt_param_acquire(s->z, s->id[which[k]], &param));
+        ZI_TRY(read_params(s, which[k], &param));
         ZI_TRY(bench_compare_alone(s->c, first, n, rounds, n, param, &wrong));
         *n_wrong += wrong;
     }

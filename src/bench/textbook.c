@@ -87,8 +87,7 @@ static zopt_status check(void *self, uint64_t rounds, uint64_t *n_wrong)
     const bench_case *c = t->c;
     float sums[BENCH_SAMPLE];
     if (c->has_rule) {
-        *n_wrong = bench_update_compare(&t->update, rounds, t->params);
-        return ZOPT_OK;
+        return bench_update_compare(&t->update, rounds, t->params, n_wrong);
     }
     for (int i = 0; i < c->sample.n; i++) {
         sums[i] = 0;

@@ -214,7 +214,7 @@ static void ring_twice(const plan_size *z, plan_flow *flow)
 
 /* ------------------------------------------------------------------ times -------------------- */
 
-double plan_flow_seconds(const plan_flow *flow, const plan_rates *rates, plan_phase phase)
+double plan_flow_seconds(const plan_flow *flow, const plan_rates *rates, int phase)
 {
     double sum = 0, most = 0;
     for (int link = 0; link < PLAN_N_LINKS; link++) {

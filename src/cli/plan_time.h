@@ -95,7 +95,7 @@ extern const plan_way plan_ways[];
 extern const size_t plan_n_ways;
 
 /* One flow at these rates, in seconds. */
-double plan_flow_seconds(const plan_flow *flow, const plan_rates *rates, plan_phase phase);
+double plan_flow_seconds(const plan_flow *flow, const plan_rates *rates, int phase);
 
 /* The step of those phases. norm: 1: with the norm's pass and its collective. */
 double plan_step_seconds(const plan_way *way, const plan_size *size,

@@ -11,7 +11,7 @@
 #include "memory.h"
 #include "shim.h"
 
-typedef enum work_kind { COPY, ZERO, KERNEL, RECORD, AWAIT } work_kind;
+typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT } work_kind;
 
 struct shim_event {
     struct shim_stream *stream; /* that recorded it last */
@@ -24,7 +24,8 @@ typedef struct work {
     struct work *next;
     work_kind kind;
     void *dst;
-    const void *src; /* NULL: `bytes` follow */
+    const void *src;                        /* NULL: `bytes` follow */
+    void (*function)(const void *argument); /* of `bytes` */
     size_t n_bytes;
     zi_cuda_launch launch;
     struct shim_event *event;
@@ -249,6 +250,15 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
     return cudaSuccess;
 }
 
+cudaError_t shim_launch(cudaStream_t stream, void (*function)(const void *argument),
+                        const void *argument, size_t bytes)
+{
+    work *w = new_work(FUNCTION, bytes);
+    w->function = function;
+    memcpy(w->bytes, argument, bytes);
+    return enqueue(stream, w);
+}
+
 /* ------------------------------------------------------------------ events ------------------- */
 
 static int has_reached(const struct shim_event *event, long nth)
@@ -403,6 +413,8 @@ static void run(const work *w)
         memset(w->dst, 0, w->n_bytes);
     else if (w->kind == KERNEL)
         shim_run_kernel(&w->launch);
+    else if (w->kind == FUNCTION)
+        w->function(w->bytes);
     else if (w->kind == RECORD)
         w->event->signal->n_reached = w->nth;
     else
