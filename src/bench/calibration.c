@@ -30,9 +30,9 @@ static const struct {
 };
 enum { N_NUMBERS = sizeof numbers / sizeof numbers[0] };
 
-static double *number(const bench_rates *rates, int i)
+static double *number(bench_rates *rates, int i)
 {
-    return (double *)((char *)(uintptr_t)rates + numbers[i].offset);
+    return (double *)(void *)((char *)rates + numbers[i].offset);
 }
 
 static zopt_status fail(zopt_status otherwise, const char *path, const char *what)
@@ -99,12 +99,12 @@ static zopt_status load(const char *path, int may_lack, json_t **out)
     return status;
 }
 
-static int is_row_of(const json_t *row, const char *device, const char *transport, int ranks)
+static int is_row_of(json_t *row, const char *device, const char *transport, int ranks)
 {
     const char *its_device = NULL, *its_transport = NULL;
     int its_ranks = 0;
-    return json_unpack((json_t *)(uintptr_t)row, "{s:s, s:s, s:i}", "device", &its_device,
-                       "transport", &its_transport, "ranks", &its_ranks) == 0 &&
+    return json_unpack(row, "{s:s, s:s, s:i}", "device", &its_device, "transport", &its_transport,
+                       "ranks", &its_ranks) == 0 &&
            strcmp(its_device, device) == 0 && strcmp(its_transport, transport) == 0 &&
            its_ranks == ranks;
 }
@@ -126,8 +126,7 @@ static zopt_status read_rates(const char *path, const json_t *row, bench_rates *
 zopt_status bench_calibration_find(const char *path, const char *device, const char *transport,
                                    int ranks, bench_rates *rates, int *found)
 {
-    json_t *root;
-    const json_t *row;
+    json_t *root, *row;
     size_t i;
     zopt_status status = load(path, 0, &root);
     *rates = (bench_rates){0};
@@ -164,10 +163,10 @@ zopt_status bench_calibration_default(char *path, size_t bytes)
         return ZI_FAIL(ZOPT_ERR_WRITE, "the path of the user's caches is too long");
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return fail(ZOPT_ERR_WRITE, path, "cannot make the folder of caches");
-    strcat(path, "/zopt");
+    snprintf(path + n, bytes - (size_t)n, "/zopt");
     if (mkdir(path, 0700) != 0 && errno != EEXIST)
         return fail(ZOPT_ERR_WRITE, path, "cannot make a folder for caches");
-    strcat(path, "/calibration.json");
+    snprintf(path + n, bytes - (size_t)n, "/zopt/calibration.json");
     return ZOPT_OK;
 }
 
@@ -175,8 +174,9 @@ static json_t *row_json(const bench_calibration_row *row)
 {
     json_t *json = json_pack("{s:s, s:s, s:i, s:s}", "device", row->device, "transport",
                              row->transport, "ranks", row->ranks, "kernels", row->kernels);
+    bench_rates rates = row->rates;
     for (int i = 0; i < N_NUMBERS; i++)
-        json_object_set_new(json, numbers[i].key, json_real(*number(&row->rates, i)));
+        json_object_set_new(json, numbers[i].key, json_real(*number(&rates, i)));
     return json;
 }
 

@@ -199,7 +199,8 @@ static zopt_status check_copy(void *self, uint64_t rounds, uint64_t *n_wrong)
     size_t end = slice_bytes(l, 4) - sizeof last;
     ZI_TRY(bench_copy(l->c->crew, &first, l->params, sizeof first));
     ZI_TRY(bench_copy(l->c->crew, &last, (char *)l->params + end, sizeof last));
-    *n_wrong = (uint64_t)((first != rounds) + (last != rounds));
+    *n_wrong = first != rounds;
+    *n_wrong += last != rounds;
     return ZOPT_OK;
 }
 

@@ -45,9 +45,15 @@ static const struct argp_option options[] = {
      "What zopt bench --calibrate has measured: for CPU ranks of one machine", 1},
     {0}};
 
-static double *number(const plan_given *given, int i)
+static double *number(plan_given *given, int i)
 {
-    return (double *)((char *)(uintptr_t)given + numbers[i].offset);
+    return (double *)(void *)((char *)given + numbers[i].offset);
+}
+
+static double value_of(const plan_given *given, int i)
+{
+    plan_given copy = *given;
+    return *number(&copy, i);
 }
 
 static error_t parse_number(struct argp_state *state, int i, const char *word, plan_given *given)
@@ -151,7 +157,7 @@ void plan_rates_print(const plan_given *given)
 {
     printf("given:");
     for (int i = 0; i < N_NUMBERS; i++) {
-        double value = *number(given, i);
+        double value = value_of(given, i);
         printf("%s %s %.6g %s", i > 0 ? "," : "", numbers[i].name,
                numbers[i].is_latency ? value * 1e6 : value * 1e-9,
                numbers[i].is_latency ? "us" : "GB/s");
@@ -165,7 +171,7 @@ struct json_t *plan_rates_json(const plan_given *given)
 {
     json_t *json = json_object();
     for (int i = 0; i < N_NUMBERS; i++)
-        json_object_set_new(json, numbers[i].name, json_real(*number(given, i)));
+        json_object_set_new(json, numbers[i].name, json_real(value_of(given, i)));
     json_object_set_new(json, "calibration",
                         given->calibration != NULL ? json_string(given->calibration) : json_null());
     return json;

@@ -98,7 +98,7 @@ extern const size_t plan_n_ways;
 double plan_flow_seconds(const plan_flow *flow, const plan_rates *rates, int phase);
 
 /* The step of those phases. norm: 1: with the norm's pass and its collective. */
-double plan_step_seconds(const plan_way *way, const plan_size *size,
+double plan_step_seconds(const plan_way *way, const plan_size *z,
                          const double seconds[PLAN_N_PHASES], int norm);
 
 /* ------------------------------------------------------------------ plan_time.c -------------- */
