@@ -248,7 +248,14 @@ zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage)
 {
     CHECK_HANDLE(z);
     CHECK_POINTER(usage);
-    return z->api->memory(z, usage);
+    return z->api->memory(z, 0, usage);
+}
+
+zopt_status zopt_device_memory(const zopt *z, zopt_memory_usage *usage)
+{
+    CHECK_HANDLE(z);
+    CHECK_POINTER(usage);
+    return z->api->memory(z, 1, usage);
 }
 
 zopt_status zopt_export(zopt *z, const char *path)

@@ -328,20 +328,21 @@ static const char *category_name(const zi_zero *zero, int category)
     return zi_category_name((zi_category)category);
 }
 
-static zopt_status local_memory(const zopt *z, zopt_memory_usage *usage)
+static zopt_status local_memory(const zopt *z, int of_device, zopt_memory_usage *usage)
 {
     const zi_mem *mem = zi_zero_of(z)->mem;
     *usage = (zopt_memory_usage){
-        .total_bytes = mem->total_bytes,
-        .total_peak_bytes = mem->total_peak_bytes,
+        .total_bytes = of_device ? mem->device_bytes : mem->total_bytes,
+        .total_peak_bytes = of_device ? mem->device_peak_bytes : mem->total_peak_bytes,
     };
     for (int c = 0; c < ZI_N_CATEGORIES; c++) {
         const char *name = category_name(zi_zero_of(z), c);
         if (name == NULL)
             continue;
         usage->category[usage->n].name = name;
-        usage->category[usage->n].bytes = mem->row[c].bytes;
-        usage->category[usage->n].peak_bytes = mem->row[c].peak_bytes;
+        usage->category[usage->n].bytes = of_device ? mem->on_device[c].bytes : mem->row[c].bytes;
+        usage->category[usage->n].peak_bytes =
+            of_device ? mem->on_device[c].peak_bytes : mem->row[c].peak_bytes;
         usage->n++;
     }
     return ZOPT_OK;

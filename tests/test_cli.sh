@@ -88,7 +88,7 @@ test_plan_arguments() {
     expect_error 78 "unknown optimizer 'adamww'; did you mean 'AdamW'" \
         "$zopt" plan --params 1e6 --optimizer adamww
     expect_error 78 "unknown device 'tpu'" "$zopt" plan --params 1e6 --device tpu
-    expect 64 "--device are for --params" "$zopt" plan --device cpu run.json
+    expect 64 "are for --params" "$zopt" plan --device cpu run.json
     expect_error 78 "pigeon" "$zopt" plan --params 1e6 --ranks 2 --transport pigeon
 }
 
@@ -100,6 +100,12 @@ test_plan_of_a_gpu() {
         expect 0 "1000000 parameters in fp16" "$zopt" plan --params 1e6 --device cuda
         expect_error 78 "sums up to 127 ranks at once, not 128" \
             "$zopt" plan --params 1e6 --device cuda --ranks 128
+        expect_full "$zopt" plan --params 70e9 --device cuda
+        expect 0 "" "$zopt" plan --params 70e9 --device cuda --ranks 8
+        grep -qE "^ +8 +8 +cuda +140\.000 GB +140\.000 GB +35\.000 GB " out.txt ||
+            fail "no line for the GPU's memory: $(cat out.txt)"
+        grep -qE "^ +host +0 +0 +0 +0 +0 " out.txt ||
+            fail "no line for the host's memory: $(cat out.txt)"
     fi
 }
 

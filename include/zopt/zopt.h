@@ -377,6 +377,9 @@ typedef struct zopt_memory_usage {
  * zopt_threads share, and the header that zopt_export writes, while it does. */
 ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
 
+/* How much of each lies in the memory of a device that is not the host. */
+ZOPT_API zopt_status zopt_device_memory(const zopt *z, zopt_memory_usage *usage);
+
 /* Write the FP32 master weights to `path` as a safetensors file, by tensor name, every rank its own
  * part. The file appears whole or not at all, and its bytes do not depend on the number of ranks.
  * *Collective*, over a file system that all ranks share. Errors, the same on all ranks: ERR_WRITE,

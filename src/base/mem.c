@@ -86,6 +86,24 @@ void zi_mem_uncount(zi_mem *mem, zi_category category, size_t bytes)
     mem->total_bytes -= bytes;
 }
 
+void zi_mem_count_device(zi_mem *mem, zi_category category, size_t bytes)
+{
+    zi_mem_count(mem, category, bytes);
+    mem->on_device[category].bytes += bytes;
+    mem->device_bytes += bytes;
+    if (mem->on_device[category].peak_bytes < mem->on_device[category].bytes)
+        mem->on_device[category].peak_bytes = mem->on_device[category].bytes;
+    if (mem->device_peak_bytes < mem->device_bytes)
+        mem->device_peak_bytes = mem->device_bytes;
+}
+
+void zi_mem_uncount_device(zi_mem *mem, zi_category category, size_t bytes)
+{
+    zi_mem_uncount(mem, category, bytes);
+    mem->on_device[category].bytes -= bytes;
+    mem->device_bytes -= bytes;
+}
+
 /* *out = pointer, where out is the address of a pointer of unknown type. */
 static void put(void *out, void *pointer)
 {

@@ -26,8 +26,9 @@ typedef struct zi_mem {
     int dry; /* 1: arrays are counted, not allocated */
     struct {
         uint64_t bytes, peak_bytes;
-    } row[ZI_N_CATEGORIES];
-    uint64_t total_bytes, total_peak_bytes;
+    } row[ZI_N_CATEGORIES],
+        on_device[ZI_N_CATEGORIES]; /* all, and what lies in a device's memory */
+    uint64_t total_bytes, total_peak_bytes, device_bytes, device_peak_bytes;
 } zi_mem;
 
 /* "params", ...; states share one name here, their own is in the optimizer's row. */
@@ -52,6 +53,9 @@ void zi_mem_free_table(zi_mem *mem, void *table, size_t bytes);
 /* Count memory that somebody else allocates for the handle (symmetric buffers). */
 void zi_mem_count(zi_mem *mem, zi_category category, size_t bytes);
 void zi_mem_uncount(zi_mem *mem, zi_category category, size_t bytes);
+/* The same of memory that is not the host's. */
+void zi_mem_count_device(zi_mem *mem, zi_category category, size_t bytes);
+void zi_mem_uncount_device(zi_mem *mem, zi_category category, size_t bytes);
 
 /* Bytes that this machine could still give out; UINT64_MAX where it does not say. */
 uint64_t zi_memory_available(void);

@@ -210,11 +210,15 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
 static int count_rank(const char *command, const plan_source *source, plan_world *world, int rank)
 {
     zopt *z;
+    plan *p = source->plan;
     zopt_status status = source->open(source, world->ranks, rank, &z);
     if (status != ZOPT_OK)
         return cli_fail(command, status, source->last_error());
     status = zopt_memory(z, &world->per_rank[rank]);
+    if (status == ZOPT_OK)
+        status = zopt_device_memory(z, &world->of_device[rank]);
     snprintf(world->transport, sizeof world->transport, "%s", zopt_transport(z));
+    snprintf(p->device, sizeof p->device, "%s", zopt_device(z));
     zopt_destroy(z);
     return status == ZOPT_OK ? 0 : cli_fail(command, status, zopt_last_error());
 }
@@ -226,7 +230,8 @@ static int count_worlds(const char *command, const plan_source *source, const in
         world->ranks = ranks[w];
         world->slots = p->options.slots > 0 ? p->options.slots : ranks[w];
         world->per_rank = calloc((size_t)ranks[w], sizeof *world->per_rank);
-        if (world->per_rank == NULL)
+        world->of_device = calloc((size_t)ranks[w], sizeof *world->of_device);
+        if (world->per_rank == NULL || world->of_device == NULL)
             return cli_fail(command, ZOPT_ERR_MEMORY, zopt_status_text(ZOPT_ERR_MEMORY));
         for (int r = 0; r < world->ranks; r++) {
             int code = count_rank(command, source, world, r);
@@ -258,8 +263,10 @@ static int count_and_print(const char *command, const arguments *args, const pla
         if (args->params > 0 && p->dtype != ZOPT_FP32)
             plan_print_stages(p);
     }
-    for (int w = 0; w < p->n_worlds; w++)
+    for (int w = 0; w < p->n_worlds; w++) {
         free(p->world[w].per_rank);
+        free(p->world[w].of_device);
+    }
     return code;
 }
 

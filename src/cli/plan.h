@@ -11,17 +11,19 @@ typedef struct plan_world {
     int ranks;
     int slots;
     char transport[16];
-    int node;                    /* ranks of a node */
-    int is_flat;                 /* 1: every rank talks to every other, whatever their nodes */
-    uint64_t sent_bytes;         /* by rank 0 in one step; no rank sends more */
-    uint64_t between_bytes;      /* of those, to other nodes */
-    zopt_memory_usage *per_rank; /* [ranks] */
+    int node;                     /* ranks of a node */
+    int is_flat;                  /* 1: every rank talks to every other, whatever their nodes */
+    uint64_t sent_bytes;          /* by rank 0 in one step; no rank sends more */
+    uint64_t between_bytes;       /* of those, to other nodes */
+    zopt_memory_usage *per_rank;  /* [ranks] */
+    zopt_memory_usage *of_device; /* [ranks]: of those, what lies in the device's memory */
 } plan_world;
 
 typedef struct plan {
     zopt_options options;
     zopt_dtype dtype;
     uint64_t n_params;
+    char device[16]; /* "cpu": its memory is the host's */
     int n_worlds;
     plan_world world[PLAN_MAX_WORLDS];
 } plan;

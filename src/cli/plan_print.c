@@ -84,12 +84,12 @@ void plan_print_stages(const plan *p)
     }
 }
 
-static const zopt_memory_usage *fullest(const plan_world *world)
+static int fullest(const plan_world *world)
 {
-    const zopt_memory_usage *most = &world->per_rank[0];
+    int most = 0;
     for (int r = 1; r < world->ranks; r++)
-        if (world->per_rank[r].total_peak_bytes > most->total_peak_bytes)
-            most = &world->per_rank[r];
+        if (world->per_rank[r].total_peak_bytes > world->per_rank[most].total_peak_bytes)
+            most = r;
     return most;
 }
 
@@ -101,50 +101,108 @@ static uint64_t category_bytes(const zopt_memory_usage *usage, const char *name)
     return 0;
 }
 
-void plan_print_sharded(const plan *p)
+enum { WIDTH = 16 };
+
+static int has_device(const plan *p)
 {
-    enum { WIDTH = 16 };
+    return strcmp(p->device, "cpu") != 0;
+}
+
+static uint64_t largest_total(const plan *p)
+{
     uint64_t largest = 0;
-    const zopt_memory_usage *names = &p->world[0].per_rank[0];
     for (int w = 0; w < p->n_worlds; w++) {
-        const zopt_memory_usage *usage = fullest(&p->world[w]);
-        largest = usage->total_peak_bytes > largest ? usage->total_peak_bytes : largest;
+        uint64_t total = p->world[w].per_rank[fullest(&p->world[w])].total_peak_bytes;
+        largest = total > largest ? total : largest;
     }
-    const int plain = in_bytes(largest);
+    return largest;
+}
+
+static void print_header(const plan *p, int plain)
+{
+    const zopt_memory_usage *names = &p->world[0].per_rank[0];
     printf("zopt, stage %d, %s, %" PRIu64 " parameters in %s: the fullest rank%s\n",
            p->options.stage, p->options.optimizer, p->n_params, dtype_names[p->dtype],
            plain ? ", in bytes" : "");
     printf("%6s %6s", "ranks", "slots");
+    if (has_device(p))
+        printf(" %6s", "memory");
     for (int i = 0; i < names->n; i++)
         printf("%*s", WIDTH, names->category[i].name);
     printf("%*s%*s%*s", WIDTH, "total", WIDTH, "bytes/param", WIDTH, "sent a step");
     if (p->options.ranks_per_node > 0)
         printf("%*s%*s", WIDTH, "between nodes", WIDTH, "transport");
     printf("\n");
-    for (int w = 0; w < p->n_worlds; w++) {
-        const plan_world *world = &p->world[w];
-        const zopt_memory_usage *usage = fullest(world);
-        printf("%6d %6d", world->ranks, world->slots);
-        for (int i = 0; i < names->n; i++)
-            print_bytes(WIDTH, category_bytes(usage, names->category[i].name), plain);
-        print_bytes(WIDTH, usage->total_peak_bytes, plain);
-        printf("%*.4f", WIDTH, (double)usage->total_peak_bytes / (double)p->n_params);
-        print_bytes(WIDTH, world->sent_bytes, plain);
-        if (p->options.ranks_per_node > 0) {
-            print_bytes(WIDTH, world->between_bytes, plain);
-            printf("%*s", WIDTH, world->transport);
-        }
-        printf("\n");
-    }
 }
 
-static json_t *rank_json(int rank, const zopt_memory_usage *usage)
+static void print_bytes_of(const plan *p, const zopt_memory_usage *usage, int plain)
 {
-    json_t *row = json_pack("{s:i}", "rank", rank);
+    const zopt_memory_usage *names = &p->world[0].per_rank[0];
+    for (int i = 0; i < names->n; i++)
+        print_bytes(WIDTH, category_bytes(usage, names->category[i].name), plain);
+    print_bytes(WIDTH, usage->total_peak_bytes, plain);
+    printf("%*.4f", WIDTH, (double)usage->total_peak_bytes / (double)p->n_params);
+}
+
+/* What of all is no part. */
+static zopt_memory_usage rest_of(const zopt_memory_usage *all, const zopt_memory_usage *part)
+{
+    zopt_memory_usage rest = *all;
+    for (int i = 0; i < all->n; i++)
+        rest.category[i].peak_bytes -= part->category[i].peak_bytes;
+    rest.total_peak_bytes -= part->total_peak_bytes;
+    return rest;
+}
+
+/* A line for the device's memory and one for the host's, where these are two. */
+static void print_world(const plan *p, const plan_world *world, int plain)
+{
+    int r = fullest(world);
+    const zopt_memory_usage *all = &world->per_rank[r], *of_device = &world->of_device[r];
+    printf("%6d %6d", world->ranks, world->slots);
+    if (has_device(p))
+        printf(" %6s", p->device);
+    print_bytes_of(p, has_device(p) ? of_device : all, plain);
+    print_bytes(WIDTH, world->sent_bytes, plain);
+    if (p->options.ranks_per_node > 0) {
+        print_bytes(WIDTH, world->between_bytes, plain);
+        printf("%*s", WIDTH, world->transport);
+    }
+    printf("\n");
+    if (!has_device(p))
+        return;
+    const zopt_memory_usage of_host = rest_of(all, of_device);
+    printf("%6s %6s %6s", "", "", "host");
+    print_bytes_of(p, &of_host, plain);
+    printf("\n");
+}
+
+void plan_print_sharded(const plan *p)
+{
+    const int plain = in_bytes(largest_total(p));
+    print_header(p, plain);
+    for (int w = 0; w < p->n_worlds; w++)
+        print_world(p, &p->world[w], plain);
+}
+
+static void put_bytes(json_t *row, const zopt_memory_usage *usage)
+{
     for (int i = 0; i < usage->n; i++)
         json_object_set_new(row, usage->category[i].name,
                             json_integer((json_int_t)usage->category[i].peak_bytes));
     json_object_set_new(row, "total", json_integer((json_int_t)usage->total_peak_bytes));
+}
+
+/* All of a rank's bytes, and where a device has memory of its own, what of them lies there. */
+static json_t *rank_json(const plan *p, const plan_world *world, int rank)
+{
+    json_t *row = json_pack("{s:i}", "rank", rank);
+    put_bytes(row, &world->per_rank[rank]);
+    if (!has_device(p))
+        return row;
+    json_t *on_device = json_object();
+    put_bytes(on_device, &world->of_device[rank]);
+    json_object_set_new(row, "on_device", on_device);
     return row;
 }
 
@@ -155,7 +213,7 @@ int plan_print_json(const plan *p)
         const plan_world *world = &p->world[w];
         json_t *per_rank = json_array();
         for (int r = 0; r < world->ranks; r++)
-            json_array_append_new(per_rank, rank_json(r, &world->per_rank[r]));
+            json_array_append_new(per_rank, rank_json(p, world, r));
         json_array_append_new(
             plans, json_pack("{s:i, s:i, s:I, s:I, s:I, s:s, s:o}", "ranks", world->ranks, "slots",
                              world->slots, "parameters", (json_int_t)p->n_params,

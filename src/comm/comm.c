@@ -245,6 +245,16 @@ static size_t begin(const zi_symmetric_node *node, int rank)
     return node->room_bytes > 0 ? zi_stagger(index, node->memory.bytes) : 0;
 }
 
+static void count(const zi_device_ops *device, zi_mem *mem, zi_category category, size_t bytes)
+{
+    (device->on_host ? zi_mem_count : zi_mem_count_device)(mem, category, bytes);
+}
+
+static void uncount(const zi_device_ops *device, zi_mem *mem, zi_category category, size_t bytes)
+{
+    (device->on_host ? zi_mem_uncount : zi_mem_uncount_device)(mem, category, bytes);
+}
+
 /* The device's, unless the comm has a source of its own. */
 static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
 {
@@ -281,7 +291,7 @@ static zi_heap heap_of(const zi_comm *comm, const zi_symmetric_node *node)
 void zi_heap_free(const zi_heap *heap, zi_queue *queue)
 {
     zi_mem uncounted = {0};
-    zi_mem_count(&uncounted, heap->category, heap->bytes);
+    count(heap->device, &uncounted, heap->category, heap->bytes);
     heap->device->free(queue, &uncounted, heap->category, heap->memory, heap->bytes);
 }
 
@@ -322,7 +332,7 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
     if (node->memory.shared)
         node->counted_bytes =
             zi_share(comm, comm->rank + 1, bytes) - zi_share(comm, comm->rank, bytes);
-    zi_mem_count(comm->mem, category, node->counted_bytes);
+    count(comm->device, comm->mem, category, node->counted_bytes);
     node->next = comm->symmetric;
     comm->symmetric = node;
     *out = node;
@@ -347,7 +357,7 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
     } else if (!keep) {
         free_memory(comm, node);
     }
-    zi_mem_uncount(comm->mem, node->category, node->counted_bytes);
+    uncount(comm->device, comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
 }
 

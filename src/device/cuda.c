@@ -166,7 +166,7 @@ static zopt_status alloc(zi_queue *q, zi_mem *mem, zi_category category, size_t 
         zero(q, array, bytes);
     }
     memcpy(out, &array, sizeof array);
-    zi_mem_count(mem, category, bytes);
+    zi_mem_count_device(mem, category, bytes);
     return ZOPT_OK;
 }
 
@@ -212,7 +212,7 @@ static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *arr
             zi_cuda_wait(q);
         cudaFree(array);
     }
-    zi_mem_uncount(mem, category, bytes);
+    zi_mem_uncount_device(mem, category, bytes);
 }
 
 /* ---- kernels ---- */
