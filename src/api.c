@@ -38,6 +38,7 @@ void zopt_options_defaults(zopt_options *options, size_t bytes)
         .max_consecutive_skips = 20,
         .deadline_ms = 300000,
         .reduce_group = 1,
+        .offload_optimizer = "none",
     };
     if (options != NULL)
         memcpy(options, &defaults, bytes < sizeof defaults ? bytes : sizeof defaults);

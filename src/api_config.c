@@ -87,6 +87,8 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
     ZI_TRY(zopt_config_str(config, "scheduler.type", &options->schedule));
     ZI_TRY(zopt_config_str(config, "comm.transport", &options->transport));
     ZI_TRY(zopt_config_str(config, "device", &options->device));
+    ZI_TRY(zopt_config_str(config, "zero_optimization.offload_optimizer.device",
+                           &options->offload_optimizer));
     ZI_TRY(int_option(config, "zero_optimization.stage", &options->stage));
     ZI_TRY(int_option(config, "zopt.slots", &options->slots));
     ZI_TRY(int_option(config, "zero_optimization.reduce_group", &options->reduce_group));

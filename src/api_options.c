@@ -2,6 +2,7 @@
 #include "api_options.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/status.h"
 
@@ -51,6 +52,30 @@ static zopt_status check_numbers(const zopt_options *o)
     return ZOPT_OK;
 }
 
+/* Where master weights and states live. */
+static zopt_status look_up_home(const zopt_options *o, zi_zero_config *config)
+{
+    const char *name = o->offload_optimizer ? o->offload_optimizer : "none";
+    config->home = config->device;
+    if (strcmp(name, "none") == 0)
+        return ZOPT_OK;
+    if (strcmp(name, "nvme") == 0)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "offload_optimizer 'nvme' is not available; there is 'cpu', the host's "
+                       "memory");
+    if (strcmp(name, "cpu") != 0)
+        return ZI_FAIL(ZOPT_ERR_CONFIG,
+                       "unknown offload_optimizer '%s'; there are 'none' and "
+                       "'cpu'",
+                       name);
+    if (config->device->on_host)
+        return ZI_FAIL(ZOPT_ERR_CONFIG,
+                       "offload_optimizer 'cpu': there is nothing to offload from device '%s', "
+                       "whose memory is the host's; leave it out, or set device to 'cuda'",
+                       config->device->name);
+    return zi_device_find(name, o->plan_world > 0, &config->home);
+}
+
 static zopt_status look_up(const zopt_options *o, zi_zero_config *config)
 {
     ZI_TRY(zi_optim_find(o->optimizer ? o->optimizer : "adamw", &config->optim));
@@ -60,7 +85,8 @@ static zopt_status look_up(const zopt_options *o, zi_zero_config *config)
     ZI_TRY(zi_settings_apply(schedule->name, schedule->settings, (size_t)schedule->n_settings,
                              o->schedule_settings, o->n_schedule_settings, config->schedule_value));
     ZI_TRY(zi_group_defaults(config, o->settings, o->n_settings));
-    return zi_device_find(o->device ? o->device : "auto", o->plan_world > 0, &config->device);
+    ZI_TRY(zi_device_find(o->device ? o->device : "auto", o->plan_world > 0, &config->device));
+    return look_up_home(o, config);
 }
 
 zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)

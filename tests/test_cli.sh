@@ -106,7 +106,30 @@ test_plan_of_a_gpu() {
             fail "no line for the GPU's memory: $(cat out.txt)"
         grep -qE "^ +host +0 +0 +0 +0 +0 " out.txt ||
             fail "no line for the host's memory: $(cat out.txt)"
+        plan_of_offload
     fi
+    expect_error 78 "nothing to offload from device 'cpu'" "$zopt" plan --params 1e6 --offload cpu
+    expect_error 78 "'nvme' is not available" "$zopt" plan --params 1e6 --offload nvme
+    expect 64 "--offload are for --params" "$zopt" plan --offload cpu run.json
+}
+
+# State on the host, 12/N bytes a parameter; parameters and gradients on the GPU, 4; no more than
+# 12 bytes for each of a slice's elements, 4 million here, on their way.
+plan_of_offload() {
+    expect 0 "70000000000 parameters" "$zopt" plan --params 70e9 --device cuda --offload cpu --ranks 8
+    grep -qE "^ +8 +8 +cuda +140\.000 GB +140\.000 GB +0 +0 +0 " out.txt ||
+        fail "no line for the GPU's memory: $(cat out.txt)"
+    grep -qE "^ +host +0 +0 +35\.000 GB +35\.000 GB +35\.000 GB " out.txt ||
+        fail "no line for the host's memory: $(cat out.txt)"
+    expect 0 "" "$zopt" plan --params 70e9 --device cuda --offload cpu --ranks 1,8 --json
+    expect_json "[{k: v for k, v in r['on_device'].items() if k in ('master', 'exp_avg',
+        'exp_avg_sq')} for p in j['plans'] for r in p['per_rank']].count(
+        {'master': 0, 'exp_avg': 0, 'exp_avg_sq': 0})" 9
+    expect_json "[r['on_device']['params'] == r['params'] and r['on_device']['grads'] == r['grads']
+        for p in j['plans'] for r in p['per_rank']].count(False)" 0
+    expect_json "j['plans'][0]['per_rank'][0]['staging'] == 2 * (2 + 2) * 4194304" True
+    expect_json "[r['on_device']['staging'] == 4 * 524288 for r in j['plans'][1]['per_rank']
+        ].count(False)" 0
 }
 
 # 70e9 parameters: the table that users know, and 4 + 12/N bytes a parameter of params, gradients,

@@ -117,6 +117,8 @@ static const struct {
      ":1: optimizer.params.betas[1] = 1 is outside [0, 1)"},
     {"{\"zero_optimization\": {\"reduce_bucket_size\": -1}}",
      ":1: zero_optimization.reduce_bucket_size = -1 is outside [1, 1099511627776]"},
+    {"{\"zero_optimization\": {\n\"offload_optimizer\": {\n\"device\": \"nvme\"}}}",
+     ":3: zero_optimization.offload_optimizer.device = \"nvme\" is not one of: none|cpu"},
     {"{\"zero_optimization\": {\"stage\": 2}}",
      ":1: zero_optimization.stage 2 is not available: 1"},
     {"{\"scheduler\": {\"type\": \"WarmupCosineLR\",\n\"params\": {\"warmup_type\": \"cubic\"}}}",
@@ -438,7 +440,8 @@ START_TEST(options_follow_the_file)
         "\"optimizer\": {\"params\": {\"lr\": 3e-3, \"betas\": [0.9, 0.75]}},"
         "\"scheduler\": {\"type\": \"WarmupCosineLR\", \"params\": {\"warmup_type\": \"log\"}},"
         "\"fp16\": {\"enabled\": true, \"initial_scale_power\": 10, \"hysteresis\": 3},"
-        "\"zero_optimization\": {\"reduce_bucket_size\": 1000},"
+        "\"zero_optimization\": {\"reduce_bucket_size\": 1000,"
+        "\"offload_optimizer\": {\"device\": \"cpu\"}},"
         "\"comm\": {\"transport\": \"self\", \"deadline_s\": 1.5}}"));
     memset(&options, 0x5a, sizeof options);
     ck_assert_int_eq(zopt_config_options(config, &options), ZOPT_OK);
@@ -448,6 +451,7 @@ START_TEST(options_follow_the_file)
     ck_assert_str_eq(options.optimizer, "AdamW");
     ck_assert_int_eq(options.slots, 4);
     ck_assert_uint_eq(options.bucket_elems, 1000);
+    ck_assert_str_eq(options.offload_optimizer, "cpu");
     ck_assert_double_eq(options.clip_norm, 0.5);
     ck_assert_int_eq(options.dynamic_loss_scale, 1);
     ck_assert_double_eq(options.loss_scale, 1024.0);

@@ -1,17 +1,20 @@
-/* Checkpoints of runs on every device that is not the CPU: the CPU's files, byte for byte, that
- * either goes on from to the other's bits. With states of elements, in 8 bits, and of rows and
- * columns, which lie on the host. */
+/* Checkpoints of runs on every device that is not the CPU, with the state there or offloaded: the
+ * CPU's files, byte for byte, that either goes on from to the other's bits. With states of
+ * elements, in 8 bits, and of rows and columns, which lie on the host. */
 #include "on_devices.h" /* whose rules have names that ckpt_runs.h makes global */
 
 #include "ckpt_runs.h"
 
 enum { N_RANKS = 2 };
 
+static const char *offload; /* of the test under way */
+
 static h_result run(h_problem *problem, const char *device, const char *load, const char *dir,
                     int last_step)
 {
     job j = {.problem = problem, .load = load, .dir = dir, .save_every = 3, .last_step = last_step};
     problem->options.device = device;
+    problem->options.offload_optimizer = strcmp(device, "cpu") == 0 ? "none" : offload;
     return result_of(&j, N_RANKS);
 }
 
@@ -42,14 +45,16 @@ static void check(const zi_device_ops *device, h_problem *problem)
     h_free(&want);
 }
 
-/* _i: the optimizer. */
+/* _i / 2: the optimizer; _i % 2: where the state lies. */
 START_TEST(files_of_a_device_are_the_cpus)
 {
     static const char *const optimizers[] = {"AdamW", "AdamW8bit", "Adafactor"};
     static const zopt_setting first_moment = {"beta1", 0.9, NULL};
     h_problem problem;
     make_problem(&problem);
-    problem.options.optimizer = optimizers[_i];
+    problem.options.optimizer = optimizers[_i / 2];
+    problem.options.async_save = _i == 3;
+    offload = _i % 2 ? "cpu" : "none";
     problem.options.settings = &first_moment;
     problem.options.n_settings = 1;
     for (size_t d = 0; d < zi_n_devices; d++)
@@ -64,7 +69,7 @@ int main(void)
     TCase *tcase = tcase_create("device_ckpt");
     tcase_set_timeout(tcase, 120);
     tcase_add_checked_fixture(tcase, set_up, tear_down);
-    tcase_add_loop_test(tcase, files_of_a_device_are_the_cpus, 0, 3);
+    tcase_add_loop_test(tcase, files_of_a_device_are_the_cpus, 0, 6);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

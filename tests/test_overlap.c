@@ -118,7 +118,7 @@ static void step_counted(int rank, zopt_threads *threads, void *arg)
     is_rank = 1;
     MUST(h_create(&problem, &problem.options, &z));
     zi_zero *zero = zi_local_of(z)->zero;
-    zero->config.device = &counting;
+    zero->config.device = zero->config.home = &counting;
     if (when == LATE)
         be_late(z);
     int n = N_RANKS * (int)zero->layout.n_exchanged;
@@ -216,7 +216,7 @@ static void use_early(int rank, zopt_threads *threads, void *arg)
     EXPECT(zero->tensors[0].n_buckets < zero->layout.n_exchanged);
     if (rank == 1) {
         atomic_store(&n_updates, (int)zero->layout.n_exchanged);
-        zero->config.device = &hesitant;
+        zero->config.device = zero->config.home = &hesitant;
     }
     MUST(h_step(&problem, z, 1));
     if (rank == 0) {

@@ -196,6 +196,13 @@ typedef struct zopt_options {
      * of ranks is a multiple of G, ranks of a node add up first, and sums travel in place of
      * slices. 1 (default): every slot by itself. */
     int reduce_group;
+
+    /* "cpu": master weights and the optimizer's state live in the host's memory, and the CPU
+     * updates them, while parameters and gradients are on the device: summed gradients come down
+     * and parameters go up bucket by bucket, beside the update of another. zopt_step then returns
+     * when that is done. ERR_CONFIG on a device whose memory is the host's. "none" (default), or
+     * NULL: they live on the device. Never part of the result. */
+    const char *offload_optimizer;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs

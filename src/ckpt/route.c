@@ -41,6 +41,7 @@ static zi_run sharded(const zi_route *route, const zi_file_tensor *from, zi_orig
     zi_piece piece =
         zi_layout_piece(&z->layout, tensor, first, last < tensor->n_elems ? last : tensor->n_elems);
     zi_run run = {.owner = piece.owner,
+                  .of_params = origin.array == ZI_ARRAY_PARAM,
                   .at = (size_t)(route->at - route->first),
                   .bytes = (size_t)((piece.n_elems + elems - 1) / elems) * bytes};
     if (piece.owner != z->comm->rank)

@@ -29,9 +29,10 @@ zi_origin zi_origin_of(uint64_t tag);
 enum { ZI_EVERY_RANK = -1 };
 
 typedef struct zi_run {
-    int owner;    /* or ZI_EVERY_RANK */
-    char *memory; /* of this rank, where it is the owner; maybe the device's */
-    size_t at;    /* in the piece */
+    int owner;     /* or ZI_EVERY_RANK */
+    char *memory;  /* of this rank, where it is the owner; maybe the device's or home's */
+    int of_params; /* 1: the device's */
+    size_t at;     /* in the piece */
     size_t bytes;
 } zi_run;
 

@@ -122,7 +122,7 @@ zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shu
 {
     const zi_bundle *bundle = shuffle->bundle;
     const zi_comm *comm = shuffle->z->comm;
-    shuffle->past_caches = at_once && shuffle->z->config.device->on_host;
+    shuffle->past_caches = at_once && shuffle->z->config.home->on_host;
     if (pieces != NULL)
         return zi_pieces_store(pieces, shuffle, writer, at_once, hash);
     for (uint64_t first = 0; first < bundle->n_pieces; first += (uint64_t)comm->world) {

@@ -81,6 +81,13 @@ static size_t parcel_bytes(const zi_shuffle *s, parcel what, int writer)
     return bytes;
 }
 
+static void copy_run(const zi_zero *z, const zi_run *run, char *host, int to_file)
+{
+    const zi_device_ops *device = run->of_params ? z->config.device : z->config.home;
+    zi_queue *queue = run->of_params ? z->queue : z->home_queue;
+    device->copy(queue, to_file ? host : run->memory, to_file ? run->memory : host, run->bytes);
+}
+
 /* Between this rank's memory, which owns the parcel, and `packed`, or the piece itself. */
 static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *packed, char *piece)
 {
@@ -93,8 +100,7 @@ static size_t copy_memory(const zi_shuffle *s, parcel what, int writer, char *pa
         if (s->past_caches)
             zi_stream_copy(host, run.memory, run.bytes);
         else
-            s->z->config.device->copy(s->z->queue, what.to_file ? host : run.memory,
-                                      what.to_file ? run.memory : host, run.bytes);
+            copy_run(s->z, &run, host, what.to_file);
         bytes += run.bytes;
     }
     return bytes;

@@ -37,16 +37,17 @@ enum {
     BUCKET,
     TRANSPORT,
     DEVICE,
+    OFFLOAD,
     SET,
     JSON
 };
 
 typedef struct arguments {
     const char *run_file;
-    const char *transport, *optimizer, *device; /* NULL: not given */
-    double params, slots, bucket;               /* 0: not given */
-    double group, node;                         /* 0: not given */
-    int dtype;                                  /* -1: not given */
+    const char *transport, *optimizer, *device, *offload; /* NULL: not given */
+    double params, slots, bucket;                         /* 0: not given */
+    double group, node;                                   /* 0: not given */
+    int dtype;                                            /* -1: not given */
     int ranks[PLAN_MAX_WORLDS], n_ranks;
     int json;
     plan_given time;
@@ -64,6 +65,7 @@ static const struct argp_option options[] = {
     {"bucket", BUCKET, "ELEMENTS", 0, "Elements communicated at once (default: 4194304)", 0},
     {"transport", TRANSPORT, "NAME", 0, "self, threads, shm, ipc or mpi (default: auto)", 0},
     {"device", DEVICE, "NAME", 0, "cpu (default) or cuda; a GPU is not needed", 0},
+    {"offload", OFFLOAD, "NAME", 0, "cpu: the optimizer's state in host memory (default: none)", 0},
     {"set", SET, "KEY=VALUE", 0, "Override a key of the run file", 0},
     {"json", JSON, NULL, 0, "Print JSON", 0},
     {0}};
@@ -137,14 +139,15 @@ static int check_arguments(struct argp_state *state, const arguments *args)
 {
     int given = args->slots > 0 || args->bucket > 0 || args->dtype >= 0 || args->group > 0 ||
                 args->node > 0 || args->optimizer != NULL || args->transport != NULL ||
-                args->device != NULL;
+                args->device != NULL || args->offload != NULL;
     if ((args->run_file != NULL) == (args->params > 0)) {
         argp_error(state, "give a run file or --params");
         return EINVAL;
     }
     if (args->run_file != NULL && given) {
         argp_error(state, "--slots, --reduce-group, --ranks-per-node, --dtype, --optimizer, "
-                          "--bucket, --transport and --device are for --params; use --set");
+                          "--bucket, --transport, --device and --offload are for --params; use "
+                          "--set");
         return EINVAL;
     }
     if (args->run_file == NULL && args->sets.n > 0) {
@@ -183,6 +186,9 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         return 0;
     case DEVICE:
         args->device = word;
+        return 0;
+    case OFFLOAD:
+        args->offload = word;
         return 0;
     case SET:
         args->sets.word[args->sets.n++] = word;
@@ -308,6 +314,8 @@ static int plan_params(const char *command, const arguments *args)
         p.options.transport = args->transport;
     if (args->device != NULL)
         p.options.device = args->device;
+    if (args->offload != NULL)
+        p.options.offload_optimizer = args->offload;
     if (args->optimizer != NULL)
         p.options.optimizer = args->optimizer;
     return count_and_print(command, args, &source);

@@ -53,6 +53,8 @@ const zi_key zi_keys[] = {
      .help = "what is sharded; 1: master weights and optimizer state"},
     {I64("zero_optimization.reduce_bucket_size", "4194304", 1, 0x1p40), SHARED,
      .help = "elements communicated at once"},
+    {STR("zero_optimization.offload_optimizer.device", "\"none\""), SHARED, .choices = "none|cpu",
+     .help = "cpu: master weights and optimizer state in the host's memory, of device cuda"},
     {BOOL("zero_optimization.overlap_comm", "false"),
      .help = "sum gradients on a thread beside the backward pass, not in its calls"},
     {I64("zopt.slots", "0", 0, COUNT_MAX), RESULT,

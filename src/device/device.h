@@ -79,21 +79,6 @@ typedef struct zi_job {
     zi_tensor_statistics *tensor; /* by the spans' tensors; NULL: no tensor has statistics */
 } zi_job;
 
-/* Design of offload_optimizer.device = "cpu", to come: a handle has two devices, that of
- * parameters, gradients and accumulators (the comm's), and that of master weights, states and their
- * tables (the CPU). A bucket's slice passes through one of two rows: of floats on the device, of
- * floats and of halves in page-locked memory of the host. That is staging of 8 and 12 bytes for
- * each element of the largest slice.
- * - device: accumulate, zeroed row += sources in slot order; then `consumed`: sources are free here
- * - device: copy down; a mark on the queue
- * - CPU: wait for the mark; update with one FP32 source and one destination, the host's halves
- * - device: copy up to each destination; a mark, which `publish` waits for
- * The CPU updates one row while the other is on its way. The bits are those without offload: a sum
- * that begins at +0 is never -0, so +0 + sum is the sum. The norm round stays on the device and
- * moves nothing. Rounds of statistics read master weights and states: they run on the CPU from the
- * same rows, and each brings the gradients down once more. New here: page-locked memory, mark() and
- * reached(), and a second queue, since up and down overlap. A step then waits for the device in
- * zopt_step, and cannot be captured. */
 typedef struct zi_device_ops {
     const char *name;
     const char *help;

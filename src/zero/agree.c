@@ -25,12 +25,12 @@ static void option_line(const zi_zero *z, char *text)
              "options: %s, schedule %s, %d slots in groups of %d, buckets of %" PRIu64
              ", clip %.17g, %s loss scale "
              "%.17g (min %.17g, growth %d, hysteresis %d, skips %d), check_overflow %d, "
-             "parameters checked every %d steps, transport %s%s, device %s",
+             "parameters checked every %d steps, transport %s%s, device %s, state on %s",
              c->optim->name, c->schedule->name, r->slots, c->reduce_group, c->bucket_elems,
              r->clip_norm, r->dynamic ? "dynamic" : "static", c->loss_scale, r->min_scale,
              r->growth_interval, r->hysteresis, r->max_consecutive_skips, c->check_overflow,
              c->check_params_every, z->comm->ops->name,
-             z->comm->shared_params ? " with shared params" : "", c->device->name);
+             z->comm->shared_params ? " with shared params" : "", c->device->name, c->home->name);
 }
 
 /* " name value" for each, behind what the text holds. */

@@ -1,5 +1,6 @@
 /* What the host makes and kernels read, and what kernels sum and the host reads, as it lies in the
- * device's memory. Where that is the host's, both are one and nothing is copied. */
+ * memory of the device, or of home where updates alone use it. Where that is the host's, both are
+ * one and nothing is copied. */
 #include <string.h>
 
 #include "base/status.h"
@@ -16,8 +17,8 @@ static size_t factor_bytes(const zi_zero *z, uint32_t space, zi_form form)
 }
 
 /* What is placed: where it is on the host, where the pointer to the other is, and its bytes. From
- * ROW_MEANS on: what statistics point to and the host computes. */
-enum { SPANS, SCALARS, CONTROL, NORM, STATISTICS, SUMS, ROW_MEANS, FACTORS };
+ * SPANS on: home's; from ROW_MEANS on: what statistics point to and the host computes. */
+enum { SCALARS, CONTROL, NORM, SPANS, STATISTICS, SUMS, ROW_MEANS, FACTORS };
 enum { MAX_TABLES = FACTORS + 2 * ZI_MAX_SPACES };
 typedef struct table_row {
     void *host, *placed;
@@ -31,10 +32,10 @@ static int list_tables(zi_zero *z, table_row row[MAX_TABLES])
     size_t n_tensors = z->statistics != NULL ? z->n_tensors : 0;
     size_t n_sums = z->statistics != NULL ? z->n_sums : 0;
     const table_row rows[FACTORS] = {
-        [SPANS] = {z->spans.span, &to->span, n_spans * sizeof *to->span},
         [SCALARS] = {z->control.scalars, &to->scalars, z->n_groups * sizeof *to->scalars},
         [CONTROL] = {&z->control, &to->control, sizeof *to->control},
         [NORM] = {&z->norm, &to->norm, sizeof *to->norm},
+        [SPANS] = {z->spans.span, &to->span, n_spans * sizeof *to->span},
         [STATISTICS] = {z->statistics, &to->statistics, n_tensors * sizeof *to->statistics},
         [SUMS] = {z->sums, &to->sums, n_sums * sizeof *to->sums},
         [ROW_MEANS] = {z->row_means, &to->row_means,
@@ -60,16 +61,21 @@ static void *placed(const table_row *row)
     return pointer;
 }
 
-/* Host memory that the device's statistics are copied from. */
+/* Host memory that home's statistics are copied from. */
 static size_t image_bytes(const zi_zero *z)
 {
-    int needed = !z->config.device->on_host && z->statistics != NULL;
+    int needed = !z->config.home->on_host && z->statistics != NULL;
     return needed ? z->n_tensors * sizeof *z->placed.image : 0;
 }
 
-static zopt_status place(zi_zero *z, const table_row *row)
+/* Whose memory row i is in. */
+static const zi_device_ops *device_of(const zi_zero *z, int i)
 {
-    const zi_device_ops *device = z->config.device;
+    return i < SPANS ? z->config.device : z->config.home;
+}
+
+static zopt_status place(zi_zero *z, const table_row *row, const zi_device_ops *device)
+{
     if (device->on_host) {
         memcpy(row->placed, &row->host, sizeof row->host);
         return ZOPT_OK;
@@ -85,17 +91,17 @@ zopt_status zi_place_tables(zi_zero *z)
     table_row row[MAX_TABLES];
     int n = list_tables(z, row);
     for (int i = 0; i < n; i++)
-        ZI_TRY(place(z, &row[i]));
+        ZI_TRY(place(z, &row[i], device_of(z, i)));
     return zi_mem_array(z->mem, ZI_MEM_TABLES, image_bytes(z), &z->placed.image);
 }
 
 void zi_unplace_tables(zi_zero *z)
 {
-    const zi_device_ops *device = z->config.device;
     table_row row[MAX_TABLES];
     int n = list_tables(z, row);
-    for (int i = 0; i < n && !device->on_host; i++)
-        device->free(z->queue, z->mem, ZI_MEM_TABLES, placed(&row[i]), row[i].bytes);
+    for (int i = 0; i < n; i++)
+        if (!device_of(z, i)->on_host)
+            device_of(z, i)->free(z->queue, z->mem, ZI_MEM_TABLES, placed(&row[i]), row[i].bytes);
     zi_mem_free_array(z->mem, ZI_MEM_TABLES, z->placed.image, image_bytes(z));
 }
 
@@ -126,18 +132,18 @@ zopt_status zi_norm_fetch(zi_zero *z)
 
 void zi_sums_clear(zi_zero *z, size_t n)
 {
-    z->config.device->zero(z->queue, z->placed.sums, n * sizeof *z->sums);
+    z->config.home->zero(z->home_queue, z->placed.sums, n * sizeof *z->sums);
 }
 
 zopt_status zi_sums_fetch(zi_zero *z, size_t n)
 {
-    const zi_device_ops *device = z->config.device;
-    if (!device->on_host)
-        device->copy(z->queue, z->sums, z->placed.sums, n * sizeof *z->sums);
-    return device->wait(z->queue);
+    const zi_device_ops *home = z->config.home;
+    if (!home->on_host)
+        home->copy(z->home_queue, z->sums, z->placed.sums, n * sizeof *z->sums);
+    return home->wait(z->home_queue);
 }
 
-/* A tensor's statistics with the device's addresses in place of the host's. */
+/* A tensor's statistics with home's addresses in place of the host's. */
 static zi_tensor_statistics moved(const zi_zero *z, uint32_t id)
 {
     const zi_placed *to = &z->placed;
@@ -156,14 +162,14 @@ static zi_tensor_statistics moved(const zi_zero *z, uint32_t id)
 
 void zi_place_statistics(zi_zero *z)
 {
-    const zi_device_ops *device = z->config.device;
+    const zi_device_ops *home = z->config.home;
     table_row row[MAX_TABLES];
     if (image_bytes(z) == 0 || z->comm->planned)
         return;
     for (uint32_t i = 0; i < z->n_tensors; i++)
         z->placed.image[i] = moved(z, i);
-    device->copy(z->queue, z->placed.statistics, z->placed.image, image_bytes(z));
+    home->copy(z->home_queue, z->placed.statistics, z->placed.image, image_bytes(z));
     int n = list_tables(z, row);
     for (int i = ROW_MEANS; i < n; i++)
-        device->copy(z->queue, placed(&row[i]), row[i].host, row[i].bytes);
+        home->copy(z->home_queue, placed(&row[i]), row[i].host, row[i].bytes);
 }

@@ -5,20 +5,13 @@
 #include "base/status.h"
 #include "zero/zero.h"
 
+/* Where master weights and states are not at hand, without them and their tables. */
 static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
-    uint32_t b = (uint32_t)(bucket - z->layout.bucket);
-    *job = (zi_job){
-        .n_elems = bucket->slice_elems,
-        .start = bucket->start + (uint64_t)z->comm->rank * bucket->slice_elems,
-        .source = z->source,
-        .master = z->master + bucket->owned_start,
-        .span = z->placed.span + z->spans.first[b],
-        .n_spans = z->spans.first[b + 1] - z->spans.first[b],
-        .control = z->placed.control,
-        .tensor = z->placed.statistics,
-    };
-    zi_states_slice(z, bucket, job);
+    *job = zi_home_job(z, bucket);
+    if (zi_is_offloaded(z))
+        *job = (zi_job){.n_elems = job->n_elems, .start = job->start};
+    job->source = z->source;
 }
 
 int zi_reduce_is_done(const zi_zero *z)

@@ -81,6 +81,8 @@ void zi_rounds_list(zi_zero *z)
 static zopt_status pass(zi_zero *z, const zi_round *round)
 {
     round->begin(z);
+    if (zi_is_offloaded(z))
+        return zi_offload_pass(z, round);
     for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
         zi_job job;

@@ -58,7 +58,7 @@ static zopt_status alloc_data(zi_zero *z, const zi_state_row *row, size_t bytes,
 {
     zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
     return is_of_elements(row->form)
-               ? z->config.device->alloc(z->queue, z->mem, category, bytes, out)
+               ? z->config.home->alloc(z->home_queue, z->mem, category, bytes, out)
                : zi_mem_array(z->mem, category, bytes, out);
 }
 
@@ -66,14 +66,14 @@ static void free_data(zi_zero *z, const zi_state_row *row, void *data, size_t by
 {
     zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
     if (is_of_elements(row->form))
-        z->config.device->free(z->queue, z->mem, category, data, bytes);
+        z->config.home->free(z->home_queue, z->mem, category, data, bytes);
     else
         zi_mem_free_array(z->mem, category, data, bytes);
 }
 
 zopt_status zi_states_alloc(zi_zero *z)
 {
-    const zi_device_ops *device = z->config.device;
+    const zi_device_ops *home = z->config.home;
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
         for (int i = 0; i < n_states(space); i++) {
@@ -82,7 +82,7 @@ zopt_status zi_states_alloc(zi_zero *z)
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
             state_bytes bytes = bytes_of(z, s, row->form);
             ZI_TRY(alloc_data(z, row, bytes.data, &state->data));
-            ZI_TRY(device->alloc(z->queue, z->mem, category, bytes.absmax, &state->absmax));
+            ZI_TRY(home->alloc(z->home_queue, z->mem, category, bytes.absmax, &state->absmax));
         }
     }
     return ZOPT_OK;
@@ -90,7 +90,7 @@ zopt_status zi_states_alloc(zi_zero *z)
 
 void zi_states_free(zi_zero *z)
 {
-    const zi_device_ops *device = z->config.device;
+    const zi_device_ops *home = z->config.home;
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
         for (int i = 0; i < n_states(space); i++) {
@@ -99,7 +99,7 @@ void zi_states_free(zi_zero *z)
             zi_category category = (zi_category)(ZI_MEM_STATE + row->name);
             state_bytes bytes = bytes_of(z, s, row->form);
             free_data(z, row, state->data, bytes.data);
-            device->free(z->queue, z->mem, category, state->absmax, bytes.absmax);
+            home->free(z->home_queue, z->mem, category, state->absmax, bytes.absmax);
         }
     }
 }
@@ -117,15 +117,26 @@ zi_state_slice zi_state_at(const zi_zero *z, uint32_t space, int i, uint64_t at)
     return state;
 }
 
-void zi_states_slice(const zi_zero *z, const zi_bucket *bucket, zi_job *job)
+zi_job zi_home_job(const zi_zero *z, const zi_bucket *bucket)
 {
+    uint32_t b = (uint32_t)(bucket - z->layout.bucket);
     const zi_space *space = &z->layout.space[bucket->space];
+    zi_job job = {
+        .n_elems = bucket->slice_elems,
+        .start = bucket->start + (uint64_t)z->comm->rank * bucket->slice_elems,
+        .master = z->master + bucket->owned_start,
+        .span = z->placed.span + z->spans.first[b],
+        .n_spans = z->spans.first[b + 1] - z->spans.first[b],
+        .control = z->config.home->on_host ? &z->control : z->placed.control,
+        .tensor = z->placed.statistics,
+    };
     for (int i = 0; i < n_states(space); i++)
         if (is_of_elements(space->variant->state[i].form))
-            job->state[i] = zi_state_at(z, bucket->space, i, bucket->owned_start);
+            job.state[i] = zi_state_at(z, bucket->space, i, bucket->owned_start);
+    return job;
 }
 
-/* n floats of device memory, from a block on the host. */
+/* n floats of home's memory, from a block on the host. */
 static void fill(const zi_zero *z, float *array, uint64_t n, float value)
 {
     float block[ZI_BLOCK];
@@ -133,7 +144,7 @@ static void fill(const zi_zero *z, float *array, uint64_t n, float value)
         block[i] = value;
     for (uint64_t at = 0; at < n; at += ZI_BLOCK) {
         uint64_t m = n - at < ZI_BLOCK ? n - at : ZI_BLOCK;
-        z->config.device->copy(z->queue, array + at, block, (size_t)m * sizeof *block);
+        z->config.home->copy(z->home_queue, array + at, block, (size_t)m * sizeof *block);
     }
 }
 
@@ -204,14 +215,14 @@ static void decode(zi_form form, const uint8_t *code, float absmax, uint64_t n, 
 static zopt_status read_codes(const zi_zero *z, zi_form form, zi_state_slice from, uint64_t at,
                               uint64_t n, float *values)
 {
-    const zi_device_ops *device = z->config.device;
+    const zi_device_ops *home = z->config.home;
     uint8_t code[ZI_BLOCK];
     float absmax;
     while (n > 0) {
         uint64_t m = n < ZI_BLOCK - at ? n : ZI_BLOCK - at;
-        device->copy(z->queue, code, from.data, m);
-        device->copy(z->queue, &absmax, from.absmax++, sizeof absmax);
-        ZI_TRY(device->wait(z->queue));
+        home->copy(z->home_queue, code, from.data, m);
+        home->copy(z->home_queue, &absmax, from.absmax++, sizeof absmax);
+        ZI_TRY(home->wait(z->home_queue));
         decode(form, code, absmax, m, values);
         from.data = (uint8_t *)from.data + m;
         values += m;
@@ -224,11 +235,11 @@ static zopt_status read_codes(const zi_zero *z, zi_form form, zi_state_slice fro
 zopt_status zi_state_read(const zi_zero *z, const zi_tensor *tensor, int state, uint64_t owned_at,
                           uint64_t n, float *values)
 {
-    const zi_device_ops *device = z->config.device;
+    const zi_device_ops *home = z->config.home;
     zi_form form = tensor->variant->state[state].form;
     zi_state_slice from = zi_state_at(z, tensor->space, state, owned_at);
     if (form != ZI_FORM_F32)
         return read_codes(z, form, from, owned_at % ZI_BLOCK, n, values);
-    device->copy(z->queue, values, from.data, n * sizeof *values);
-    return device->wait(z->queue);
+    home->copy(z->home_queue, values, from.data, n * sizeof *values);
+    return home->wait(z->home_queue);
 }

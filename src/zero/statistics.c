@@ -142,7 +142,7 @@ static void add_slice(zi_zero *z, const zi_bucket *bucket, zi_statistics_round r
 {
     const zi_variant *variant = z->layout.space[bucket->space].variant;
     if (variant->unit == ZI_UNIT_TENSOR)
-        z->config.device->statistics(z->queue, round, job);
+        z->config.home->statistics(z->home_queue, round, job);
 }
 
 static void add_moments(zi_zero *z, const zi_bucket *bucket, const zi_job *job)

@@ -95,12 +95,18 @@ static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
 }
 
 /* In the order of parameters. */
+static zopt_status update_buckets(zi_zero *z)
+{
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0;)
+        ZI_TRY(update_bucket(z, &z->layout.bucket[z->layout.order[i]]));
+    return ZOPT_OK;
+}
+
 static zopt_status update_all(zi_zero *z)
 {
     zi_phase(z, ZOPT_PHASE_UPDATE);
     ZI_TRY(z->comm->ops->open(z->comm));
-    for (uint32_t i = z->layout.n_exchanged; i-- > 0;)
-        ZI_TRY(update_bucket(z, &z->layout.bucket[z->layout.order[i]]));
+    ZI_TRY(zi_is_offloaded(z) ? zi_offload_update(z) : update_buckets(z));
     z->n_updates++;
     z->good_step++;
     return ZOPT_OK;

@@ -160,7 +160,7 @@ static zopt_status hash_and_compare(zi_zero *z)
 /* One buffer is the same for all, damaged or not: owners compare their own parts of it. */
 static zopt_status find_owned(const zi_zero *z, int64_t *id, int64_t *element)
 {
-    const zi_device_ops *device = z->config.device;
+    const zi_device_ops *home = z->config.home;
     float master[PIECE_ELEMS];
     *id = *element = INT64_MAX;
     for (uint32_t i = 0; i < z->n_tensors && *id == INT64_MAX; i++) {
@@ -171,9 +171,9 @@ static zopt_status find_owned(const zi_zero *z, int64_t *id, int64_t *element)
             piece = zi_layout_piece(&z->layout, tensor, at, at + piece_elems(tensor, at));
             if (piece.owner != z->comm->rank)
                 continue;
-            device->copy(z->queue, master, z->master + piece.owned_at,
-                         piece.n_elems * sizeof *master);
-            ZI_TRY(device->wait(z->queue));
+            home->copy(z->home_queue, master, z->master + piece.owned_at,
+                       piece.n_elems * sizeof *master);
+            ZI_TRY(home->wait(z->home_queue));
             ZI_TRY(compare_piece(z, tensor, at, piece.n_elems, master, &first));
             if (first == piece.n_elems)
                 continue;

@@ -18,6 +18,7 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
     z->config = *config;
     z->comm = comm;
     z->queue = comm->queue;
+    z->home_queue = zi_is_offloaded(z) ? NULL : comm->queue;
     z->mem = mem;
     z->bad_key = INT64_MAX;
     z->phase = -1;
@@ -95,27 +96,34 @@ static int keeps_sums(const zi_zero *z)
     return z->n_micro > 1 || z->slot_groups != ZI_GROUPS_NONE;
 }
 
+static zopt_status check_room(const zi_zero *z, uint64_t need, const char *what,
+                              const zi_device_ops *device, zi_queue *queue)
+{
+    uint64_t available = z->comm->planned ? UINT64_MAX : device->available(queue);
+    if (need > available)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "rank %d needs %llu bytes for %s, and the %s has %llu left",
+                       z->comm->rank, (unsigned long long)need, what,
+                       device->on_host ? "machine" : "GPU", (unsigned long long)available);
+    return ZOPT_OK;
+}
+
 /* Arrays are touched as they are allocated, and a system that overcommits kills who touches too
  * much: refuse before. A bound from below, for this rank alone. */
 static zopt_status check_available(const zi_zero *z)
 {
-    uint64_t available = z->comm->planned ? UINT64_MAX : z->config.device->available(z->queue);
-    uint64_t n_floats = z->layout.owned_elems + z->n_group_sums;
-    n_floats += keeps_sums(z) ? z->layout.trained_elems : 0;
-    uint64_t need = n_floats * sizeof(float) + zi_states_bytes(z);
+    uint64_t n_sums = z->n_group_sums + (keeps_sums(z) ? z->layout.trained_elems : 0);
+    uint64_t need = n_sums * sizeof(float);
+    uint64_t state = z->layout.owned_elems * sizeof(float) + zi_states_bytes(z);
     for (uint32_t s = 0; s < z->layout.n_spaces; s++) {
         const zi_space *space = &z->layout.space[s];
         uint64_t bytes = space->n_padded * zopt_dtype_bytes(space->dtype);
         need += space->variant != NULL ? 2 * bytes : bytes;
     }
-    if (need > available)
-        return ZI_FAIL(ZOPT_ERR_MEMORY,
-                       "rank %d needs %llu bytes for parameters, gradients and state, and the "
-                       "%s has %llu left",
-                       z->comm->rank, (unsigned long long)need,
-                       z->config.device->on_host ? "machine" : "GPU",
-                       (unsigned long long)available);
-    return ZOPT_OK;
+    if (!zi_is_offloaded(z))
+        return check_room(z, need + state, "parameters, gradients and state", z->config.device,
+                          z->queue);
+    ZI_TRY(check_room(z, need, "parameters and gradients", z->config.device, z->queue));
+    return check_room(z, state, "state", z->config.home, z->home_queue);
 }
 
 /* Parameters and gradients, which peers may read and write. */
@@ -137,7 +145,7 @@ static zopt_status allocate_owned(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
     size_t bytes = z->layout.owned_elems * sizeof(float);
-    ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_MASTER, bytes, &z->master));
+    ZI_TRY(z->config.home->alloc(z->home_queue, z->mem, ZI_MEM_MASTER, bytes, &z->master));
     ZI_TRY(zi_states_alloc(z));
     bytes = z->layout.trained_elems * sizeof(float);
     if (keeps_sums(z))
@@ -146,6 +154,7 @@ static zopt_status allocate_owned(zi_zero *z)
     if (bytes > 0)
         ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->group_sum));
     ZI_TRY(zi_place_tables(z));
+    ZI_TRY(zi_offload_create(z));
     return zi_statistics_describe(z);
 }
 
@@ -237,7 +246,8 @@ zopt_status zi_zero_commit(zi_zero *z)
 static void free_arrays(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
-    device->free(z->queue, z->mem, ZI_MEM_MASTER, z->master, z->layout.owned_elems * sizeof(float));
+    z->config.home->free(z->home_queue, z->mem, ZI_MEM_MASTER, z->master,
+                         z->layout.owned_elems * sizeof(float));
     zi_states_free(z);
     device->free(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, z->accum,
                  z->layout.trained_elems * sizeof(float));
@@ -251,6 +261,7 @@ void zi_zero_destroy(zi_zero *z)
         return;
     zi_owner_stop(z);
     z->comm->on_bad_sum = NULL; /* transfers go on until the comm ends */
+    zi_offload_destroy(z);
     free_arrays(z);
     zi_unplace_tables(z);
     free_tables(z);

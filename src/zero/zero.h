@@ -3,7 +3,8 @@
  *
  * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
  * sources; slot_group.c: their sums by groups) -> owner.c (the first pass, while backward goes on)
- * -> round.c (exact sums) -> control.c (one decision) -> step.c (update, publish). */
+ * -> round.c (exact sums) -> control.c (one decision) -> step.c (update, publish; offload.c, where
+ * the state is not with the gradients). */
 #ifndef ZI_ZERO_ZERO_H
 #define ZI_ZERO_ZERO_H
 
@@ -63,12 +64,12 @@ typedef struct zi_norm_sums {
     int64_t n_bad; /* blocks that are not finite */
 } zi_norm_sums;
 
-/* Tables and sums as kernels see them, in the device's memory. */
+/* Tables and sums as kernels see them: in the device's memory, and behind these, home's. */
 typedef struct zi_placed {
-    zi_span *span;
     float (*scalars)[ZI_MAX_SCALARS];
     zi_control *control;
     zi_norm_sums *norm;
+    zi_span *span;
     /* Where a variant has statistics: */
     zi_tensor_statistics *statistics; /* [n_tensors], with addresses of what follows */
     zi_tensor_statistics *image;      /* the host's memory that they are copied from */
@@ -88,7 +89,10 @@ typedef struct zi_zero_config {
     double value[ZI_MAX_SETTINGS]; /* defaults of every group */
     const zi_schedule *schedule;
     double schedule_value[ZI_MAX_SETTINGS];
-    const zi_device_ops *device;
+    const zi_device_ops *device; /* has parameters, gradients and their sums */
+    /* Has master weights, states and their tables, and updates them: the same one, or, where these
+     * are offloaded, the host. */
+    const zi_device_ops *home;
     uint64_t bucket_elems;
     zi_scale_rules scale_rules; /* slots among them */
     double loss_scale;
@@ -101,7 +105,9 @@ typedef struct zi_zero_config {
 struct zi_zero {
     zi_mem *mem;
     zi_comm *comm;
-    zi_queue *queue; /* of the device */
+    zi_queue *queue;            /* of the device */
+    zi_queue *home_queue;       /* of home: the same one, or NULL */
+    struct zi_offload *offload; /* where they are two */
     zi_zero_config config;
     int committed;
     int failed; /* 1: commit or a step failed half way; only destroy may follow */
@@ -183,13 +189,14 @@ double zi_group_lr(const zi_zero *z, uint32_t group, uint64_t t);
 /* The update's scalars of every group for good step t; moves the groups' powers on. */
 void zi_group_prepare(zi_zero *z, uint64_t t);
 
-/* state.c: the optimizer's states of the owned elements. */
+/* state.c: the optimizer's states of the owned elements, in home's memory. */
 zopt_status zi_states_alloc(zi_zero *z);
 void zi_states_free(zi_zero *z);
 /* Fill them with what they begin at. */
 void zi_states_start(zi_zero *z);
-/* The states of a bucket's slice. */
-void zi_states_slice(const zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* The job of this rank's slice of a bucket where it is updated: all but sources and destinations.
+ */
+zi_job zi_home_job(const zi_zero *z, const zi_bucket *bucket);
 /* Bytes that they take on every rank. */
 uint64_t zi_states_bytes(const zi_zero *z);
 /* Whether any tensor has the state of that name, an index in the optimizer's state_name. */
@@ -248,8 +255,9 @@ zi_transfer zi_param_transfer(const zi_zero *z, const zi_bucket *bucket);
 uint64_t zi_param_ordinal(const zi_zero *z, const zi_bucket *bucket, uint64_t n_before);
 
 /* reduce.c: what the kernels read. */
-/* Wait for a bucket's gradients and describe this rank's slice of it. Sources and spans are filled
- * in; destinations are not. The job is valid until the next call. */
+/* Wait for a bucket's gradients and describe this rank's slice of it: the job where it is updated,
+ * or, if that is elsewhere, what sums need; with sources, without destinations. It is valid until
+ * the next call. */
 zopt_status zi_reduce_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
 /* The same without a word about it to the report or the text of a hang. */
 zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job);
@@ -304,7 +312,17 @@ zopt_status zi_owner_rest(zi_zero *z);
 /* What it met, without a wait for a pass. */
 zopt_status zi_owner_failure(const zi_zero *z);
 
-/* place.c: tables and sums in the device's memory. */
+/* offload.c: master weights and states with the host, gradients and parameters on a device. */
+int zi_is_offloaded(const zi_zero *z);
+/* At commit; nothing where they are not. Errors: ERR_MEMORY. */
+zopt_status zi_offload_create(zi_zero *z);
+void zi_offload_destroy(zi_zero *z);
+/* A round's add_slice on every bucket, on the host. */
+zopt_status zi_offload_pass(zi_zero *z, const zi_round *round);
+/* Update every bucket and publish it, in the order of parameters. */
+zopt_status zi_offload_update(zi_zero *z);
+
+/* place.c: tables and sums where kernels see them. */
 /* At commit, once the host's are there. Errors: ERR_MEMORY. */
 zopt_status zi_place_tables(zi_zero *z);
 void zi_unplace_tables(zi_zero *z);

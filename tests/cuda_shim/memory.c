@@ -140,6 +140,8 @@ static region *take_out(region **list, const void *memory)
 cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
 {
     (void)flags;
+    if (shim.no_locked)
+        return cudaErrorMemoryAllocation;
     region *r = malloc(sizeof *r);
     char *bytes_of = aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
     if (r == NULL || bytes_of == NULL)

@@ -13,6 +13,8 @@ typedef struct shim_machine {
     int no_peers;         /* 1: no GPU reads another's memory */
     int no_ipc;           /* 1: GPUs that cannot share with other processes */
     int no_opening;       /* 1: a container that does not let them */
+    int no_locked;        /* 1: page-locked memory is used up */
+    int eager;            /* 1: what is enqueued runs at once, not when it is waited for */
 } shim_machine;
 
 extern shim_machine shim;
@@ -23,5 +25,16 @@ extern const shim_machine shim_healthy;
 size_t shim_bytes_in_use(void);
 /* Of any kernel, so far. */
 int shim_n_launches(void);
+
+/* A call that enqueued a copy or an event's record, or had the host or a stream wait for one. */
+typedef struct shim_call {
+    const char *name; /* "cudaMemcpyAsync", ... */
+    const void *stream, *event, *dst, *src;
+} shim_call;
+
+/* Write down calls from now on, of all threads, as many as there is room for; 0: no more. */
+void shim_trace(shim_call *calls, size_t room);
+/* How many were made since. */
+size_t shim_n_traced(void);
 
 #endif

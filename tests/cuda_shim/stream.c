@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "memory.h"
 #include "shim.h"
+#include "trace.h"
 
 typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT } work_kind;
 
@@ -200,11 +201,15 @@ static work *new_work(work_kind kind, size_t n_bytes)
     return w;
 }
 
+static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth);
+
 static cudaError_t enqueue(cudaStream_t stream, work *w)
 {
     shim_lock();
     *stream->last = w;
     stream->last = &w->next;
+    if (shim.eager)
+        run_stream(stream, NULL, 0);
     cudaError_t error = stream->error;
     shim_unlock();
     return error;
@@ -225,6 +230,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
                             cudaStream_t stream)
 {
     (void)kind;
+    shim_note((shim_call){.name = __func__, .stream = stream, .dst = dst, .src = src});
     int stays = shim_is_device(src) || shim_is_locked(src);
     work *w = new_work(COPY, stays ? 0 : bytes);
     w->dst = dst;
@@ -309,6 +315,7 @@ cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *event, cudaIpcEventHandle_t hand
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     work *w = new_work(RECORD, 0);
+    shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
     if (event->is_foreign) /* CUDA can; nothing here does */
         return cudaErrorInvalidResourceHandle;
     shim_lock();
@@ -325,6 +332,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 {
     (void)flags;
     work *w = new_work(AWAIT, 0);
+    shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
     shim_lock();
     w->event = event;
     w->nth = event->signal->n_recorded;
@@ -332,8 +340,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     shim_unlock();
     return error;
 }
-
-static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth);
 
 /* Until the event is reached for the nth time, or its stream has failed. */
 static void run_to(struct shim_event *event, long nth)
@@ -378,6 +384,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     cudaError_t error = cudaSuccess;
+    shim_note((shim_call){.name = __func__, .event = event});
     shim_lock();
     if (is_pending(event)) {
         run_to(event, event->signal->n_recorded);
