@@ -39,6 +39,7 @@ void zopt_options_defaults(zopt_options *options, size_t bytes)
         .deadline_ms = 300000,
         .reduce_group = 1,
         .offload_optimizer = "none",
+        .cuda_graph = -1,
     };
     if (options != NULL)
         memcpy(options, &defaults, bytes < sizeof defaults ? bytes : sizeof defaults);
@@ -198,6 +199,12 @@ zopt_status zopt_needs_grad(const zopt *z, int id, int *needed)
     return z->api->needs_grad(z, id, needed);
 }
 
+zopt_status zopt_set_stream(zopt *z, void *stream)
+{
+    CHECK_HANDLE(z);
+    return z->api->set_stream(z, stream);
+}
+
 zopt_status zopt_grad_acquire(zopt *z, int id, void **grad)
 {
     CHECK_HANDLE(z);
@@ -221,6 +228,11 @@ zopt_status zopt_step(zopt *z)
 {
     CHECK_HANDLE(z);
     return z->api->step(z);
+}
+
+const char *zopt_step_path(zopt *z)
+{
+    return z != NULL ? z->api->step_path(z) : "";
 }
 
 zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report)

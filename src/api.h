@@ -28,10 +28,12 @@ typedef struct zi_api {
     zopt_status (*slot)(const zopt *z, int *slot);
     zopt_status (*loss_scale)(const zopt *z, const float **scale);
     zopt_status (*needs_grad)(const zopt *z, int id, int *needed);
+    zopt_status (*set_stream)(zopt *z, void *stream);
     zopt_status (*grad_acquire)(zopt *z, int id, void **grad);
     zopt_status (*grad_ready)(zopt *z, int id);
     zopt_status (*micro_end)(zopt *z, double loss);
     zopt_status (*step)(zopt *z);
+    const char *(*step_path)(zopt *z);
     zopt_status (*report)(zopt *z, int wait, zopt_step_report *report);
     zopt_status (*copy)(zopt *z, void *dst, const void *src, size_t bytes);
     zopt_status (*gather_f64)(zopt *z, int64_t index, double value, double *out, int *n_out);

@@ -94,6 +94,7 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
     ZI_TRY(int_option(config, "zero_optimization.reduce_group", &options->reduce_group));
     ZI_TRY(zopt_config_bool(config, "zopt.shared_params", &options->shared_params));
     ZI_TRY(zopt_config_bool(config, "zero_optimization.overlap_comm", &options->progress_thread));
+    ZI_TRY(int_option(config, "zopt.cuda_graph", &options->cuda_graph));
     ZI_TRY(int_option(config, "comm.ranks_per_node", &options->ranks_per_node));
     ZI_TRY(int_option(config, "zopt.check_params_every", &options->check_params_every));
     ZI_TRY(zopt_config_i64(config, "zero_optimization.reduce_bucket_size", &bucket));

@@ -7,6 +7,7 @@
 #include "api_options.h"
 #include "base/status.h"
 #include "fp_guard.h"
+#include "zero/ahead.h"
 
 /* ---- life ---- */
 
@@ -219,7 +220,10 @@ static zopt_status local_param_acquire(zopt *z, int id, const void **param)
 
 static zopt_status local_param_release(zopt *z, int id)
 {
-    return zi_check_tensor(zi_zero_of(z), "zopt_param_release", id);
+    zi_zero *zero = zi_local_of(z)->zero;
+    ZI_TRY(zi_check_tensor(zero, "zopt_param_release", id));
+    zero->caller.is_ahead = zero->caller.stream != NULL; /* with reads */
+    return ZOPT_OK;
 }
 
 static int local_micro_steps(const zopt *z)
@@ -248,6 +252,13 @@ static zopt_status local_needs_grad(const zopt *z, int id, int *needed)
     ZI_TRY(zi_check_tensor(zi_zero_of(z), "zopt_needs_grad", id));
     *needed = zi_zero_of(z)->tensors[id].variant != NULL;
     return ZOPT_OK;
+}
+
+static zopt_status local_set_stream(zopt *z, void *stream)
+{
+    zi_zero *zero = zi_local_of(z)->zero;
+    ZI_TRY(zi_check_running(zero, "zopt_set_stream"));
+    return zi_caller_set(zero, stream, stream == ZOPT_NO_STREAM);
 }
 
 static zopt_status local_grad_acquire(zopt *z, int id, void **grad)
@@ -307,15 +318,30 @@ static zopt_status local_step(zopt *z)
     return ZOPT_OK;
 }
 
+zopt_status zi_local_hear(zi_zero *z, int wait)
+{
+    zi_fp_guard guard = zi_fp_enter(); /* powers are multiplied */
+    zopt_status status = zi_ahead_hear(z, wait);
+    zi_fp_leave(&guard);
+    return status;
+}
+
 static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
 {
-    const zi_zero *zero = zi_zero_of(z);
-    (void)wait;                 /* on the CPU a step has finished when zopt_step returns */
+    zi_zero *zero = zi_local_of(z)->zero;
+    ZI_TRY(zi_local_hear(zero, wait));
     if (zero->report.step == 0) /* those of a run that was resumed are gone */
-        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_report before the first zopt_step");
+        return ZI_FAIL(ZOPT_ERR_ORDER, "zopt_report before the first zopt_step%s",
+                       zero->ahead != NULL ? " has finished" : "");
     *report = zero->report;
-    report->phase_ms[ZOPT_PHASE_GATHER] += zero->phase_ms[ZOPT_PHASE_GATHER];
-    return ZOPT_OK;
+    if (report->step == zero->step)
+        report->phase_ms[ZOPT_PHASE_GATHER] += zero->phase_ms[ZOPT_PHASE_GATHER];
+    return zi_ahead_failure(zero);
+}
+
+static const char *local_step_path(zopt *z)
+{
+    return zi_step_path(zi_local_of(z)->zero);
 }
 
 /* Name of a category's row; NULL where this handle has no such category. */
@@ -373,10 +399,12 @@ static const zi_api local_api = {
     .slot = local_slot,
     .loss_scale = local_loss_scale,
     .needs_grad = local_needs_grad,
+    .set_stream = local_set_stream,
     .grad_acquire = local_grad_acquire,
     .grad_ready = local_grad_ready,
     .micro_end = local_micro_end,
     .step = local_step,
+    .step_path = local_step_path,
     .report = local_report,
     .copy = zi_local_copy,
     .gather_f64 = zi_local_gather_f64,

@@ -32,6 +32,9 @@ zopt_status zi_check_running(const zi_zero *z, const char *call);
 /* And ERR_ARGUMENT unless it has a tensor of that id. */
 zopt_status zi_check_tensor(const zi_zero *z, const char *call, int id);
 
+/* Hear of the steps that have finished; wait: of all that were made. Errors: the device's. */
+zopt_status zi_local_hear(zi_zero *z, int wait);
+
 /* api_values.c: rows of the table. */
 zopt_status zi_local_set_master(zopt *z, int id, uint64_t offset, uint64_t n, const float *values);
 zopt_status zi_local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values);

@@ -41,6 +41,7 @@ static zopt_status check_numbers(const zopt_options *o)
     ZI_TRY(check_range("ranks_per_node", o->ranks_per_node, 0, 1 << 24));
     ZI_TRY(check_range("check_params_every", o->check_params_every, 0, 1e9));
     ZI_TRY(check_range("reduce_group", o->reduce_group, 1, ZI_SLOT_SUM - 1));
+    ZI_TRY(check_range("cuda_graph", o->cuda_graph, -1, 1));
     ZI_TRY(check_range("plan_world", o->plan_world, 0, 1 << 24));
     if (o->plan_world > 0)
         ZI_TRY(check_range("plan_rank", o->plan_rank, 0, o->plan_world - 1));
@@ -99,6 +100,7 @@ zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)
     config->check_params_every = o->check_params_every;
     config->progress_thread = o->progress_thread != 0;
     config->reduce_group = o->reduce_group;
+    config->cuda_graph = o->cuda_graph;
     config->scale_rules = (zi_scale_rules){
         .dynamic = o->dynamic_loss_scale != 0,
         .min_scale = o->min_loss_scale,

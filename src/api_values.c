@@ -79,6 +79,7 @@ zopt_status zi_local_copy(zopt *z, void *dst, const void *src, size_t bytes)
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(zi_check_running(zero, "zopt_copy"));
+    zi_caller_join_now(zero);
     zero->config.device->copy(zero->queue, dst, src, bytes);
     return zero->config.device->wait(zero->queue);
 }

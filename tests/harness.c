@@ -318,7 +318,9 @@ void h_run_one(const h_problem *problem, const zopt_options *options, h_result *
     for (int step = 1; step <= problem->n_steps && result->status == ZOPT_OK; step++) {
         result->status = h_step(problem, z, step);
         zopt_step_report *report = &result->report[step - 1];
-        MUST(zopt_report(z, 1, report));
+        zopt_status reported = zopt_report(z, 1, report); /* of this step, where it did not wait */
+        if (result->status == ZOPT_OK)
+            result->status = reported;
         check_bytes_sent(problem, z, options, &result->memory, report);
         memset(report->phase_ms, 0, sizeof report->phase_ms);
     }

@@ -98,6 +98,10 @@ test_plan_of_a_gpu() {
         expect_error 78 "built without CUDA" "$zopt" plan --params 1e6 --device cuda
     else
         expect 0 "1000000 parameters in fp16" "$zopt" plan --params 1e6 --device cuda
+        expect 0 "1 rank: zopt_step is enqueued, and replayed as a CUDA graph" \
+            "$zopt" plan --params 1e6 --device cuda --ranks 1
+        expect 0 "2 ranks: zopt_step waits for its sums: its transport sums on the host" \
+            "$zopt" plan --params 1e6 --device cuda --ranks 1,2
         expect_error 78 "sums up to 127 ranks at once, not 128" \
             "$zopt" plan --params 1e6 --device cuda --ranks 128
         expect_full "$zopt" plan --params 70e9 --device cuda

@@ -442,6 +442,7 @@ START_TEST(options_follow_the_file)
         "\"fp16\": {\"enabled\": true, \"initial_scale_power\": 10, \"hysteresis\": 3},"
         "\"zero_optimization\": {\"reduce_bucket_size\": 1000,"
         "\"offload_optimizer\": {\"device\": \"cpu\"}},"
+        "\"zopt\": {\"cuda_graph\": 0},"
         "\"comm\": {\"transport\": \"self\", \"deadline_s\": 1.5}}"));
     memset(&options, 0x5a, sizeof options);
     ck_assert_int_eq(zopt_config_options(config, &options), ZOPT_OK);
@@ -458,6 +459,7 @@ START_TEST(options_follow_the_file)
     ck_assert_int_eq(options.hysteresis, 3);
     ck_assert_int_eq(options.growth_interval, 1000);
     ck_assert_int_eq(options.deadline_ms, 1500);
+    ck_assert_int_eq(options.cuda_graph, 0);
     ck_assert_uint_eq(options.n_settings, 3);
     ck_assert_str_eq(options.settings[0].name, "lr");
     ck_assert_double_eq(options.settings[0].value, 3e-3);

@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "zero/control.h"
+#include "device/control.h"
 
 /* One step: what was measured, what must be decided, and the scale of the next step. */
 typedef struct step {

@@ -171,9 +171,12 @@ START_TEST(more_ranks_than_a_kernel_sums_are_refused_with_the_limit)
 }
 END_TEST
 
+/* And in whoever waits for an event behind it, on another queue too. */
 START_TEST(a_job_with_too_many_sources_fails_at_the_wait)
 {
-    zi_queue *queue;
+    zi_queue *queue, *beside;
+    zi_event *event;
+    int done = 1;
     zi_mem mem = {0};
     float *array;
     zi_source source[200];
@@ -185,6 +188,17 @@ START_TEST(a_job_with_too_many_sources_fails_at_the_wait)
     zi_device_cuda.norm(queue, &job, (zi_exact *)(void *)array, (int64_t *)(void *)array);
     ck_assert_int_eq(zi_device_cuda.wait(queue), ZOPT_ERR_FAILURE);
     expect_text("larger tables");
+    ck_assert_int_eq(zi_device_cuda.open_beside(queue, &beside), ZOPT_OK);
+    ck_assert_int_eq(zi_device_cuda.event_create(queue, &event), ZOPT_OK);
+    zi_device_cuda.event_record(queue, event);
+    ck_assert_int_eq(zi_device_cuda.event_query(event, &done), ZOPT_ERR_FAILURE);
+    ck_assert_int_eq(done, 0);
+    ck_assert_int_eq(zi_device_cuda.event_wait(event), ZOPT_ERR_FAILURE);
+    zi_device_cuda.event_await(beside, event);
+    ck_assert_int_eq(zi_device_cuda.wait(beside), ZOPT_ERR_FAILURE);
+    expect_text("larger tables");
+    zi_device_cuda.event_destroy(event);
+    zi_device_cuda.close(beside);
     zi_device_cuda.free(queue, &mem, ZI_MEM_MASTER, array, 1024);
     zi_device_cuda.close(queue);
     heal();

@@ -203,6 +203,11 @@ typedef struct zopt_options {
      * when that is done. ERR_CONFIG on a device whose memory is the host's. "none" (default), or
      * NULL: they live on the device. Never part of the result. */
     const char *offload_optimizer;
+
+    /* Whether steps that do not wait for the host are recorded as a CUDA graph, once, and replayed:
+     * 0 or 1; -1 (default) where they can be, which zopt_step_path tells. 1: ERR_UNSUPPORTED from
+     * zopt_commit where they cannot. Never part of the result. */
+    int cuda_graph;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs
@@ -310,13 +315,23 @@ ZOPT_API zopt_status zopt_loss_scale(const zopt *z, const float **scale);
 /* *needed = 0 for a tensor of a frozen group: acquiring its gradient is ERR_ARGUMENT. */
 ZOPT_API zopt_status zopt_needs_grad(const zopt *z, int id, int *needed);
 
+/* The CUDA stream (cudaStream_t; NULL: the legacy default one) on which the caller writes gradients
+ * and reads parameters from here on. The calls that lend memory and take it back then order it and
+ * the library's work by events, in place of waits on the host: what they hand out may be used by
+ * work that is enqueued on the stream behind them, and what is given back by work enqueued before.
+ * ZOPT_NO_STREAM: they wait again, as from the start. A change of streams in the middle of a step
+ * is fine: work on the one before is waited for. It must live until another is set, or as long as
+ * the handle. After zopt_commit. ERR_UNSUPPORTED on a device without streams. */
+#define ZOPT_NO_STREAM ((void *)-1)
+ZOPT_API zopt_status zopt_set_stream(zopt *z, void *stream);
+
 /* Wait until every owner has consumed the tensor's last gradient and hand out memory to overwrite:
  * dense, row major, in the tensor's dtype. The slot's gradient is the mean over the slot's own
  * samples times the loss scale; the library averages over slots. */
 ZOPT_API zopt_status zopt_grad_acquire(zopt *z, int id, void **grad);
 
-/* The gradient is written (on a GPU: not only enqueued); the library owns the memory until the next
- * acquire. */
+/* The gradient is written (on a GPU: not only enqueued, unless on the stream that was set); the
+ * library owns the memory until the next acquire. */
 ZOPT_API zopt_status zopt_grad_ready(zopt *z, int id);
 
 /* End this rank's micro-step, also where it has no slot. `loss`: the slot's mean loss, for the
@@ -326,8 +341,17 @@ ZOPT_API zopt_status zopt_micro_end(zopt *z, double loss);
 /* Reduce, clip, update and start handing back the parameters, after the last micro-step.
  * *Collective.* Errors: ERR_NUMERICS after max_consecutive_skips at the lowest loss scale,
  * and, with check_params_every, where a rank's parameters are damaged: the text names it, nothing
- * is updated, and only zopt_destroy is left. */
+ * is updated, and only zopt_destroy is left.
+ *
+ * On a GPU, over a transport that sums there ("self"), it enqueues and returns: the GPU decides.
+ * Then what goes wrong in a step, its ERR_NUMERICS too, comes out of the call of zopt_step or
+ * zopt_report that first hears of it, zopt_step two steps later at the latest: it lets no more than
+ * two steps be under way, and waits for the older one. */
 ZOPT_API zopt_status zopt_step(zopt *z);
+
+/* How zopt_step goes about it here, and what stands in the way of more: one line for people, for
+ * logs and `zopt plan`, valid until the handle's next call of it. "" for NULL. */
+ZOPT_API const char *zopt_step_path(zopt *z);
 
 enum { ZOPT_PHASE_REDUCE, ZOPT_PHASE_NORM, ZOPT_PHASE_UPDATE, ZOPT_PHASE_GATHER, ZOPT_N_PHASES };
 ZOPT_API extern const char *const zopt_phase_names[ZOPT_N_PHASES];
@@ -349,7 +373,8 @@ typedef struct zopt_step_report {
 } zopt_step_report;
 
 /* The report of the newest finished step; wait != 0 waits for the last zopt_step. ERR_ORDER before
- * the first. */
+ * the first has finished. Errors of a step that zopt_step has not told yet: *report is filled in
+ * where that is ERR_NUMERICS. */
 ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
 
 /* ------------------------------------------------------------------ utilities --------------- */

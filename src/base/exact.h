@@ -62,9 +62,62 @@ ZI_SHARED zi_exact_parts zi_exact_split(double x)
 void zi_exact_add(zi_exact *sum, double x);
 
 /* Carry, so that every limb but the top one is in [0, 2^32): the form to add over ranks. */
-void zi_exact_carry(int64_t limb[ZI_EXACT_LIMBS]);
+ZI_SHARED void zi_exact_carry(int64_t limb[ZI_EXACT_LIMBS])
+{
+    for (int i = 0; i + 1 < ZI_EXACT_LIMBS; i++) {
+        int64_t low = limb[i] & 0xffffffff;
+        limb[i + 1] += (limb[i] - low) / (1LL << ZI_LIMB_BITS);
+        limb[i] = low;
+    }
+}
 
-/* The sum rounded to the nearest double, ties to even; limbs need not be normalized. */
+/* 2 to a power that a normal double has. */
+ZI_SHARED double zi_power_of_two(int power)
+{
+    uint64_t bits = (uint64_t)(1023 + power) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* The sum rounded to the nearest double, ties to even; limbs need not be normalized, and are used
+ * up. */
+ZI_SHARED double zi_exact_round_off(int64_t limb[ZI_EXACT_LIMBS])
+{
+    zi_exact_carry(limb);
+    int negative = limb[ZI_EXACT_LIMBS - 1] < 0;
+    if (negative) {
+        for (int i = 0; i < ZI_EXACT_LIMBS; i++)
+            limb[i] = -limb[i];
+        zi_exact_carry(limb);
+    }
+    int top = ZI_EXACT_LIMBS - 1;
+    while (top > 0 && limb[top] == 0)
+        top--;
+    /* The leading 64 bits, the last of them a sticky bit for all that lies below: a double keeps 53
+     * of them, so converting the integer rounds once and right. */
+    __extension__ typedef unsigned __int128 wide;
+    wide window = 0;
+    for (int i = 0; i < 4; i++)
+        window = window << ZI_LIMB_BITS | (top - i >= 0 ? (wide)(uint64_t)limb[top - i] : 0);
+    if (window == 0)
+        return 0.0;
+    int drop = 0;
+    while (window >> 64 != 0) {
+        window = window >> 1 | (window & 1);
+        drop++;
+    }
+    for (int i = top - 4; i >= 0; i--)
+        if (limb[i] != 0) {
+            window |= 1;
+            break;
+        }
+    double value =
+        (double)(uint64_t)window * zi_power_of_two(drop + (top - 3) * ZI_LIMB_BITS - ZI_EXACT_BIAS);
+    return negative ? -value : value;
+}
+
+/* The same, and the limbs stay as they are. */
 double zi_exact_round(const int64_t limb[ZI_EXACT_LIMBS]);
 
 #endif

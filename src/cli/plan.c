@@ -225,6 +225,8 @@ static int count_rank(const char *command, const plan_source *source, plan_world
         status = zopt_device_memory(z, &world->of_device[rank]);
     snprintf(world->transport, sizeof world->transport, "%s", zopt_transport(z));
     snprintf(p->device, sizeof p->device, "%s", zopt_device(z));
+    if (strcmp(zopt_device(z), "cpu") != 0)
+        snprintf(world->step_path, sizeof world->step_path, "%s", zopt_step_path(z));
     zopt_destroy(z);
     return status == ZOPT_OK ? 0 : cli_fail(command, status, zopt_last_error());
 }

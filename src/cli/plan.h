@@ -11,6 +11,7 @@ typedef struct plan_world {
     int ranks;
     int slots;
     char transport[16];
+    char step_path[256];          /* how steps are made; "": as the CPU makes them */
     int node;                     /* ranks of a node */
     int is_flat;                  /* 1: every rank talks to every other, whatever their nodes */
     uint64_t sent_bytes;          /* by rank 0 in one step; no rank sends more */

@@ -183,6 +183,10 @@ void plan_print_sharded(const plan *p)
     print_header(p, plain);
     for (int w = 0; w < p->n_worlds; w++)
         print_world(p, &p->world[w], plain);
+    for (int w = 0; w < p->n_worlds; w++)
+        if (p->world[w].step_path[0] != '\0')
+            printf("%d rank%s: %s\n", p->world[w].ranks, p->world[w].ranks > 1 ? "s" : "",
+                   p->world[w].step_path);
 }
 
 static void put_bytes(json_t *row, const zopt_memory_usage *usage)
@@ -215,11 +219,12 @@ int plan_print_json(const plan *p)
         for (int r = 0; r < world->ranks; r++)
             json_array_append_new(per_rank, rank_json(p, world, r));
         json_array_append_new(
-            plans, json_pack("{s:i, s:i, s:I, s:I, s:I, s:s, s:o}", "ranks", world->ranks, "slots",
-                             world->slots, "parameters", (json_int_t)p->n_params,
-                             "bytes_sent_per_step", (json_int_t)world->sent_bytes,
-                             "bytes_between_nodes_per_step", (json_int_t)world->between_bytes,
-                             "transport", world->transport, "per_rank", per_rank));
+            plans,
+            json_pack("{s:i, s:i, s:I, s:I, s:I, s:s, s:s, s:o}", "ranks", world->ranks, "slots",
+                      world->slots, "parameters", (json_int_t)p->n_params, "bytes_sent_per_step",
+                      (json_int_t)world->sent_bytes, "bytes_between_nodes_per_step",
+                      (json_int_t)world->between_bytes, "transport", world->transport, "step_path",
+                      world->step_path, "per_rank", per_rank));
     }
     json_t *root = json_pack("{s:o}", "plans", plans);
     int failed = root == NULL || json_dumpf(root, stdout, JSON_INDENT(2)) != 0;

@@ -84,8 +84,11 @@ typedef enum zi_reduce_op { ZI_SUM, ZI_MIN, ZI_MAX } zi_reduce_op;
 typedef struct zi_comm_ops {
     const char *name;
     const char *help;
-    int peer_memory;              /* 1: tables point into peers' memory */
-    int device_memory;            /* 1: symmetric memory may be a device's, not only the host's */
+    int peer_memory;   /* 1: tables point into peers' memory */
+    int device_memory; /* 1: symmetric memory may be a device's, not only the host's */
+    /* 1: calls on gradients and parameters enqueue nothing and move nothing, and each transfer of a
+     * bucket finds the same tables: kernels between them can be recorded once and replayed. */
+    int replayable;
     const char *(*missing)(void); /* NULL where usable in this process, else why not */
     int (*wanted)(const zi_comm_config *config); /* 1: "auto" takes this row if none before it */
     /* What "auto" takes where create says ERR_UNSUPPORTED, on all ranks alike; NULL: nothing. */
@@ -116,6 +119,10 @@ typedef struct zi_comm_ops {
     zopt_status (*all_gather)(zi_comm *comm, const void *send, size_t bytes, void *recv);
     zopt_status (*all_reduce)(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
     zopt_status (*broadcast)(zi_comm *comm, int root, void *buffer, size_t bytes);
+
+    /* Enqueue on comm->queue the sum over all ranks of values in the device's memory. NULL: this
+     * transport cannot, and a step waits for its sums. */
+    zopt_status (*sum_enqueue)(zi_comm *comm, int64_t *values, size_t n);
 
     /* Send and receive these messages, n <= ZI_MAX_MESSAGES of them, all on their way at once.
      * Blocks until this rank's are done. Not a collective: only ranks with messages call. Those of

@@ -72,6 +72,12 @@ static zopt_status all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, s
     return zi_check_connected(comm, "all_reduce");
 }
 
+static zopt_status sum_enqueue(zi_comm *comm, int64_t *values, size_t n)
+{
+    (void)values, (void)n;
+    return zi_check_connected(comm, "sum_enqueue");
+}
+
 static zopt_status broadcast(zi_comm *comm, int root, void *buffer, size_t bytes)
 {
     (void)root, (void)buffer, (void)bytes;
@@ -172,6 +178,7 @@ const zi_comm_ops zi_comm_self = {
     .help = "one rank, no peers",
     .peer_memory = 1,
     .device_memory = 1,
+    .replayable = 1,
     .missing = missing,
     .wanted = wanted,
     .create = create,
@@ -182,6 +189,7 @@ const zi_comm_ops zi_comm_self = {
     .all_gather = all_gather,
     .all_reduce = all_reduce,
     .broadcast = broadcast,
+    .sum_enqueue = sum_enqueue,
     .exchange = exchange,
     .expose = expose,
     .expose_test = expose_test,

@@ -63,6 +63,8 @@ const zi_key zi_keys[] = {
      .help = "slots that are summed before the sums are; of a node's ranks, for several nodes"},
     {BOOL("zopt.shared_params", "false"), SHARED,
      .help = "one parameter buffer for all ranks of a node; not over transport mpi"},
+    {I64("zopt.cuda_graph", "-1", -1, 1),
+     .help = "record steps as a CUDA graph and replay them; -1: where they can be"},
     {I64("zopt.check_params_every", "100", 0, 1e9), SHARED,
      .help = "steps between comparisons of all ranks' parameters; 0: none"},
     {STR("comm.transport", "\"auto\""), SHARED, .help = "how bytes get from rank to rank"},

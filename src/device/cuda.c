@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "device/cuda_graph.h"
 #include "device/cuda_queue.h"
 
 enum { LEAST_MAJOR = 8 }; /* compute capability that kernels are compiled for */
@@ -110,7 +111,8 @@ static void close_queue(zi_queue *q)
     if (q == NULL)
         return;
     cudaSetDevice(q->ordinal);
-    cudaStreamDestroy(q->stream);
+    if (!q->is_adopted)
+        cudaStreamDestroy(q->stream);
     free(q);
 }
 
@@ -287,6 +289,19 @@ static void update(zi_queue *q, const zi_variant *variant, const zi_job *job)
     launch_kernel(q, job, &launch);
 }
 
+static void locate(zi_queue *q, const zi_job *job, const zi_search *search)
+{
+    zi_cuda_launch launch = {.kernel = ZI_CUDA_LOCATE, .search = *search};
+    launch_kernel(q, job, &launch);
+}
+
+static void decide(zi_queue *q, const zi_decide_job *job)
+{
+    const zi_cuda_launch launch = {.kernel = ZI_CUDA_DECIDE, .decide = *job};
+    if (zi_cuda_enter(q))
+        zi_cuda_note(q, zi_cuda_launch_kernel(q->stream, &launch), "a kernel's launch");
+}
+
 static const char *variant(void)
 {
     return "sm_80, sm_90, sm_100 and PTX";
@@ -324,5 +339,12 @@ const zi_device_ops zi_device_cuda = {
     .norm = norm,
     .statistics = statistics,
     .update = update,
+    .locate = locate,
+    .decide = decide,
+    .capture_begin = zi_cuda_capture_begin,
+    .capture_end = zi_cuda_capture_end,
+    .graph_launch = zi_cuda_graph_launch,
+    .graph_destroy = zi_cuda_graph_destroy,
+    .adopt = zi_cuda_adopt,
     .variant = variant,
 };

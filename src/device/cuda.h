@@ -33,7 +33,9 @@ typedef enum zi_cuda_kernel {
     ZI_CUDA_ACCUMULATE,
     ZI_CUDA_NORM,
     ZI_CUDA_STATISTICS,
-    ZI_CUDA_UPDATE
+    ZI_CUDA_UPDATE,
+    ZI_CUDA_LOCATE,
+    ZI_CUDA_DECIDE
 } zi_cuda_kernel;
 
 typedef struct zi_cuda_launch {
@@ -44,6 +46,8 @@ typedef struct zi_cuda_launch {
     int64_t *n_bad;            /* both */
     zi_statistics_round round; /* statistics */
     const zi_variant *variant; /* update; on the host */
+    zi_search search;          /* locate */
+    zi_decide_job decide;      /* decide, which has no other job */
     int n_processors;          /* of the device */
 } zi_cuda_launch;
 

@@ -2,6 +2,7 @@
  * what threads do together, and the launches. Compiled with -fmad=false and IEEE division and
  * square root, so that every bit is the CPU's. */
 #include "device/cuda_block.h"
+#include "device/cuda_step.h"
 #include "device/cuda_tensor.h"
 
 namespace
@@ -146,6 +147,25 @@ __global__ void __launch_bounds__(ZI_CUDA_THREADS)
     zi_update_tensor_thread(is_factored, n_states, &job, blockIdx.x, threadIdx.x);
 }
 
+__global__ void __launch_bounds__(ZI_CUDA_THREADS)
+    locate(const __grid_constant__ zi_cuda_job job, const __grid_constant__ zi_search search)
+{
+    if (*search.n_bad == 0)
+        return;
+    const uint64_t first = ((uint64_t)blockIdx.x * ZI_CUDA_THREADS + threadIdx.x) * ZI_QUAD;
+    for (uint64_t i = first; i < job.n_elems; i += (uint64_t)gridDim.x * ZI_GROUP_PITCH)
+        zi_search_thread(&job, &search, i);
+}
+
+__global__ void __launch_bounds__(ZI_CUDA_THREADS) decide(const __grid_constant__ zi_decide_job job)
+{
+    __shared__ const float *offered;
+    if (threadIdx.x == 0)
+        offered = zi_decide_step(&job);
+    __syncthreads();
+    zi_take_scalars_thread(&job, offered, threadIdx.x);
+}
+
 typedef void update_kernel(zi_cuda_job job);
 
 /* n_states: of elements. A thread block takes tile_elems. */
@@ -224,6 +244,10 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
         return start_statistics(stream, launch, resident);
     case ZI_CUDA_UPDATE:
         return start_update(stream, launch->variant, job);
+    case ZI_CUDA_LOCATE:
+        return start(locate, n_tiles < resident ? n_tiles : resident, stream, job, launch->search);
+    case ZI_CUDA_DECIDE:
+        return start(decide, 1, stream, launch->decide);
     }
     return cudaErrorInvalidValue;
 }

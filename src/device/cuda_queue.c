@@ -38,6 +38,18 @@ zopt_status zi_cuda_wait(zi_queue *q)
     return zi_cuda_check(q->error, q->ordinal, q->failed);
 }
 
+zopt_status zi_cuda_adopt(const zi_queue *q, void *stream, zi_queue **out)
+{
+    *out = calloc(1, sizeof **out);
+    if (*out == NULL)
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a queue");
+    **out = (zi_queue){.ordinal = q->ordinal,
+                       .n_processors = q->n_processors,
+                       .is_adopted = 1,
+                       .stream = (cudaStream_t)stream};
+    return ZOPT_OK;
+}
+
 zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out)
 {
     *out = NULL;
@@ -67,16 +79,22 @@ void zi_cuda_event_record(zi_queue *q, zi_event *event)
 {
     if (zi_cuda_enter(q))
         zi_cuda_note(q, cudaEventRecord(event->event, q->stream), "cudaEventRecord");
+    event->error = q->error;
+    event->failed = q->failed;
 }
 
 void zi_cuda_event_await(zi_queue *q, const zi_event *event)
 {
+    if (event->error != cudaSuccess)
+        zi_cuda_note(q, event->error, event->failed);
     if (zi_cuda_enter(q))
         zi_cuda_note(q, cudaStreamWaitEvent(q->stream, event->event, 0), "cudaStreamWaitEvent");
 }
 
 zopt_status zi_cuda_event_query(const zi_event *event, int *done)
 {
+    *done = 0;
+    ZI_TRY(zi_cuda_check(event->error, event->ordinal, event->failed));
     cudaError_t error = cudaEventQuery(event->event);
     *done = error == cudaSuccess;
     return error == cudaErrorNotReady
@@ -86,6 +104,7 @@ zopt_status zi_cuda_event_query(const zi_event *event, int *done)
 
 zopt_status zi_cuda_event_wait(const zi_event *event)
 {
+    ZI_TRY(zi_cuda_check(event->error, event->ordinal, event->failed));
     return zi_cuda_check(cudaEventSynchronize(event->event), event->ordinal,
                          "the work up to cudaEventSynchronize");
 }

@@ -10,7 +10,8 @@
 struct zi_queue {
     int ordinal; /* of the GPU */
     int n_processors;
-    int is_idle; /* 1: nothing was enqueued since the last wait */
+    int is_idle;    /* 1: nothing was enqueued since the last wait */
+    int is_adopted; /* 1: the stream is somebody else's */
     cudaStream_t stream;
     cudaError_t error;  /* the first */
     const char *failed; /* what it came out of */
@@ -19,6 +20,8 @@ struct zi_queue {
 struct zi_event {
     int ordinal; /* of the GPU */
     cudaEvent_t event;
+    cudaError_t error; /* of the queue that it was recorded on, by then: it is not in its stream */
+    const char *failed;
 };
 
 /* Errors: ERR_FAILURE with CUDA's words. */
@@ -29,6 +32,7 @@ void zi_cuda_note(zi_queue *q, cudaError_t error, const char *call);
 int zi_cuda_enter(zi_queue *q);
 
 /* Of zi_device_ops: */
+zopt_status zi_cuda_adopt(const zi_queue *q, void *stream, zi_queue **out);
 zopt_status zi_cuda_wait(zi_queue *q);
 zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out);
 zopt_status zi_cuda_event_share(zi_queue *q, zi_event **out, zi_handle *handle);

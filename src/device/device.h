@@ -15,6 +15,7 @@
 
 #include "base/exact.h"
 #include "base/mem.h"
+#include "device/control.h"
 #include "optim/optim.h"
 
 enum { ZI_BLOCK = 256, ZI_LANES = 32 };
@@ -28,6 +29,9 @@ typedef struct zi_event zi_event;
 typedef struct zi_handle {
     unsigned char bytes[96];
 } zi_handle;
+
+/* Work that was recorded, to be run as a whole. */
+typedef struct zi_graph zi_graph;
 
 /* Memory that kernels read gradients from: the address of the job's first element. */
 typedef struct zi_source {
@@ -54,14 +58,6 @@ typedef struct zi_state_slice {
     void *data;    /* float or uint8_t [n_elems], by the state's form */
     float *absmax; /* 8-bit forms: [n_elems / ZI_BLOCK] */
 } zi_state_slice;
-
-/* What the decision of a step hands to the update kernel; lives where the kernel runs. */
-typedef struct zi_control {
-    float coef;                       /* the summed gradient is multiplied by this, once */
-    float loss_scale;                 /* what the next gradients must be multiplied by */
-    int32_t skip;                     /* 1: this step updates nothing */
-    float (*scalars)[ZI_MAX_SCALARS]; /* one row for each group */
-} zi_control;
 
 /* A run of whole blocks through a kernel. */
 typedef struct zi_job {
@@ -157,6 +153,23 @@ typedef struct zi_device_ops {
     /* g = coef * sum of sources; the variant's rule on master and states; round; store to every
      * destination, if there are any. */
     void (*update)(zi_queue *q, const zi_variant *variant, const zi_job *job);
+
+    /* ---- steps that do not wait for the host. NULL where on_host ---- */
+
+    /* Look for the first gradient that is not finite. */
+    void (*locate)(zi_queue *q, const zi_job *job, const zi_search *search);
+    /* Decide a step: control, standing and the slot of the step; see control.h. */
+    void (*decide)(zi_queue *q, const zi_decide_job *job);
+    /* What is enqueued from here on is recorded and does not run. Kernels and copies alone, of
+     * which each has run before. Errors: what CUDA says; nothing is recorded then. */
+    zopt_status (*capture_begin)(zi_queue *q);
+    /* *out: all of it; NULL on an error, behind which the queue goes on as before the capture. */
+    zopt_status (*capture_end)(zi_queue *q, zi_graph **out);
+    void (*graph_launch)(zi_queue *q, zi_graph *graph);
+    void (*graph_destroy)(zi_graph *graph); /* NULL is fine */
+    /* Somebody else's stream (cudaStream_t) on q's device, as a queue for events and copies; it is
+     * closed without being destroyed. */
+    zopt_status (*adopt)(const zi_queue *q, void *stream, zi_queue **out);
 
     /* What is in use, for reports and `zopt doctor`: "avx512", ... */
     const char *(*variant)(void);

@@ -82,7 +82,9 @@ static zopt_status wait_writable(zi_zero *z, int id)
     ZI_TRY(wait_reusable(z, id));
     /* The caller writes without the queue. Behind the first pass of this micro-step it reads other
      * tensors alone: an earlier call has waited for all that reads this one. */
-    return z->n_passed == 0 ? z->config.device->wait(z->queue) : ZOPT_OK;
+    if (z->n_passed > 0 && z->caller.stream == NULL)
+        return ZOPT_OK;
+    return zi_caller_follow(z, &z->caller.n_exchanges, z->n_exchanges);
 }
 
 zopt_status zi_grad_acquire(zi_zero *z, int id)
@@ -103,6 +105,7 @@ static zopt_status expose_full(zi_zero *z)
         if (z->n_missing[b] > 0)
             return ZOPT_OK;
         zi_transfer transfer = zi_grad_transfer(z, &z->layout.bucket[b]);
+        zi_caller_join(z);
         ZI_TRY(z->comm->ops->expose(z->comm, &transfer));
         z->n_exposed++;
     }
@@ -143,6 +146,7 @@ zopt_status zi_grad_ready(zi_zero *z, int id)
     if (z->comm->node.size < z->comm->world)
         zero_rest(z, id, z->tensors[id].n_elems);
     arrived(z, id);
+    z->caller.is_ahead = z->caller.stream != NULL;
     zi_owner_lock(z);
     zopt_status status = push_on(z);
     zi_owner_unlock(z);

@@ -77,14 +77,27 @@ double zi_group_lr(const zi_zero *z, uint32_t group, uint64_t t)
                           g->value[z->config.optim->lr_setting], g->own[ZI_GROUP_LR_MULT], t);
 }
 
-void zi_group_prepare(zi_zero *z, uint64_t t)
+static void multiply(const zi_optim *optim, zi_group *group)
+{
+    for (int p = 0; p < optim->n_powers; p++)
+        group->power[p] *= group->value[optim->power_setting[p]];
+}
+
+void zi_group_foresee(const zi_zero *z, unsigned n, float (*scalars)[ZI_MAX_SCALARS])
 {
     const zi_optim *optim = z->config.optim;
+    uint64_t t = z->good_step + n;
     for (uint32_t i = 0; i < z->n_groups; i++) {
-        zi_group *group = &z->groups[i];
-        for (int p = 0; p < optim->n_powers; p++)
-            group->power[p] *= group->value[optim->power_setting[p]];
-        const zi_instant now = {.t = t, .lr = zi_group_lr(z, i, t), .power = group->power};
-        optim->scalars(group->value, &now, z->control.scalars[i]);
+        zi_group then = z->groups[i];
+        for (unsigned step = 0; step < n; step++)
+            multiply(optim, &then);
+        const zi_instant now = {.t = t, .lr = zi_group_lr(z, i, t), .power = then.power};
+        optim->scalars(then.value, &now, scalars[i]);
     }
+}
+
+void zi_group_advance(zi_zero *z)
+{
+    for (uint32_t i = 0; i < z->n_groups; i++)
+        multiply(z->config.optim, &z->groups[i]);
 }

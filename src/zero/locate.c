@@ -5,9 +5,9 @@
 #include <math.h>
 
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/ahead.h"
 
-enum { SLOT_BITS = 23, PIECE = 16 * ZI_BLOCK };
+enum { PIECE = 16 * ZI_BLOCK };
 
 typedef struct range {
     uint64_t lo, hi; /* [lo, hi) */
@@ -15,7 +15,7 @@ typedef struct range {
 
 static int64_t key_of(uint32_t tensor, int slot)
 {
-    return (int64_t)tensor << SLOT_BITS | slot;
+    return (int64_t)tensor << ZI_SLOT_BITS | slot;
 }
 
 /* Up to PIECE of a source's elements, as floats on the host. */
@@ -164,15 +164,65 @@ void zi_locate_sum(void *z, const zi_bad_sum *bad)
     (void)locate_slice(z, &at); /* reads the host's memory alone: it cannot fail */
 }
 
+/* ---- where a step does not wait for the host ---- */
+
+static void search(zi_zero *z, const zi_bucket *bucket, const zi_job *job, zi_search *what)
+{
+    const zi_ahead *a = z->ahead;
+    uint32_t first = a->first_tensor[bucket->space];
+    what->tensor = a->tensor + first;
+    what->n_tensors = a->first_tensor[bucket->space + 1] - first;
+    what->n_bad = &z->placed.norm->n_bad;
+    what->key = a->bad_key + z->comm->rank;
+    z->config.device->locate(z->queue, job, what);
+}
+
+/* As first_bad_slot: plain slots and their sum, or slots, and sums each by itself. */
+static void search_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+{
+    int has_groups = z->slot_groups != ZI_GROUPS_NONE;
+    zi_search slots = {.first = !has_groups && z->n_micro > 1 && z->micro == z->n_micro - 1,
+                       .slot = z->micro * z->comm->world,
+                       .in_sum = !has_groups};
+    search(z, bucket, job, &slots);
+    zi_source sum[2];
+    const zi_job sums = sums_job(z, bucket, job, sum);
+    for (int s = 0; has_groups && s < sums.n_sources; s++) {
+        zi_job one = sums;
+        zi_search in_sum = {.first = 1, .in_sum = 1};
+        one.source = &sum[s];
+        one.n_sources = 1;
+        search(z, bucket, &one, &in_sum);
+    }
+}
+
+zopt_status zi_locate_enqueue(zi_zero *z)
+{
+    for (uint32_t i = 0; i < z->layout.n_exchanged && !zi_reduce_is_done(z); i++) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_job job;
+        ZI_TRY(zi_reduce_job(z, bucket, &job));
+        search_slice(z, bucket, &job);
+    }
+    return ZOPT_OK;
+}
+
+/* ---- what is reported ---- */
+
+void zi_locate_report(const zi_zero *z, int64_t key, zopt_step_report *report)
+{
+    int slot = (int)(key & ZI_SLOT_SUM), has_slot = key != INT64_MAX && slot != ZI_SLOT_SUM;
+    report->bad_tensor = key == INT64_MAX ? -1 : (int)(key >> ZI_SLOT_BITS);
+    report->bad_slot = has_slot ? slot : -1;
+    report->bad_rank = has_slot ? slot % z->comm->world : -1;
+}
+
 zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report)
 {
     int64_t key = z->bad_key;
     ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_MIN, &key, 1));
     if (key == INT64_MAX)
         return ZI_FAIL(ZOPT_ERR_FAILURE, "a sum was not finite, but no rank can say where");
-    int slot = (int)(key & ZI_SLOT_SUM);
-    report->bad_tensor = (int)(key >> SLOT_BITS);
-    report->bad_slot = slot == ZI_SLOT_SUM ? -1 : slot;
-    report->bad_rank = slot == ZI_SLOT_SUM ? -1 : slot % z->comm->world;
+    zi_locate_report(z, key, report);
     return ZOPT_OK;
 }

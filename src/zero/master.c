@@ -39,6 +39,7 @@ zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const
     const zi_tensor *tensor = &z->tensors[id];
     const void *param;
     int shared = z->memory[tensor->space].params.shared;
+    zi_caller_join(z);                       /* its stream may still read */
     ZI_TRY(zi_param_acquire(z, id, &param)); /* nothing of the last step may arrive later */
     if (shared)
         ZI_TRY(all_are_here(z)); /* nobody reads any more */
@@ -165,6 +166,7 @@ static zopt_status spread_frozen(zi_zero *z, int id)
 
 zopt_status zi_params_from_master(zi_zero *z)
 {
+    zi_caller_join(z);
     ZI_TRY(publish_trained(z));
     for (uint32_t id = 0; id < z->n_tensors; id++)
         if (z->tensors[id].variant == NULL)

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/ahead.h"
 
 /* The rows or the columns of all matrices of a space. */
 static size_t factor_bytes(const zi_zero *z, uint32_t space, zi_form form)
@@ -115,6 +115,8 @@ void zi_place_control(zi_zero *z)
     device->copy(z->queue, z->placed.scalars, z->control.scalars,
                  z->n_groups * sizeof *z->control.scalars);
     device->copy(z->queue, z->placed.control, &control, sizeof control);
+    if (z->ahead != NULL)
+        zi_ahead_place(z);
 }
 
 void zi_norm_clear(zi_zero *z)

@@ -3,7 +3,7 @@
  * Where slots are summed by groups (slot_group.c), every micro-step accumulates and the total is
  * the one source that is left. Next: owner.c makes the first pass over what is read here. */
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/ahead.h"
 
 /* Where master weights and states are not at hand, without them and their tables. */
 static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
@@ -70,7 +70,9 @@ void zi_reduce_add(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 zopt_status zi_reduce_accumulate(zi_zero *z)
 {
     ZI_TRY(zi_owner_finish(z));
-    if (z->measure)
+    if (z->measure && z->ahead != NULL)
+        ZI_TRY(zi_locate_enqueue(z));
+    else if (z->measure)
         ZI_TRY(zi_norm_fetch(z));
     if (z->measure && z->norm.n_bad > 0)
         ZI_TRY(zi_locate(z));

@@ -34,8 +34,10 @@ static zopt_status decide(zi_zero *z, double sum_of_squares, int64_t n_bad)
     z->control.coef = (float)z->decision.coef;
     z->control.skip = z->decision.skip;
     z->control.loss_scale = (float)z->scale.scale;
-    if (!z->decision.skip)
-        zi_group_prepare(z, z->good_step + 1);
+    if (!z->decision.skip) {
+        zi_group_foresee(z, 1, z->control.scalars);
+        zi_group_advance(z);
+    }
     zi_place_control(z);
     if (!z->decision.skip)
         return ZOPT_OK;

@@ -1,11 +1,13 @@
 /* The step, after the last micro-step: sum, decide, update, publish. Reads like the design's path
  * of a gradient; each line of it is a function of this room. */
+#include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/ahead.h"
 
 const char *const zopt_phase_names[ZOPT_N_PHASES] = {
     [ZOPT_PHASE_REDUCE] = "reduce",
@@ -45,11 +47,14 @@ zopt_status zi_micro_end(zi_zero *z, double loss)
     return ZOPT_OK;
 }
 
-/* A number that is the same on all ranks if they take the same step with the same settings. */
+/* A number that is the same on all ranks if they take the same step with the same settings. Powers
+ * follow from these, on each rank as soon as it hears of a step. */
 static double settings_mark(const zi_zero *z)
 {
-    uint64_t hash = XXH3_64bits(z->groups, z->n_groups * sizeof *z->groups);
-    return (double)((hash ^ z->step) >> 12);
+    uint64_t hash = z->step;
+    for (uint32_t i = 0; i < z->n_groups; i++)
+        hash = XXH3_64bits_withSeed(&z->groups[i], offsetof(zi_group, power), hash);
+    return (double)(hash >> 12);
 }
 
 /* All ranks' losses, then their mean in slot order; and whether all take this step alike, before
@@ -75,18 +80,24 @@ static zopt_status meet(zi_zero *z, double *mean)
     return ZOPT_OK;
 }
 
-/* Update this rank's slice of one bucket, straight into every destination. */
+zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
+{
+    zi_transfer params = zi_param_transfer(z, bucket);
+    ZI_TRY(zi_reduce_job(z, bucket, job));
+    int phase = zi_phase(z, ZOPT_PHASE_GATHER);
+    ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &job->n_dests));
+    for (int i = 0; i < job->n_dests; i++)
+        z->dest[i] = (zi_dest){z->dest_at[i], bucket->dtype};
+    job->dest = z->dest;
+    zi_phase(z, phase);
+    return ZOPT_OK;
+}
+
 static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
 {
     zi_transfer params = zi_param_transfer(z, bucket);
     zi_job job;
-    ZI_TRY(zi_reduce_job(z, bucket, &job));
-    zi_phase(z, ZOPT_PHASE_GATHER);
-    ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &job.n_dests));
-    for (int i = 0; i < job.n_dests; i++)
-        z->dest[i] = (zi_dest){z->dest_at[i], bucket->dtype};
-    job.dest = z->dest;
-    zi_phase(z, ZOPT_PHASE_UPDATE);
+    ZI_TRY(zi_update_job(z, bucket, &job));
     z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
     zi_phase(z, ZOPT_PHASE_GATHER);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
@@ -102,12 +113,23 @@ static zopt_status update_buckets(zi_zero *z)
     return ZOPT_OK;
 }
 
-static zopt_status update_all(zi_zero *z)
+zopt_status zi_update_all(zi_zero *z)
 {
     zi_phase(z, ZOPT_PHASE_UPDATE);
     ZI_TRY(z->comm->ops->open(z->comm));
     ZI_TRY(zi_is_offloaded(z) ? zi_offload_update(z) : update_buckets(z));
     z->n_updates++;
+    return ZOPT_OK;
+}
+
+/* The host decides. */
+static zopt_status decide_and_update(zi_zero *z)
+{
+    z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
+    ZI_TRY(zi_rounds_run(z));
+    if (z->control.skip)
+        return ZOPT_OK;
+    ZI_TRY(zi_update_all(z));
     z->good_step++;
     return ZOPT_OK;
 }
@@ -120,13 +142,14 @@ static zopt_status give_back(zi_zero *z)
     return ZOPT_OK;
 }
 
-static void write_report(zi_zero *z, double scale)
+static void write_report(zi_zero *z, double loss, double scale)
 {
     zopt_step_report *report = &z->report;
     const zi_decision *decision = &z->decision;
     zi_phase(z, -1);
     report->step = z->step;
     report->good_step = z->good_step;
+    report->loss = loss;
     report->grad_norm = decision->norm;
     report->clip_coef = decision->clip;
     report->loss_scale = scale;
@@ -138,7 +161,7 @@ static void write_report(zi_zero *z, double scale)
     memset(z->phase_ms, 0, sizeof z->phase_ms);
 }
 
-static zopt_status give_up(const zi_zero *z)
+zopt_status zi_give_up(const zi_zero *z)
 {
     const zopt_step_report *r = &z->report;
     const char *name = r->bad_tensor >= 0 ? z->tensors[r->bad_tensor].name : "?";
@@ -151,25 +174,26 @@ static zopt_status give_up(const zi_zero *z)
 
 static zopt_status take_step(zi_zero *z)
 {
-    double scale = z->scale.scale;
+    double loss = 0, scale = z->scale.scale;
     z->phase_ms[ZOPT_PHASE_GATHER] = 0; /* waits for the last step's parameters are its own */
     int every = z->config.check_params_every;
     if (every > 0 && (z->step + 1) % (uint64_t)every == 0)
         ZI_TRY(zi_params_agree(z));
     if (!zi_reduce_is_done(z))
         z->micro = z->n_micro - 1; /* whose gradients are summed now */
-    z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
     zi_phase(z, ZOPT_PHASE_REDUCE);
-    ZI_TRY(meet(z, &z->report.loss));
-    ZI_TRY(zi_rounds_run(z));
-    if (!z->control.skip)
-        ZI_TRY(update_all(z));
+    zi_caller_join(z); /* it may have read parameters */
+    ZI_TRY(meet(z, &loss));
+    ZI_TRY(z->ahead != NULL ? zi_ahead_run(z) : decide_and_update(z));
     ZI_TRY(give_back(z));
     z->step++;
     zi_bucket_next(z);
     z->micro = 0;
     z->bad_key = INT64_MAX;
-    write_report(z, scale);
+    if (z->ahead != NULL)
+        zi_ahead_note(z, loss);
+    else
+        write_report(z, loss, scale);
     z->comm->step = z->step + 1;
     return ZOPT_OK;
 }
@@ -179,7 +203,20 @@ zopt_status zi_zero_step(zi_zero *z)
     zopt_status status = take_step(z);
     z->failed = status != ZOPT_OK;
     ZI_TRY(status);
-    return z->decision.give_up ? give_up(z) : ZOPT_OK;
+    if (z->ahead != NULL)
+        return zi_ahead_failure(z);
+    return z->decision.give_up ? zi_give_up(z) : ZOPT_OK;
+}
+
+const char *zi_step_path(zi_zero *z)
+{
+    const zi_ahead *a = z->ahead;
+    const char *why = a != NULL ? a->capture.never : zi_ahead_missing(z);
+    const char *how = a == NULL     ? "zopt_step waits for its sums: "
+                      : why == NULL ? "zopt_step is enqueued, and replayed as a CUDA graph"
+                                    : "zopt_step is enqueued, and not as a CUDA graph: ";
+    snprintf(z->path, sizeof z->path, "%s%s", how, why != NULL ? why : "");
+    return z->path;
 }
 
 static zopt_status wait_published(zi_zero *z, uint32_t b)
@@ -188,7 +225,8 @@ static zopt_status wait_published(zi_zero *z, uint32_t b)
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     z->comm->bucket = (int)bucket->position;
     ZI_TRY(z->comm->ops->publish_wait(z->comm, zi_param_ordinal(z, bucket, z->n_updates - 1)));
-    ZI_TRY(z->config.device->wait(z->queue));
+    if (z->caller.stream == NULL)
+        ZI_TRY(z->config.device->wait(z->queue));
     zi_phase(z, phase);
     z->waited[b].n_updates = z->n_updates;
     return ZOPT_OK;
@@ -213,7 +251,7 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
     const zi_tensor *tensor = &z->tensors[id];
     if (tensor->variant != NULL)
         ZI_TRY(wait_moved(z, tensor));
-    ZI_TRY(z->config.device->wait(z->queue)); /* for what was set */
+    ZI_TRY(zi_caller_follow(z, &z->caller.n_updates, z->n_updates)); /* and what was set */
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;

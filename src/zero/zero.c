@@ -1,5 +1,5 @@
 /* Life of the local sharded optimizer: create, commit (agree, lay out, allocate), destroy. */
-#include "zero/zero.h"
+#include "zero/ahead.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -155,6 +155,7 @@ static zopt_status allocate_owned(zi_zero *z)
         ZI_TRY(device->alloc(z->queue, z->mem, ZI_MEM_GRAD_ACCUM, bytes, &z->group_sum));
     ZI_TRY(zi_place_tables(z));
     ZI_TRY(zi_offload_create(z));
+    ZI_TRY(zi_ahead_create(z));
     return zi_statistics_describe(z);
 }
 
@@ -262,6 +263,8 @@ void zi_zero_destroy(zi_zero *z)
     zi_owner_stop(z);
     z->comm->on_bad_sum = NULL; /* transfers go on until the comm ends */
     zi_offload_destroy(z);
+    zi_caller_free(z);
+    zi_ahead_destroy(z);
     free_arrays(z);
     zi_unplace_tables(z);
     free_tables(z);

@@ -3,14 +3,14 @@
  *
  * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
  * sources; slot_group.c: their sums by groups) -> owner.c (the first pass, while backward goes on)
- * -> round.c (exact sums) -> control.c (one decision) -> step.c (update, publish; offload.c, where
- * the state is not with the gradients). */
+ * -> round.c (exact sums) -> device/control.h (one decision) -> step.c (update, publish; offload.c,
+ * where the state is not with the gradients). */
 #ifndef ZI_ZERO_ZERO_H
 #define ZI_ZERO_ZERO_H
 
 #include "comm/comm.h"
 #include "device/device.h"
-#include "zero/control.h"
+#include "zero/caller.h"
 #include "zero/layout.h"
 #include "zero/spans.h"
 
@@ -58,12 +58,6 @@ typedef struct zi_space_memory {
                                          /* rows or columns of the space's tensors */
 } zi_space_memory;
 
-/* What kernels sum for the norm round. */
-typedef struct zi_norm_sums {
-    zi_exact squares;
-    int64_t n_bad; /* blocks that are not finite */
-} zi_norm_sums;
-
 /* Tables and sums as kernels see them: in the device's memory, and behind these, home's. */
 typedef struct zi_placed {
     float (*scalars)[ZI_MAX_SCALARS];
@@ -100,6 +94,7 @@ typedef struct zi_zero_config {
     int check_params_every;
     int progress_thread;
     int reduce_group;
+    int cuda_graph; /* as in zopt_options */
 } zi_zero_config;
 
 struct zi_zero {
@@ -140,7 +135,10 @@ struct zi_zero {
     uint64_t n_exchanges;           /* micro-steps ended since commit */
     int micro;                      /* 0..n_micro-1; n_micro: all ended, zopt_step comes next */
 
-    /* One step. */
+    /* One step. Of steps that are under way `step` counts all, and what follows from their
+     * decisions, good_step, scale and the groups' powers, none. */
+    struct zi_ahead *ahead; /* NULL: steps wait for the host */
+    zi_caller caller;
     uint64_t step, good_step;
     uint64_t n_updates; /* steps whose parameters were published */
     zi_scale_state scale;
@@ -165,7 +163,8 @@ struct zi_zero {
     int phase;             /* under way, else -1 */
     double phase_since_ms;
     double phase_ms[ZOPT_N_PHASES]; /* since the last report; gather: of that step's parameters */
-    zopt_step_report report;
+    zopt_step_report report;        /* of the newest step that the host has heard of */
+    char path[256];                 /* zi_step_path's */
 };
 
 /* Book the time since the last call to the phase under way and begin another (-1: none); returns
@@ -186,8 +185,10 @@ zopt_status zi_group_read(zi_zero *z, const zopt_setting *settings, size_t n, zi
 zopt_status zi_group_set_lr(zi_zero *z, uint32_t group, double lr);
 /* The rate of a group in good step t. */
 double zi_group_lr(const zi_zero *z, uint32_t group, uint64_t t);
-/* The update's scalars of every group for good step t; moves the groups' powers on. */
-void zi_group_prepare(zi_zero *z, uint64_t t);
+/* The update's scalars of every group for the n-th good step from here. */
+void zi_group_foresee(const zi_zero *z, unsigned n, float (*scalars)[ZI_MAX_SCALARS]);
+/* A good step was made: move the groups' powers on. */
+void zi_group_advance(zi_zero *z);
 
 /* state.c: the optimizer's states of the owned elements, in home's memory. */
 zopt_status zi_states_alloc(zi_zero *z);
@@ -357,17 +358,27 @@ uint64_t zi_factor_floats(const zi_tensor *tensor, zi_form form);
 zopt_status zi_statistics_describe(zi_zero *z);
 
 /* locate.c: where a non-finite gradient came from. Collective. */
-enum { ZI_SLOT_SUM = 0x7fffff }; /* no slot held it: the sum overflowed */
 /* Look through all gradients of the micro-step under way; they are not consumed yet. */
 zopt_status zi_locate(zi_zero *z);
 /* The same in what the comm sums; z: the zi_zero. */
 void zi_locate_sum(void *z, const zi_bad_sum *bad);
 zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report);
+/* What a key says; INT64_MAX: none. */
+void zi_locate_report(const zi_zero *z, int64_t key, zopt_step_report *report);
 
 /* step.c */
 zopt_status zi_micro_end(zi_zero *z, double loss);
 /* The thread rests: its caller wakes it, for the parameters that are on their way. */
 zopt_status zi_zero_step(zi_zero *z);
+/* How steps are made, in words that live until the next call. */
+const char *zi_step_path(zi_zero *z);
+/* ERR_NUMERICS with the words for z->report. */
+zopt_status zi_give_up(const zi_zero *z);
+/* Update this rank's slices of all buckets, straight into every destination. */
+zopt_status zi_update_all(zi_zero *z);
+/* What that does to one bucket; destinations too. Valid until the next job. */
+zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* The caller's stream, or the host, waits for the tensor's parameters. */
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
 
 /* master.c: whole tensors of owned data. */

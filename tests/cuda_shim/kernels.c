@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "device/cuda_block.h"
+#include "device/cuda_step.h"
 #include "device/cuda_tensor.h"
 #include "memory.h"
 
@@ -15,6 +16,14 @@ static void must_be_device(const void *address)
 {
     if (address != NULL && !shim_is_device(address)) {
         fprintf(stderr, "cuda shim: a kernel was given %p, which is not the device's\n", address);
+        abort();
+    }
+}
+
+static void must_be_locked(const void *address)
+{
+    if (address != NULL && !shim_is_locked(address)) {
+        fprintf(stderr, "cuda shim: a kernel was given %p, which is not page-locked\n", address);
         abort();
     }
 }
@@ -34,6 +43,15 @@ void shim_check_addresses(const zi_cuda_launch *launch)
                                   launch->acc, launch->sum, launch->n_bad};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
         must_be_device(others[i]);
+    const zi_decide_job *decide = &launch->decide;
+    const void *const words[] = {
+        launch->search.tensor, launch->search.n_bad, launch->search.key, decide->norm,
+        decide->bad_key,       decide->standing,     decide->control,
+    };
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        must_be_device(words[i]);
+    must_be_locked(decide->slot);
+    must_be_locked(decide->offered);
 }
 
 static void run_update_elements(const zi_cuda_launch *launch)
@@ -167,11 +185,28 @@ static void run_accumulate(const zi_cuda_launch *launch)
     }
 }
 
+/* The last thread first, as its key may not be the lowest. */
+static void run_locate(const zi_cuda_launch *launch)
+{
+    const zi_cuda_job *job = &launch->job;
+    if (*launch->search.n_bad == 0)
+        return;
+    for (uint64_t i = job->n_elems; i > 0; i -= ZI_QUAD)
+        zi_search_thread(job, &launch->search, i - ZI_QUAD);
+}
+
+static void run_decide(const zi_cuda_launch *launch)
+{
+    const float *offered = zi_decide_step(&launch->decide);
+    must_be_device(launch->decide.control->scalars);
+    for (uint32_t thread = 0; thread < ZI_CUDA_THREADS; thread++)
+        zi_take_scalars_thread(&launch->decide, offered, thread);
+}
+
 static void (*const run_kernel[])(const zi_cuda_launch *launch) = {
-    [ZI_CUDA_ACCUMULATE] = run_accumulate,
-    [ZI_CUDA_NORM] = run_norm,
-    [ZI_CUDA_STATISTICS] = run_statistics,
-    [ZI_CUDA_UPDATE] = run_update,
+    [ZI_CUDA_ACCUMULATE] = run_accumulate, [ZI_CUDA_NORM] = run_norm,
+    [ZI_CUDA_STATISTICS] = run_statistics, [ZI_CUDA_UPDATE] = run_update,
+    [ZI_CUDA_LOCATE] = run_locate,         [ZI_CUDA_DECIDE] = run_decide,
 };
 
 void shim_run_kernel(const zi_cuda_launch *launch)

@@ -15,6 +15,7 @@ typedef struct shim_machine {
     int no_opening;       /* 1: a container that does not let them */
     int no_locked;        /* 1: page-locked memory is used up */
     int eager;            /* 1: what is enqueued runs at once, not when it is waited for */
+    int fail_capture;     /* 1: nothing can be captured */
 } shim_machine;
 
 extern shim_machine shim;
@@ -25,6 +26,9 @@ extern const shim_machine shim_healthy;
 size_t shim_bytes_in_use(void);
 /* Of any kernel, so far. */
 int shim_n_launches(void);
+/* Calls that made the host wait for a stream or an event; graphs that were launched. */
+int shim_n_waits(void);
+int shim_n_graph_launches(void);
 
 /* A call that enqueued a copy or an event's record, or had the host or a stream wait for one. */
 typedef struct shim_call {

@@ -12,10 +12,20 @@
 #include "shim.h"
 #include "trace.h"
 
-typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT } work_kind;
+typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT, GRAPH } work_kind;
+
+/* A record of an event: shared by the event, the work that reaches it and the work that waits for
+ * it, since a later record of the event is none of theirs. */
+typedef struct mark {
+    struct shim_stream *stream;
+    int n_holders;
+    int is_reached;
+    cudaError_t error; /* of the stream, when it was reached */
+} mark;
 
 struct shim_event {
     struct shim_stream *stream; /* that recorded it last */
+    mark *last;                 /* NULL: never recorded, or foreign */
     shim_signal *signal;        /* its own, or on this process's board or another's */
     shim_signal own;
     int is_foreign;
@@ -30,7 +40,9 @@ typedef struct work {
     size_t n_bytes;
     zi_cuda_launch launch;
     struct shim_event *event;
-    long nth; /* of the event's records */
+    long nth;   /* of the event's records */
+    mark *mark; /* the same, of an event of this process */
+    const struct work *graph;
     char bytes[];
 } work;
 
@@ -38,6 +50,17 @@ struct shim_stream {
     work *first, **last;
     cudaError_t error;
     int is_running; /* on a thread that may have left the machine while it waits for others */
+    struct shim_graph *capture; /* where work goes; NULL: none is under way */
+    cudaError_t capture_error;
+};
+
+struct shim_graph {
+    work *first, **last;
+};
+
+struct shim_graph_exec {
+    work *first;
+    int n_kernels;
 };
 
 const shim_machine shim_healthy = {
@@ -50,8 +73,19 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t machine;
 static _Thread_local int n_locked;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static int n_launches;
+static int n_launches, n_waits, n_graph_launches;
 static _Thread_local int current;
+
+/* The legacy default stream, and that of the thread, of whom there is one here. */
+static struct shim_stream default_stream = {.last = &default_stream.first};
+static struct shim_stream thread_stream = {.last = &thread_stream.first};
+
+static cudaStream_t real(cudaStream_t stream)
+{
+    return stream == NULL                  ? &default_stream
+           : stream == cudaStreamPerThread ? &thread_stream
+                                           : stream;
+}
 
 static void make_machine(void)
 {
@@ -86,12 +120,34 @@ static void step_aside(void)
         shim_lock();
 }
 
-int shim_n_launches(void)
+static int read_count(const int *count)
 {
     pthread_mutex_lock(&mutex);
-    int n = n_launches;
+    int n = *count;
     pthread_mutex_unlock(&mutex);
     return n;
+}
+
+static void count(int *n, int more)
+{
+    pthread_mutex_lock(&mutex);
+    *n += more;
+    pthread_mutex_unlock(&mutex);
+}
+
+int shim_n_launches(void)
+{
+    return read_count(&n_launches);
+}
+
+int shim_n_waits(void)
+{
+    return read_count(&n_waits);
+}
+
+int shim_n_graph_launches(void)
+{
+    return read_count(&n_graph_launches);
 }
 
 /* ------------------------------------------------------------------ the machine -------------- */
@@ -201,16 +257,40 @@ static work *new_work(work_kind kind, size_t n_bytes)
     return w;
 }
 
-static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth);
+/* What run_stream stops at; NULL: the end. */
+typedef struct target {
+    const mark *mark;
+    const struct shim_event *event; /* reached for the nth time */
+    long nth;
+} target;
+
+static void run_stream(cudaStream_t stream, const target *to);
+
+/* A capture takes kernels, and copies of memory that stays. */
+static cudaError_t record(cudaStream_t stream, work *w)
+{
+    int fits = w->kind == ZERO || w->kind == KERNEL || (w->kind == COPY && w->src != NULL);
+    if (!fits || shim.fail_capture)
+        stream->capture_error = cudaErrorStreamCaptureUnsupported;
+    *stream->capture->last = w;
+    stream->capture->last = &w->next;
+    return fits ? cudaSuccess : stream->capture_error;
+}
 
 static cudaError_t enqueue(cudaStream_t stream, work *w)
 {
+    stream = real(stream);
     shim_lock();
-    *stream->last = w;
-    stream->last = &w->next;
-    if (shim.eager)
-        run_stream(stream, NULL, 0);
     cudaError_t error = stream->error;
+    if (stream->capture != NULL) {
+        error = record(stream, w);
+    } else {
+        *stream->last = w;
+        stream->last = &w->next;
+        if (shim.eager)
+            run_stream(stream, NULL);
+        error = stream->error;
+    }
     shim_unlock();
     return error;
 }
@@ -242,17 +322,26 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     return enqueue(stream, w);
 }
 
+static void launched(cudaStream_t stream, int n_kernels)
+{
+    pthread_mutex_lock(&mutex);
+    for (; n_kernels > 0; n_kernels--) {
+        n_launches++;
+        if (shim.fail_at_launch > 0 && --shim.fail_at_launch == 0)
+            real(stream)->error = cudaErrorIllegalAddress; /* comes out of the next wait */
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
 cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *launch)
 {
     shim_check_addresses(launch);
     work *w = new_work(KERNEL, 0);
     w->launch = *launch;
+    if (real(stream)->capture != NULL)
+        return enqueue(stream, w);
     (void)enqueue(stream, w);
-    pthread_mutex_lock(&mutex);
-    n_launches++;
-    if (shim.fail_at_launch > 0 && --shim.fail_at_launch == 0)
-        stream->error = cudaErrorIllegalAddress; /* comes out of the next wait */
-    pthread_mutex_unlock(&mutex);
+    launched(stream, 1);
     return cudaSuccess;
 }
 
@@ -274,7 +363,9 @@ static int has_reached(const struct shim_event *event, long nth)
 
 static int is_pending(const struct shim_event *event)
 {
-    return !has_reached(event, event->signal->n_recorded);
+    if (event->is_foreign)
+        return !has_reached(event, event->signal->n_recorded);
+    return event->last != NULL && !event->last->is_reached;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
@@ -312,14 +403,33 @@ cudaError_t cudaIpcOpenEventHandle(cudaEvent_t *event, cudaIpcEventHandle_t hand
     return cudaSuccess;
 }
 
+static mark *hold(mark *m)
+{
+    if (m != NULL)
+        m->n_holders++;
+    return m;
+}
+
+static void drop(mark *m)
+{
+    if (m != NULL && --m->n_holders == 0)
+        free(m);
+}
+
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
 {
     work *w = new_work(RECORD, 0);
     shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
     if (event->is_foreign) /* CUDA can; nothing here does */
         return cudaErrorInvalidResourceHandle;
+    mark *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        abort();
     shim_lock();
-    event->stream = stream;
+    drop(event->last);
+    m->stream = event->stream = real(stream);
+    event->last = hold(m);
+    w->mark = hold(m);
     w->event = event;
     w->nth = ++event->signal->n_recorded;
     cudaError_t error = enqueue(stream, w);
@@ -335,21 +445,23 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
     shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
     shim_lock();
     w->event = event;
+    w->mark = hold(event->last);
     w->nth = event->signal->n_recorded;
     cudaError_t error = enqueue(stream, w);
     shim_unlock();
     return error;
 }
 
-/* Until the event is reached for the nth time, or its stream has failed. */
-static void run_to(struct shim_event *event, long nth)
+static void run_to_mark(const mark *m)
 {
-    if (has_reached(event, nth))
-        return;
-    if (!event->is_foreign) {
-        run_stream(event->stream, event, nth);
-        return;
-    }
+    const target to = {.mark = m};
+    if (m != NULL && !m->is_reached)
+        run_stream(m->stream, &to);
+}
+
+/* Until the other process's event is reached for the nth time. */
+static void run_to_foreign(struct shim_event *event, long nth)
+{
     shim_signal_want(event->signal, nth);
     for (long n = 0; !has_reached(event, nth); n++) {
         step_aside();
@@ -363,9 +475,15 @@ static void run_to(struct shim_event *event, long nth)
 int shim_serve(struct shim_event *event, long nth)
 {
     int in_use = event->stream->is_running;
+    const target to = {.event = event, .nth = nth};
     if (!in_use)
-        run_stream(event->stream, event, nth);
+        run_stream(event->stream, &to);
     return in_use;
+}
+
+static cudaError_t error_of(const struct shim_event *event)
+{
+    return event->last != NULL ? event->last->error : cudaSuccess;
 }
 
 /* Time passes: what is not done when it is asked for is done the next time. */
@@ -376,22 +494,28 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     if (pending && event->is_foreign)
         shim_signal_want(event->signal, event->signal->n_recorded);
     else if (pending)
-        run_to(event, event->signal->n_recorded);
+        run_to_mark(event->last);
+    cudaError_t error = pending ? cudaErrorNotReady : error_of(event);
     shim_unlock();
-    return pending ? cudaErrorNotReady : cudaSuccess;
+    return error;
+}
+
+static cudaError_t wait_for(cudaEvent_t event)
+{
+    shim_lock();
+    if (event->is_foreign && is_pending(event))
+        run_to_foreign(event, event->signal->n_recorded);
+    run_to_mark(event->last);
+    cudaError_t error = error_of(event);
+    shim_unlock();
+    return error;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
-    cudaError_t error = cudaSuccess;
     shim_note((shim_call){.name = __func__, .event = event});
-    shim_lock();
-    if (is_pending(event)) {
-        run_to(event, event->signal->n_recorded);
-        error = event->is_foreign ? cudaSuccess : event->stream->error;
-    }
-    shim_unlock();
-    return error;
+    count(&n_waits, 1);
+    return wait_for(event);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
@@ -400,17 +524,112 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
     if (event->is_foreign)
         shim_signal_close(event->signal);
     else
-        error = cudaEventSynchronize(event); /* work that holds it runs first */
+        error = wait_for(event); /* work that holds it runs first */
     if (event->signal != &event->own && !event->is_foreign) {
         shim_lock();
         shim_signal_destroy(event->signal);
         shim_unlock();
     }
+    shim_lock();
+    drop(event->last);
+    shim_unlock();
     free(event);
     return error;
 }
 
+/* ------------------------------------------------------------------ graphs ------------------- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode)
+{
+    (void)mode;
+    struct shim_graph *graph = calloc(1, sizeof *graph);
+    if (graph == NULL || real(stream)->capture != NULL)
+        abort();
+    graph->last = &graph->first;
+    shim_lock();
+    real(stream)->capture = graph;
+    real(stream)->capture_error = cudaSuccess;
+    shim_unlock();
+    return cudaSuccess;
+}
+
+static void free_list(work *first)
+{
+    while (first != NULL) {
+        work *next = first->next;
+        free(first);
+        first = next;
+    }
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    stream = real(stream);
+    shim_lock();
+    *graph = stream->capture;
+    stream->capture = NULL;
+    cudaError_t error = stream->capture_error;
+    shim_unlock();
+    if (error != cudaSuccess) {
+        cudaGraphDestroy(*graph);
+        *graph = NULL;
+    }
+    return error;
+}
+
+/* The work of the graph is its own, as in CUDA. */
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
+{
+    (void)flags;
+    *exec = calloc(1, sizeof **exec);
+    if (*exec == NULL)
+        abort();
+    work **last = &(*exec)->first;
+    for (const work *w = graph->first; w != NULL; w = w->next) {
+        work *same = new_work(w->kind, 0);
+        *same = *w;
+        same->next = NULL;
+        *last = same;
+        last = &same->next;
+        (*exec)->n_kernels += w->kind == KERNEL;
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    work *w = new_work(GRAPH, 0);
+    w->graph = exec->first;
+    (void)enqueue(stream, w);
+    count(&n_graph_launches, 1);
+    launched(stream, exec->n_kernels);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    free_list(graph->first);
+    free(graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
+{
+    free_list(exec->first);
+    free(exec);
+    return cudaSuccess;
+}
+
 /* ------------------------------------------------------------------ run ---------------------- */
+
+static void run_list(const work *w);
+
+static void reach(const work *w)
+{
+    w->event->signal->n_reached = w->nth;
+    w->mark->is_reached = 1;
+    w->mark->error = w->mark->stream->error;
+}
 
 static void run(const work *w)
 {
@@ -423,13 +642,28 @@ static void run(const work *w)
     else if (w->kind == FUNCTION)
         w->function(w->bytes);
     else if (w->kind == RECORD)
-        w->event->signal->n_reached = w->nth;
-    else
-        run_to(w->event, w->nth);
+        reach(w);
+    else if (w->kind == GRAPH)
+        run_list(w->graph);
+    else if (w->mark != NULL)
+        run_to_mark(w->mark);
+    else if (w->event->is_foreign && !has_reached(w->event, w->nth))
+        run_to_foreign(w->event, w->nth);
 }
 
-/* Up to where the event is reached for the nth time; NULL: all. */
-static void run_stream(cudaStream_t stream, const struct shim_event *event, long nth)
+static void run_list(const work *w)
+{
+    for (; w != NULL; w = w->next)
+        run(w);
+}
+
+static int has_come_to(const target *to)
+{
+    return to != NULL && ((to->mark != NULL && to->mark->is_reached) ||
+                          (to->event != NULL && has_reached(to->event, to->nth)));
+}
+
+static void run_stream(cudaStream_t stream, const target *to)
 {
     if (stream == NULL)
         return;
@@ -437,13 +671,14 @@ static void run_stream(cudaStream_t stream, const struct shim_event *event, long
         step_aside();
     stream->is_running = 1;
     shim_enter();
-    while (stream->first != NULL && (event == NULL || !has_reached(event, nth))) {
+    while (stream->first != NULL && !has_come_to(to)) {
         work *w = stream->first;
         stream->first = w->next;
         if (stream->first == NULL)
             stream->last = &stream->first;
         if (stream->error == cudaSuccess || w->kind == RECORD)
             run(w);
+        drop(w->mark);
         free(w);
     }
     shim_leave();
@@ -452,8 +687,12 @@ static void run_stream(cudaStream_t stream, const struct shim_event *event, long
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 {
+    stream = real(stream);
+    count(&n_waits, 1);
     shim_lock();
-    run_stream(stream, NULL, 0);
+    if (stream->capture != NULL)
+        stream->capture_error = cudaErrorStreamCaptureInvalidated;
+    run_stream(stream, NULL);
     shim_unlock();
     return stream->error;
 }

@@ -1,0 +1,97 @@
+/* A step recorded once and replayed: from the decision to the last update. Its passes over the
+ * gradients are launched as buckets fill, and are not in it. What it is made of does not change
+ * from step to step, but for what the decision reads and writes; addresses are compared all the
+ * same. */
+#include <stdio.h>
+#include <xxhash.h>
+
+#include "base/status.h"
+#include "zero/ahead.h"
+
+static uint64_t add(uint64_t hash, const void *address)
+{
+    return XXH3_64bits_withSeed(&address, sizeof address, hash);
+}
+
+/* The addresses that the step's kernels are given. */
+static zopt_status hash_addresses(zi_zero *z, uint64_t *hash)
+{
+    *hash = z->layout.n_exchanged;
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
+        zi_job job;
+        ZI_TRY(zi_update_job(z, &z->layout.bucket[z->layout.order[i]], &job));
+        for (int s = 0; s < job.n_sources; s++)
+            *hash = add(*hash, job.source[s].data);
+        for (int d = 0; d < job.n_dests; d++)
+            *hash = add(*hash, job.dest[d].data);
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status enqueue(zi_zero *z)
+{
+    ZI_TRY(zi_ahead_decide(z));
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
+        const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
+        zi_job job;
+        ZI_TRY(zi_update_job(z, bucket, &job));
+        z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
+    }
+    return ZOPT_OK;
+}
+
+static zopt_status record(zi_zero *z, uint64_t of)
+{
+    const zi_device_ops *device = z->config.device;
+    zi_capture *capture = &z->ahead->capture;
+    ZI_TRY(device->capture_begin(z->queue));
+    zopt_status status = enqueue(z);
+    zopt_status ended = device->capture_end(z->queue, &capture->graph);
+    capture->of = of;
+    return status != ZOPT_OK ? status : ended;
+}
+
+/* Where it cannot be recorded, steps go on without, unless that was asked for; zopt_step_path tells
+ * why. */
+static zopt_status recorded(zi_zero *z, uint64_t of)
+{
+    zi_capture *capture = &z->ahead->capture;
+    zi_capture_free(z);
+    zopt_status status = capture->is_warm ? record(z, of) : ZOPT_OK;
+    if (status == ZOPT_OK || z->config.cuda_graph == 1)
+        return status;
+    snprintf(capture->failed, sizeof capture->failed, "%s", zopt_last_error());
+    capture->never = capture->failed;
+    return ZOPT_OK;
+}
+
+zopt_status zi_capture_run(zi_zero *z)
+{
+    zi_capture *capture = &z->ahead->capture;
+    uint64_t of;
+    ZI_TRY(z->comm->ops->open(z->comm));
+    ZI_TRY(hash_addresses(z, &of));
+    if (capture->graph == NULL || capture->of != of)
+        ZI_TRY(recorded(z, of));
+    if (capture->graph != NULL)
+        z->config.device->graph_launch(z->queue, capture->graph);
+    else
+        ZI_TRY(enqueue(z));
+    capture->is_warm = 1;
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
+        zi_transfer params = zi_param_transfer(z, &z->layout.bucket[z->layout.order[i]]);
+        ZI_TRY(z->comm->ops->publish(z->comm, &params));
+    }
+    z->n_updates++;
+    return ZOPT_OK;
+}
+
+void zi_capture_free(zi_zero *z)
+{
+    zi_capture *capture = &z->ahead->capture;
+    if (capture->graph == NULL)
+        return;
+    (void)z->config.device->wait(z->queue); /* it may be running */
+    z->config.device->graph_destroy(capture->graph);
+    capture->graph = NULL;
+}
