@@ -29,6 +29,9 @@ void zopt_inventory(inventory_row *row, void *arg)
         row(arg, "transport", zi_comms[i]->name, missing == NULL,
             missing ? missing : zi_comms[i]->help);
     }
+    for (size_t i = 0; i < zi_n_comms; i++)
+        if (zi_comms[i]->describe != NULL)
+            zi_comms[i]->describe(row, arg);
     list_devices(row, arg);
     for (size_t i = 0; i < zi_n_optims; i++)
         row(arg, "optimizer", zi_optims[i]->name, 1, zi_optims[i]->help);

@@ -1,5 +1,6 @@
 /* The local optimizer behind the public calls: objects created and destroyed in order, calls
  * refused at the wrong time, and the floating-point environment set. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
         .shared_params = o->shared_params != 0,
         .progress_thread = o->progress_thread != 0,
         .device = device != NULL && !device->on_host ? device : NULL,
+        .nccl_comm = o->nccl_comm,
     };
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }
@@ -60,6 +62,21 @@ static void local_destroy(zopt *z)
     if (queue != NULL)
         device->close(queue);
     free(l);
+}
+
+/* Once for all ranks. */
+static void warn_of_transport(const zopt_options *options, const zi_comm *comm)
+{
+    char text[160];
+    if (comm->rank != 0 || !comm->ops->bits_vary)
+        return;
+    snprintf(text, sizeof text,
+             "transport %s is not bit-invariant: results depend on the number of ranks",
+             comm->ops->name);
+    if (options->on_warning != NULL)
+        options->on_warning(options->on_warning_arg, text);
+    else
+        fprintf(stderr, "zopt: warning: %s\n", text);
 }
 
 static const zi_api local_api;
@@ -105,6 +122,7 @@ zopt_status zi_local_create(const zopt_options *options, zopt **out)
         local_destroy(&l->handle);
         return status;
     }
+    warn_of_transport(options, l->comm);
     *out = &l->handle;
     return ZOPT_OK;
 }

@@ -334,6 +334,8 @@ static void check_sources(flow *f, int b, suite_failure *failure)
     if (b % 2 == f->step % 2)
         test_sources(comm, &transfer, failure);
     SUITE_OK(failure, comm->ops->expose_wait(comm, &transfer, source));
+    if (comm->ops->device_direct) /* it is the queue that waits */
+        SUITE_OK(failure, comm->device->wait(comm->queue));
     SUITE_OK(failure, comm->ops->expose_test(comm, &transfer, &ready));
     SUITE_EXPECT(failure, ready, "step %d bucket %d: not ready behind a wait", f->step, b);
     for (int i = 0; i < f->n_contributors; i++) {
@@ -539,7 +541,7 @@ void comm_suite_run(const zi_comm_ops *ops, const zi_comm_config *config, suite_
     zi_mem mem = {0};
     zi_comm *comm;
     SUITE_OK(failure, ops->create(config, &mem, &comm));
-    int world = comm->world, has_messages = comm->node.size < world;
+    int world = comm->world, has_messages = comm->node.size < world && !ops->device_direct;
     for (size_t i = 0; i < COUNT(cases); i++)
         cases[i](comm, failure);
     comm->ops->destroy(comm);
@@ -598,6 +600,8 @@ static void wait_in_vain(zi_comm *comm, const suite_failure *told, suite_failure
     SUITE_OK(failure, ops->expose_test(comm, &transfer, &ready));
     SUITE_EXPECT(failure, !ready, "ready without rank 1");
     zopt_status status = ops->expose_wait(comm, &transfer, source);
+    if (status == ZOPT_OK) /* the queue waits */
+        status = comm->device->wait(comm->queue);
     SUITE_EXPECT(failure, status == ZOPT_ERR_TIMEOUT, "status %d: %s", (int)status,
                  zopt_last_error());
     char want[] = "rank 0 waited 0.2 s in step 12, phase reduce, bucket 3: gradients of rank 1 "

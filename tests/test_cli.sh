@@ -223,9 +223,9 @@ test_train_errors() {
     expect_error 64 "want key=value" "$zopt" train run.json --set seed
     expect 0 "zero_optimization.reduce_bucket_size" "$zopt" train --help-config
     expect_full "$zopt" train --help-config
-    expect_error 78 "comm.transport = \"threads\" is not one of: auto, shm, " \
+    expect_error 78 "comm.transport = \"threads\" is not one of: auto, shm, ipc, nccl, nccl-native, mpi, self" \
         "$zopt" train run.json --set comm.transport=threads
-    expect_error 78 "comm.transport = \"pigeon\" is not one of: auto, shm, " \
+    expect_error 78 "comm.transport = \"pigeon\" is not one of: auto, shm, ipc, nccl, nccl-native, mpi, self" \
         "$zopt" train run.json --set comm.transport=pigeon
     expect_error 74 "nothing.json: No such file or directory" "$zopt" train nothing.json
     expect_error 74 "Is a directory" "$zopt" train .

@@ -208,6 +208,11 @@ typedef struct zopt_options {
      * 0 or 1; -1 (default) where they can be, which zopt_step_path tells. 1: ERR_UNSUPPORTED from
      * zopt_commit where they cannot. Never part of the result. */
     int cuda_graph;
+
+    /* Transport "nccl": an ncclComm_t of the same ranks, in the same order, on the GPUs that they
+     * use here, or NULL (default) on all. It is split (NCCL 2.18 or newer) in place of a start of
+     * NCCL, and neither used nor ended otherwise. */
+    void *nccl_comm;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs
@@ -343,10 +348,10 @@ ZOPT_API zopt_status zopt_micro_end(zopt *z, double loss);
  * and, with check_params_every, where a rank's parameters are damaged: the text names it, nothing
  * is updated, and only zopt_destroy is left.
  *
- * On a GPU, over a transport that sums there ("self"), it enqueues and returns: the GPU decides.
- * Then what goes wrong in a step, its ERR_NUMERICS too, comes out of the call of zopt_step or
- * zopt_report that first hears of it, zopt_step two steps later at the latest: it lets no more than
- * two steps be under way, and waits for the older one. */
+ * On a GPU, over a transport that sums there ("self", "nccl"), it enqueues and returns: the GPU
+ * decides. Then what goes wrong in a step, its ERR_NUMERICS too, comes out of the call of zopt_step
+ * or zopt_report that first hears of it, zopt_step two steps later at the latest: it lets no more
+ * than two steps be under way, and waits for the older one. */
 ZOPT_API zopt_status zopt_step(zopt *z);
 
 /* How zopt_step goes about it here, and what stands in the way of more: one line for people, for

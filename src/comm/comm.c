@@ -10,20 +10,44 @@
 #include "comm/common.h"
 
 /* In the order in which "auto" asks them. */
-const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_shm, &zi_comm_ipc, &zi_comm_mpi,
+const zi_comm_ops *const zi_comms[] = {&zi_comm_threads, &zi_comm_shm,         &zi_comm_ipc,
+                                       &zi_comm_nccl,    &zi_comm_nccl_native, &zi_comm_mpi,
                                        &zi_comm_self};
 const size_t zi_n_comms = sizeof zi_comms / sizeof zi_comms[0];
+
+#if !defined(ZI_HAVE_MPI) || !defined(ZI_HAVE_NCCL)
+static int never_wanted(const zi_comm_config *config)
+{
+    (void)config;
+    return 0;
+}
+#endif
+
+#ifndef ZI_HAVE_NCCL
+static const char *built_without_nccl(void)
+{
+    return "built without NCCL (ZOPT_NCCL; it needs CUDA and MPI too)";
+}
+
+const zi_comm_ops zi_comm_nccl = {
+    .name = "nccl",
+    .help = "GPUs of an MPI world, one for each rank",
+    .missing = built_without_nccl,
+    .wanted = never_wanted,
+};
+
+const zi_comm_ops zi_comm_nccl_native = {
+    .name = "nccl-native",
+    .help = "the same, not bit-invariant",
+    .missing = built_without_nccl,
+    .wanted = never_wanted,
+};
+#endif
 
 #ifndef ZI_HAVE_MPI
 static const char *built_without(void)
 {
     return "built without MPI (ZOPT_MPI=OFF)";
-}
-
-static int never_wanted(const zi_comm_config *config)
-{
-    (void)config;
-    return 0;
 }
 
 const zi_comm_ops zi_comm_mpi = {
@@ -90,13 +114,19 @@ zopt_status zi_comm_check_alone(void)
     return ZOPT_OK;
 }
 
+/* NULL where the row can be used. A plan needs it in this build, but not on this machine. */
+static const char *why_not(const zi_comm_ops *ops, const zi_comm_config *config)
+{
+    return config->plan_world > 0 && ops->create != NULL ? NULL : ops->missing();
+}
+
 static zopt_status find_auto(const zi_comm_config *config, const zi_comm_ops **out)
 {
     /* Where nobody wants it, it is a plan for several ranks in a build without MPI. */
     const zi_comm_ops *found = &zi_comm_threads;
     for (size_t i = 0; i < zi_n_comms; i++) {
         int can = config->device == NULL || zi_comms[i]->device_memory;
-        if (can && zi_comms[i]->missing() == NULL && zi_comms[i]->wanted(config)) {
+        if (can && zi_comms[i]->wanted(config) && why_not(zi_comms[i], config) == NULL) {
             found = zi_comms[i];
             break;
         }
@@ -117,7 +147,7 @@ zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const z
         names[i] = zi_comms[i]->name;
         if (strcmp(name, names[i]) != 0)
             continue;
-        const char *missing = zi_comms[i]->missing();
+        const char *missing = why_not(zi_comms[i], config);
         if (missing != NULL)
             return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport %s: %s", name, missing);
         *out = zi_comms[i];
@@ -274,7 +304,7 @@ static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
 static zopt_status symmetric_host(const zi_comm *comm, zi_symmetric *memory)
 {
     memory->host = memory->base;
-    if (memory->peer != NULL || comm->device->on_host)
+    if (memory->peer != NULL || comm->device->on_host || comm->ops->device_direct)
         return ZOPT_OK;
     return zi_mem_array(comm->mem, ZI_MEM_STAGING, memory->bytes, &memory->host);
 }

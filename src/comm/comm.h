@@ -35,6 +35,7 @@ typedef struct zi_comm_config {
     /* 1: a second thread calls expose_test and progress, never beside others. */
     int progress_thread;
     const zi_device_ops *device; /* where symmetric memory will live; NULL: on the host */
+    void *nccl_comm;             /* as in zopt_options */
 } zi_comm_config;
 
 /* Ranks base, base + stride, ..., `size` of them. */
@@ -86,6 +87,8 @@ typedef struct zi_comm_ops {
     const char *help;
     int peer_memory;   /* 1: tables point into peers' memory */
     int device_memory; /* 1: symmetric memory may be a device's, not only the host's */
+    int device_direct; /* 1: which needs no host memory beside it */
+    int bits_vary;     /* 1: sums depend on the number of ranks */
     /* 1: calls on gradients and parameters enqueue nothing and move nothing, and each transfer of a
      * bucket finds the same tables: kernels between them can be recorded once and replayed. */
     int replayable;
@@ -93,6 +96,10 @@ typedef struct zi_comm_ops {
     int (*wanted)(const zi_comm_config *config); /* 1: "auto" takes this row if none before it */
     /* What "auto" takes where create says ERR_UNSUPPORTED, on all ranks alike; NULL: nothing. */
     const struct zi_comm_ops *otherwise;
+    /* What it is made of, row by row as in zopt_inventory; NULL: no more than `help` says. */
+    void (*describe)(void (*row)(void *arg, const char *kind, const char *name, int usable,
+                                 const char *note),
+                     void *arg);
 
     /* Collective. On a planning config: rank and world, and the memory of a real one counted, but
      * connected to nobody; only alloc_symmetric, reserve and what frees may be called. */
@@ -136,7 +143,9 @@ typedef struct zi_comm_ops {
     /* *ready = 1 where expose_wait would find all there. Never waits; drives queued transfers. */
     zopt_status (*expose_test)(zi_comm *comm, const zi_transfer *transfer, int *ready);
     /* Wait for slice `rank` of every contributor; source[i], i < n_contributors, is where rank i's
-     * is readable until consumed; or where zi_comes_summed, the FP32 sum of its group's. */
+     * is readable until consumed; or where zi_comes_summed, the FP32 sum of its group's; or where
+     * comes_reduced, source[0] is the sum of all. Work on comm->queue finds them, the host need
+     * not yet where the memory is a device's. */
     zopt_status (*expose_wait)(zi_comm *comm, const zi_transfer *transfer, const void **source);
     /* This rank is done reading them. */
     zopt_status (*consumed)(zi_comm *comm, const zi_transfer *transfer);
@@ -179,6 +188,9 @@ struct zi_comm {
     /* Ranks k*n..k*n+n-1 may be summed before their gradients travel: set before reserve, 0 or 1:
      * none. Whether they are: set by reserve. */
     int reduce_group, sums_travel;
+    /* 1: gradients come as one sum of all contributors', in their own dtype and the transport's
+     * order. */
+    int comes_reduced;
     void (*on_bad_sum)(void *arg, const zi_bad_sum *bad); /* may be called by whatever progresses */
     void *on_bad_sum_arg;
     /* What the caller is doing, for the text of a hang. */

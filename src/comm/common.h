@@ -7,6 +7,7 @@
 #include "comm/comm.h"
 
 extern const zi_comm_ops zi_comm_self, zi_comm_threads, zi_comm_shm, zi_comm_ipc, zi_comm_mpi;
+extern const zi_comm_ops zi_comm_nccl, zi_comm_nccl_native;
 
 /* ERR_COMM on a broken or a planning comm. */
 zopt_status zi_check_connected(const zi_comm *comm, const char *call);

@@ -124,9 +124,19 @@ static void zero(zi_queue *q, void *dst, size_t bytes)
         zi_cuda_note(q, cudaMemsetAsync(dst, 0, bytes, q->stream), "cudaMemsetAsync");
 }
 
-/* From pageable host memory CUDA copies to a buffer of its own before it returns. */
+static int is_pageable(const void *address)
+{
+    struct cudaPointerAttributes attributes;
+    return cudaPointerGetAttributes(&attributes, address) == cudaSuccess &&
+           attributes.type == cudaMemoryTypeUnregistered;
+}
+
+/* From pageable host memory CUDA copies to a buffer of its own before it returns; and a copy to
+ * such memory returns when it is done, which a guard must see to. */
 static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
 {
+    if (bytes > 0 && q->guard != NULL && is_pageable(dst) && zi_cuda_wait(q) != ZOPT_OK)
+        return;
     if (bytes > 0 && zi_cuda_enter(q))
         zi_cuda_note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, q->stream),
                      "cudaMemcpyAsync");

@@ -1,6 +1,7 @@
 /* See cuda_queue.h. Events carry no times: those without are cheaper to record and to wait for. */
 #include "device/cuda_queue.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/status.h"
@@ -26,15 +27,33 @@ int zi_cuda_enter(zi_queue *q)
     int current = -1;
     if (cudaGetDevice(&current) != cudaSuccess || current != q->ordinal)
         zi_cuda_note(q, cudaSetDevice(q->ordinal), "cudaSetDevice");
-    return q->error == cudaSuccess;
+    return q->error == cudaSuccess && q->lost == ZOPT_OK;
 }
 
+static cudaError_t query_stream(const void *queue)
+{
+    return cudaStreamQuery(((const zi_queue *)queue)->stream);
+}
+
+static cudaError_t query_event(const void *event)
+{
+    return cudaEventQuery(((const zi_event *)event)->event);
+}
+
+/* Behind a failure of the guard's the peers' work has been called off: CUDA's wait ends. */
 zopt_status zi_cuda_wait(zi_queue *q)
 {
     zi_cuda_enter(q);
+    if (!q->is_idle && q->guard != NULL && q->lost == ZOPT_OK) {
+        q->lost = q->guard->wait(q->guard, query_stream, q);
+        snprintf(q->lost_text, sizeof q->lost_text, "%s", q->lost ? zopt_last_error() : "");
+        ZI_TRY(q->lost);
+    }
     if (!q->is_idle)
         zi_cuda_note(q, cudaStreamSynchronize(q->stream), "the work up to cudaStreamSynchronize");
     q->is_idle = 1;
+    if (q->lost != ZOPT_OK)
+        return ZI_FAIL(q->lost, "%s", q->lost_text);
     return zi_cuda_check(q->error, q->ordinal, q->failed);
 }
 
@@ -77,6 +96,7 @@ void zi_cuda_event_destroy(zi_event *event)
 
 void zi_cuda_event_record(zi_queue *q, zi_event *event)
 {
+    event->guard = q->guard;
     if (zi_cuda_enter(q))
         zi_cuda_note(q, cudaEventRecord(event->event, q->stream), "cudaEventRecord");
     event->error = q->error;
@@ -105,6 +125,8 @@ zopt_status zi_cuda_event_query(const zi_event *event, int *done)
 zopt_status zi_cuda_event_wait(const zi_event *event)
 {
     ZI_TRY(zi_cuda_check(event->error, event->ordinal, event->failed));
+    if (event->guard != NULL)
+        ZI_TRY(event->guard->wait(event->guard, query_event, event));
     return zi_cuda_check(cudaEventSynchronize(event->event), event->ordinal,
                          "the work up to cudaEventSynchronize");
 }

@@ -7,6 +7,15 @@
 
 #include "device/device.h"
 
+/* A transport whose work is on a queue: it then ends only if peers come, and CUDA's own waits have
+ * no deadline. */
+typedef struct zi_cuda_guard {
+    /* Poll until query(what) is not cudaErrorNotReady. Errors: the transport's; CUDA's come out of
+     * CUDA's own wait. */
+    zopt_status (*wait)(struct zi_cuda_guard *guard, cudaError_t (*query)(const void *what),
+                        const void *what);
+} zi_cuda_guard;
+
 struct zi_queue {
     int ordinal; /* of the GPU */
     int n_processors;
@@ -15,6 +24,9 @@ struct zi_queue {
     cudaStream_t stream;
     cudaError_t error;  /* the first */
     const char *failed; /* what it came out of */
+    zi_cuda_guard *guard;
+    zopt_status lost; /* what the guard met, for good */
+    char lost_text[256];
 };
 
 struct zi_event {
@@ -22,6 +34,7 @@ struct zi_event {
     cudaEvent_t event;
     cudaError_t error; /* of the queue that it was recorded on, by then: it is not in its stream */
     const char *failed;
+    zi_cuda_guard *guard; /* of the queue that recorded it last */
 };
 
 /* Errors: ERR_FAILURE with CUDA's words. */

@@ -89,6 +89,8 @@ static zopt_status first_bad_slot(const zi_zero *z, const suspects *at, range in
     int bad = 0;
     for (int s = at->first; s < at->job->n_sources; s++) {
         int rank = at->rank + s - at->first;
+        if (z->comm->comes_reduced) /* nobody can tell */
+            break;
         if (zi_comes_summed(z->comm, at->bucket->dtype, rank)) /* who summed has looked */
             continue;
         ZI_TRY(find_bad(z, at->job, s, s + 1, in, &bad));
@@ -181,7 +183,8 @@ static void search(zi_zero *z, const zi_bucket *bucket, const zi_job *job, zi_se
 static void search_slice(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 {
     int has_groups = z->slot_groups != ZI_GROUPS_NONE;
-    zi_search slots = {.first = !has_groups && z->n_micro > 1 && z->micro == z->n_micro - 1,
+    int first = !has_groups && z->n_micro > 1 && z->micro == z->n_micro - 1;
+    zi_search slots = {.first = z->comm->comes_reduced ? job->n_sources : first,
                        .slot = z->micro * z->comm->world,
                        .in_sum = !has_groups};
     search(z, bucket, job, &slots);

@@ -39,7 +39,8 @@ zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job)
         z->slot_groups == ZI_GROUPS_NONE && z->n_micro > 1 && z->micro == z->n_micro - 1;
     if (last_of_many)
         z->source[job->n_sources++] = (zi_source){z->accum + bucket->owned_start, ZOPT_FP32};
-    for (int i = 0; i < transfer.n_contributors; i++) {
+    int all = transfer.n_contributors, n = z->comm->comes_reduced && all > 0 ? 1 : all;
+    for (int i = 0; i < n; i++) {
         int is_sum = zi_comes_summed(z->comm, bucket->dtype, i);
         z->source[job->n_sources++] =
             (zi_source){z->source_at[i], is_sum ? ZOPT_FP32 : bucket->dtype};

@@ -193,6 +193,10 @@ static zopt_status lay_out(zi_zero *z)
     ZI_TRY(check_device(z));
     z->n_micro = (z->config.scale_rules.slots + world - 1) / world;
     z->slot_groups = zi_slot_groups_of(z);
+    if (z->comm->comes_reduced && z->slot_groups != ZI_GROUPS_NONE)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "reduce_group %d: transport %s sums all ranks in an order of its own",
+                       z->config.reduce_group, z->comm->ops->name);
     z->measure = must_measure(z);
     zi_rounds_list(z);
     ZI_TRY(zi_layout_build(z->mem, z->tensors, z->n_tensors, world, z->config.bucket_elems,

@@ -87,6 +87,14 @@ int shim_is_locked(const void *address)
     return is_in(&locked, address);
 }
 
+cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *attributes, const void *address)
+{
+    attributes->type = shim_is_device(address)   ? cudaMemoryTypeDevice
+                       : shim_is_locked(address) ? cudaMemoryTypeHost
+                                                 : cudaMemoryTypeUnregistered;
+    return cudaSuccess;
+}
+
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total)
 {
     *total = shim.memory_bytes;
@@ -155,8 +163,10 @@ cudaError_t cudaHostAlloc(void **memory, size_t bytes, unsigned flags)
     return cudaSuccess;
 }
 
+/* As CUDA does, behind the work that was enqueued, but for what waits for others. */
 cudaError_t cudaFreeHost(void *memory)
 {
+    shim_push();
     region *r = take_out(&locked, memory);
     if (r == NULL)
         return cudaErrorInvalidValue;
@@ -180,6 +190,7 @@ static void unmap(region *r)
 
 cudaError_t cudaFree(void *memory)
 {
+    shim_push();
     region *r = take_out(&regions, memory);
     if (r == NULL || r->is_foreign)
         return cudaErrorInvalidValue;

@@ -4,10 +4,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include "shim.h"
+
 /* While a stream runs, device memory is open. */
 void shim_enter(void);
 void shim_leave(void);
-int shim_is_device(const void *address);
 /* In page-locked memory of the host. */
 int shim_is_locked(const void *address);
 

@@ -2,6 +2,7 @@
 #ifndef TESTS_CUDA_SHIM_H
 #define TESTS_CUDA_SHIM_H
 
+#include <cuda_runtime_api.h>
 #include <stddef.h>
 
 typedef struct shim_machine {
@@ -40,5 +41,16 @@ typedef struct shim_call {
 void shim_trace(shim_call *calls, size_t room);
 /* How many were made since. */
 size_t shim_n_traced(void);
+
+/* For libraries whose work waits for other processes: `call` runs in its place on the stream, again
+ * and again until it returns 1, and only while ready(arg), which touches no device memory, says
+ * that it can get on. Meanwhile all streams run, as on a GPU; shim_push runs them as far as they
+ * go. */
+#pragma GCC visibility push(default)
+void shim_enqueue(cudaStream_t stream, int (*ready)(const void *arg), int (*call)(void *arg),
+                  void *arg);
+void shim_push(void);
+int shim_is_device(const void *address);
+#pragma GCC visibility pop
 
 #endif

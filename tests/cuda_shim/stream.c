@@ -1,6 +1,7 @@
 /* Streams of the shim, its events, and its launcher: what is enqueued is kept, and runs in order
  * once the stream is waited for, or an event behind it. */
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 #include "shim.h"
 #include "trace.h"
 
-typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT, GRAPH } work_kind;
+typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT, GRAPH, CALL } work_kind;
 
 /* A record of an event: shared by the event, the work that reaches it and the work that waits for
  * it, since a later record of the event is none of theirs. */
@@ -43,10 +44,14 @@ typedef struct work {
     long nth;   /* of the event's records */
     mark *mark; /* the same, of an event of this process */
     const struct work *graph;
+    int (*ready)(const void *arg);
+    int (*call)(void *arg);
+    void *arg;
     char bytes[];
 } work;
 
 struct shim_stream {
+    struct shim_stream *next;
     work *first, **last;
     cudaError_t error;
     int is_running; /* on a thread that may have left the machine while it waits for others */
@@ -73,6 +78,7 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t machine;
 static _Thread_local int n_locked;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static struct shim_stream *streams;
 static int n_launches, n_waits, n_graph_launches;
 static _Thread_local int current;
 
@@ -245,6 +251,10 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
     if (*stream == NULL)
         return cudaErrorMemoryAllocation;
     (*stream)->last = &(*stream)->first;
+    shim_lock();
+    (*stream)->next = streams;
+    streams = *stream;
+    shim_unlock();
     return cudaSuccess;
 }
 
@@ -352,6 +362,16 @@ cudaError_t shim_launch(cudaStream_t stream, void (*function)(const void *argume
     w->function = function;
     memcpy(w->bytes, argument, bytes);
     return enqueue(stream, w);
+}
+
+void shim_enqueue(cudaStream_t stream, int (*ready)(const void *arg), int (*call)(void *arg),
+                  void *arg)
+{
+    work *w = new_work(CALL, 0);
+    w->ready = ready;
+    w->call = call;
+    w->arg = arg;
+    (void)enqueue(stream, w);
 }
 
 /* ------------------------------------------------------------------ events ------------------- */
@@ -486,6 +506,16 @@ static cudaError_t error_of(const struct shim_event *event)
     return event->last != NULL ? event->last->error : cudaSuccess;
 }
 
+/* 1: some stream has work that waits for other processes by itself. */
+static int has_calls(void)
+{
+    for (const struct shim_stream *stream = streams; stream != NULL; stream = stream->next)
+        for (const work *w = stream->first; w != NULL; w = w->next)
+            if (w->kind == CALL)
+                return 1;
+    return 0;
+}
+
 /* Time passes: what is not done when it is asked for is done the next time. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
@@ -493,6 +523,8 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     int pending = is_pending(event);
     if (pending && event->is_foreign)
         shim_signal_want(event->signal, event->signal->n_recorded);
+    else if (pending && has_calls())
+        shim_push(); /* a question does not wait */
     else if (pending)
         run_to_mark(event->last);
     cudaError_t error = pending ? cudaErrorNotReady : error_of(event);
@@ -631,7 +663,8 @@ static void reach(const work *w)
     w->mark->error = w->mark->stream->error;
 }
 
-static void run(const work *w)
+/* 0: it is not done, and runs again. */
+static int run(const work *w)
 {
     if (w->kind == COPY)
         memcpy(w->dst, w->src != NULL ? w->src : w->bytes, w->n_bytes);
@@ -645,10 +678,57 @@ static void run(const work *w)
         reach(w);
     else if (w->kind == GRAPH)
         run_list(w->graph);
+    else if (w->kind == CALL)
+        return w->call(w->arg);
     else if (w->mark != NULL)
         run_to_mark(w->mark);
     else if (w->event->is_foreign && !has_reached(w->event, w->nth))
         run_to_foreign(w->event, w->nth);
+    return 1;
+}
+
+/* 0: it stays the first. */
+static int run_first(cudaStream_t stream)
+{
+    work *w = stream->first;
+    if ((stream->error == cudaSuccess || w->kind == RECORD) && !run(w))
+        return 0;
+    stream->first = w->next;
+    if (stream->first == NULL)
+        stream->last = &stream->first;
+    drop(w->mark);
+    free(w);
+    return 1;
+}
+
+/* 1: its first work waits for nobody. */
+static int can_go_on(cudaStream_t stream)
+{
+    const work *w = stream->first;
+    if (w == NULL || stream->is_running)
+        return 0;
+    if (w->kind == CALL)
+        return w->ready(w->arg);
+    return w->kind != AWAIT ||
+           (w->mark != NULL ? w->mark->is_reached : has_reached(w->event, w->nth));
+}
+
+void shim_push(void)
+{
+    int moved = 1;
+    shim_lock();
+    while (moved) {
+        moved = 0;
+        for (struct shim_stream *stream = streams; stream != NULL; stream = stream->next) {
+            if (!can_go_on(stream))
+                continue;
+            shim_enter();
+            while (can_go_on(stream) && run_first(stream))
+                moved = 1;
+            shim_leave();
+        }
+    }
+    shim_unlock();
 }
 
 static void run_list(const work *w)
@@ -671,18 +751,21 @@ static void run_stream(cudaStream_t stream, const target *to)
         step_aside();
     stream->is_running = 1;
     shim_enter();
-    while (stream->first != NULL && !has_come_to(to)) {
-        work *w = stream->first;
-        stream->first = w->next;
-        if (stream->first == NULL)
-            stream->last = &stream->first;
-        if (stream->error == cudaSuccess || w->kind == RECORD)
-            run(w);
-        drop(w->mark);
-        free(w);
-    }
+    while (stream->first != NULL && !has_come_to(to))
+        if (!run_first(stream)) {
+            shim_push();
+            sched_yield();
+        }
     shim_leave();
     stream->is_running = 0;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    shim_lock();
+    cudaError_t error = stream->first != NULL ? cudaErrorNotReady : stream->error;
+    shim_unlock();
+    return error;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream)
@@ -700,6 +783,12 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
     cudaStreamSynchronize(stream);
+    shim_lock();
+    struct shim_stream **link = &streams;
+    while (*link != stream)
+        link = &(*link)->next;
+    *link = stream->next;
+    shim_unlock();
     free(stream);
     return cudaSuccess;
 }

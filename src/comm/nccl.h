@@ -1,0 +1,116 @@
+/* The object of transports nccl and nccl-native: nccl.c makes it, nccl_library.c finds NCCL,
+ * nccl_probe.c tries it out, nccl_wait.c waits and aborts, nccl_transfer.c moves slices. Ranks meet
+ * over MPI, which keeps the small collectives and the messages; slices go from GPU to GPU, on
+ * streams beside the comm's queue, and events order the two: the host waits for neither.
+ *
+ * Waits of the host poll: up to the deadline, and looking at what NCCL says of its peers. Whatever
+ * ends one aborts NCCL's communicators, so that nothing on the GPU waits any longer. */
+#ifndef ZI_COMM_NCCL_H
+#define ZI_COMM_NCCL_H
+
+#include <nccl.h>
+
+#include "comm/mpi_internal.h"
+#include "device/cuda_queue.h"
+
+/* What is called of NCCL. The least version is that of communicators that do not block. */
+#define ZI_NCCL_NEEDED(X) \
+    X(GetVersion)         \
+    X(GetUniqueId)        \
+    X(GetErrorString)     \
+    X(GetLastError)       \
+    X(CommInitRankConfig) \
+    X(CommGetAsyncError)  \
+    X(CommFinalize)       \
+    X(CommDestroy)        \
+    X(CommAbort)          \
+    X(CommCount)          \
+    X(CommUserRank)       \
+    X(CommCuDevice)       \
+    X(GroupStart)         \
+    X(GroupEnd)           \
+    X(Send)               \
+    X(Recv)               \
+    X(AllGather)          \
+    X(AllReduce)          \
+    X(ReduceScatter)
+enum { ZI_NCCL_LEAST = NCCL_VERSION(2, 14, 0) };
+
+typedef struct zi_nccl_calls {
+#define ZI_NCCL_FIELD(name) __typeof__(nccl##name) *name;
+    ZI_NCCL_NEEDED(ZI_NCCL_FIELD)
+    ZI_NCCL_FIELD(CommSplit) /* NULL before 2.18 */
+#undef ZI_NCCL_FIELD
+} zi_nccl_calls;
+
+/* nccl_library.c: the process's NCCL if it has one, else libnccl.so.2, or the file that
+ * ZOPT_NCCL_LIBRARY names. Nothing of it is linked. */
+const char *zi_nccl_missing(void); /* NULL: it is there */
+const zi_nccl_calls *zi_nccl(void);
+/* 1: the process had it before zopt asked. */
+int zi_nccl_was_loaded(void);
+void zi_nccl_describe(void (*row)(void *arg, const char *kind, const char *name, int usable,
+                                  const char *note),
+                      void *arg);
+
+/* Gradients and parameters have a communicator and a stream each, so that the first buckets of
+ * parameters are there while the last are on their way, and gradients do not queue behind them. */
+enum { ZI_NCCL_GRADS, ZI_NCCL_PARAMS, ZI_N_NCCL_LANES };
+
+typedef struct zi_nccl_lane {
+    ncclComm_t comm;  /* NULL: none, or aborted */
+    zi_queue *queue;  /* the stream beside the comm's */
+    zi_event *behind; /* what a transfer waits for: what comm->queue had to do */
+    zi_event **done;  /* [capacity] of transfer `ordinal` at ordinal % capacity */
+    uint64_t n_begun;
+} zi_nccl_lane;
+
+typedef struct zi_nccl_comm {
+    zi_comm base;
+    zi_mpi *meeting;
+    const zi_nccl_calls *nccl;
+    ncclComm_t callers; /* split, never used; NULL: none */
+    int n_nodes;
+    zi_nccl_lane lane[ZI_N_NCCL_LANES];
+    size_t capacity;
+    uint64_t n_consumed;
+    char *staging; /* one bucket of received slices: NCCL does not swap in place */
+    size_t staging_bytes;
+    zi_cuda_guard guard;
+} zi_nccl_comm;
+
+/* The meeting, with the comm's place for the text of a hang. */
+zi_mpi *zi_nccl_meeting(zi_comm *comm);
+
+/* nccl_wait.c */
+/* Pass on a status; a failure breaks the comm and aborts NCCL's communicators. */
+zopt_status zi_nccl_checked(zi_nccl_comm *n, zopt_status status);
+/* The end of a call of NCCL's that returned `rc`: of all that it has begun on the host. Errors:
+ * ERR_PEER, ERR_COMM with NCCL's words, ERR_TIMEOUT. */
+zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc);
+/* Wait in the host's place for the queue from here on, or leave that to CUDA. */
+void zi_nccl_guard(zi_nccl_comm *n, zi_queue *queue);
+/* Of the meeting's waits: what NCCL says of its peers. */
+zopt_status zi_nccl_check_peers(zi_comm *comm);
+void zi_nccl_abort(zi_nccl_comm *n);
+
+/* nccl_probe.c: try both communicators out. Collective. */
+zopt_status zi_nccl_probe(zi_nccl_comm *n);
+
+/* nccl_transfer.c: of zi_comm_ops. */
+zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
+void zi_nccl_unreserve(zi_nccl_comm *n);
+zopt_status zi_nccl_expose(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_nccl_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);
+zopt_status zi_nccl_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
+zopt_status zi_nccl_consumed(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_nccl_reuse_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_nccl_open(zi_comm *comm);
+zopt_status zi_nccl_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,
+                              int *n_dests);
+zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer);
+zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_nccl_progress(zi_comm *comm, int *idle);
+zopt_status zi_nccl_sum_enqueue(zi_comm *comm, int64_t *values, size_t n);
+
+#endif

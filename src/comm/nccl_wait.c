@@ -1,0 +1,139 @@
+/* Waits of transport nccl: the meeting's (mpi_wait.c), with the GPU in the place of requests. They
+ * have its deadline, its watchdog and its roll, which names the ranks that are missing, and in each
+ * of them NCCL is asked for errors that peers have caused. */
+#include <stddef.h>
+
+#include "comm/nccl.h"
+
+/* ------------------------------------------------------------------ failures ----------------- */
+
+static zopt_status fail(zi_nccl_comm *n, ncclComm_t comm, const char *call, ncclResult_t rc)
+{
+    int is_peers = rc == ncclRemoteError || rc == ncclSystemError;
+    const char *more = n->nccl->GetLastError(comm);
+    return ZI_FAIL(is_peers ? ZOPT_ERR_PEER : ZOPT_ERR_COMM, "rank %d: %s: NCCL: %s%s%s",
+                   n->base.rank, call, n->nccl->GetErrorString(rc),
+                   more != NULL && more[0] != '\0' ? ": " : "", more != NULL ? more : "");
+}
+
+/* An abort may wait for threads of NCCL's own. */
+void zi_nccl_abort(zi_nccl_comm *n)
+{
+    for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
+        ncclComm_t comm = n->lane[i].comm;
+        n->lane[i].comm = NULL;
+        if (comm == NULL)
+            continue;
+        zi_watchdog_arm(&n->meeting->watchdog, "ncclCommAbort", 0);
+        (void)n->nccl->CommAbort(comm);
+        (void)zi_watchdog_disarm(&n->meeting->watchdog);
+    }
+}
+
+zopt_status zi_nccl_checked(zi_nccl_comm *n, zopt_status status)
+{
+    if (status != ZOPT_OK) {
+        n->base.broken = 1;
+        zi_nccl_abort(n);
+    }
+    return status;
+}
+
+zopt_status zi_nccl_check_peers(zi_comm *comm)
+{
+    zi_nccl_comm *n = (zi_nccl_comm *)comm;
+    for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
+        ncclResult_t state = ncclSuccess;
+        ncclComm_t of = n->lane[i].comm;
+        if (of == NULL)
+            continue;
+        ncclResult_t rc = n->nccl->CommGetAsyncError(of, &state);
+        rc = rc != ncclSuccess ? rc : state;
+        if (rc != ncclSuccess && rc != ncclInProgress)
+            return fail(n, of, "a transfer", rc);
+    }
+    return ZOPT_OK;
+}
+
+/* ------------------------------------------------------------------ calls -------------------- */
+
+typedef struct call_wait {
+    zi_mpi_wait base;
+    zi_nccl_comm *n;
+    const zi_nccl_lane *lane;
+    const char *call;
+} call_wait;
+
+/* A split communicator is not there before its parent says so. */
+static zopt_status test_call(zi_mpi *m, zi_mpi_wait *wait, int *done)
+{
+    call_wait *w = (call_wait *)wait;
+    ncclResult_t state = ncclSuccess;
+    ncclComm_t of = w->lane->comm != NULL ? w->lane->comm : w->n->callers;
+    (void)m;
+    ncclResult_t rc = of != NULL ? w->n->nccl->CommGetAsyncError(of, &state) : ncclInternalError;
+    rc = rc != ncclSuccess ? rc : state;
+    *done = rc == ncclSuccess;
+    return *done || rc == ncclInProgress ? ZOPT_OK : fail(w->n, of, w->call, rc);
+}
+
+zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc)
+{
+    call_wait wait = {.base = {.test = test_call, .what = "connections of NCCL", .peer = -1},
+                      .n = n,
+                      .lane = lane,
+                      .call = call};
+    if (rc == ncclSuccess)
+        return ZOPT_OK;
+    if (rc != ncclInProgress)
+        return zi_nccl_checked(n, fail(n, lane->comm, call, rc));
+    return zi_nccl_checked(n, zi_mpi_await(zi_nccl_meeting(&n->base), &wait.base));
+}
+
+/* ------------------------------------------------------------------ the GPU ------------------ */
+
+typedef struct gpu_wait {
+    zi_mpi_wait base;
+    zi_nccl_comm *n;
+    cudaError_t (*query)(const void *what);
+    const void *what;
+} gpu_wait;
+
+/* What the GPU is most likely waiting for. */
+static const char *what_is_late(const zi_nccl_comm *n)
+{
+    static const char *const texts[] = {
+        [ZI_NCCL_GRADS] = "gradients", [ZI_NCCL_PARAMS] = "parameters"};
+    for (int i = 0; i < ZI_N_NCCL_LANES; i++)
+        if (cudaStreamQuery(n->lane[i].queue->stream) == cudaErrorNotReady)
+            return texts[i];
+    return "results of the GPU";
+}
+
+static zopt_status test_gpu(zi_mpi *m, zi_mpi_wait *wait, int *done)
+{
+    gpu_wait *w = (gpu_wait *)wait;
+    (void)m;
+    *done = w->query(w->what) != cudaErrorNotReady;
+    if (!*done)
+        wait->what = what_is_late(w->n);
+    return ZOPT_OK;
+}
+
+/* Once the comm is broken its work has been aborted, and CUDA's own wait ends. */
+static zopt_status wait_for_gpu(zi_cuda_guard *guard, cudaError_t (*query)(const void *what),
+                                const void *what)
+{
+    zi_nccl_comm *n = (zi_nccl_comm *)(void *)((char *)guard - offsetof(zi_nccl_comm, guard));
+    gpu_wait wait = {.base = {.test = test_gpu, .peer = -1}, .n = n, .query = query, .what = what};
+    if (n->base.broken)
+        return ZOPT_OK;
+    return zi_nccl_checked(n, zi_mpi_await(zi_nccl_meeting(&n->base), &wait.base));
+}
+
+void zi_nccl_guard(zi_nccl_comm *n, zi_queue *queue)
+{
+    n->guard.wait = wait_for_gpu;
+    if (queue != NULL)
+        queue->guard = &n->guard;
+}

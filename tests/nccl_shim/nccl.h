@@ -1,0 +1,85 @@
+/* A libnccl.so.2 for tests where there is no GPU: the calls that src/comm/nccl*.c makes, with
+ * NCCL's names and numbers, between processes of one machine, on the streams and the memory of
+ * tests/cuda_shim. As strict as NCCL, and stricter: see nccl.c. */
+#ifndef TESTS_NCCL_H
+#define TESTS_NCCL_H
+
+#include <cuda_runtime_api.h>
+#include <limits.h>
+
+#define NCCL_VERSION(X, Y, Z) ((X)*10000 + (Y)*100 + (Z))
+#define NCCL_VERSION_CODE     NCCL_VERSION(2, 28, 9)
+#define NCCL_CONFIG_INITIALIZER \
+    {                           \
+        INT_MIN                 \
+    }
+
+#pragma GCC visibility push(default)
+
+typedef struct ncclComm *ncclComm_t;
+typedef struct ncclUniqueId {
+    char internal[128];
+} ncclUniqueId;
+typedef struct ncclConfig_t {
+    int blocking;
+} ncclConfig_t;
+
+typedef enum ncclResult_t {
+    ncclSuccess = 0,
+    ncclUnhandledCudaError = 1,
+    ncclSystemError = 2,
+    ncclInternalError = 3,
+    ncclInvalidArgument = 4,
+    ncclInvalidUsage = 5,
+    ncclRemoteError = 6,
+    ncclInProgress = 7
+} ncclResult_t;
+typedef enum ncclRedOp_t { ncclSum = 0 } ncclRedOp_t;
+typedef enum ncclDataType_t {
+    ncclInt8 = 0,
+    ncclInt64 = 4,
+    ncclFloat16 = 6,
+    ncclFloat32 = 7,
+    ncclBfloat16 = 9
+} ncclDataType_t;
+
+ncclResult_t ncclGetVersion(int *version);
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
+const char *ncclGetErrorString(ncclResult_t result);
+const char *ncclGetLastError(ncclComm_t comm);
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int world, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config);
+ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *out,
+                           ncclConfig_t *config);
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state);
+ncclResult_t ncclCommFinalize(ncclComm_t comm);
+ncclResult_t ncclCommDestroy(ncclComm_t comm);
+ncclResult_t ncclCommAbort(ncclComm_t comm);
+ncclResult_t ncclCommCount(ncclComm_t comm, int *world);
+ncclResult_t ncclCommUserRank(ncclComm_t comm, int *rank);
+ncclResult_t ncclCommCuDevice(ncclComm_t comm, int *device);
+ncclResult_t ncclGroupStart(void);
+ncclResult_t ncclGroupEnd(void);
+ncclResult_t ncclSend(const void *data, size_t n, ncclDataType_t dtype, int peer, ncclComm_t comm,
+                      cudaStream_t stream);
+ncclResult_t ncclRecv(void *data, size_t n, ncclDataType_t dtype, int peer, ncclComm_t comm,
+                      cudaStream_t stream);
+ncclResult_t ncclAllGather(const void *send, void *receive, size_t n, ncclDataType_t dtype,
+                           ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclAllReduce(const void *send, void *receive, size_t n, ncclDataType_t dtype,
+                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t n, ncclDataType_t dtype,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
+
+/* What a test tells it, and asks it. */
+typedef struct nccl_shim_state {
+    int fail;    /* calls of ncclCommGetAsyncError from now on until it says ncclSystemError */
+    int n_begun; /* communicators made, and how they ended */
+    int n_destroyed;
+    int n_aborted;
+} nccl_shim_state;
+extern nccl_shim_state nccl_shim;
+
+#pragma GCC visibility pop
+
+#endif
