@@ -99,8 +99,8 @@ void zi_cuda_event_record(zi_queue *q, zi_event *event)
     event->guard = q->guard;
     if (zi_cuda_enter(q))
         zi_cuda_note(q, cudaEventRecord(event->event, q->stream), "cudaEventRecord");
-    event->error = q->error;
     event->failed = q->failed;
+    event->error = q->error;
 }
 
 void zi_cuda_event_await(zi_queue *q, const zi_event *event)

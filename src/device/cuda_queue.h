@@ -32,9 +32,11 @@ struct zi_queue {
 struct zi_event {
     int ordinal; /* of the GPU */
     cudaEvent_t event;
-    cudaError_t error; /* of the queue that it was recorded on, by then: it is not in its stream */
-    const char *failed;
-    zi_cuda_guard *guard; /* of the queue that recorded it last */
+    /* Of the queue that it was recorded on, by then: it is not in its stream. Another thread's
+     * queue may await the event while it is recorded anew. */
+    _Atomic(cudaError_t) error;
+    _Atomic(const char *) failed;
+    _Atomic(zi_cuda_guard *) guard; /* of that queue */
 };
 
 /* Errors: ERR_FAILURE with CUDA's words. */
