@@ -332,7 +332,7 @@ START_TEST(plan_has_no_peers_to_talk_to)
         zi_comm *comm;
         zi_comm_config config = {.plan_world = 3, .plan_rank = 1};
         int is_ipc = strcmp(zi_comms[i]->name, "ipc") == 0;
-        config.device = is_ipc ? zi_device_row("cuda") : NULL;
+        config.device = is_ipc || zi_comms[i]->device_direct ? zi_device_row("cuda") : NULL;
         if (zi_comms[i]->missing() != NULL || (is_ipc && config.device->share_unit == 0))
             continue;
         zopt_status status = zi_comms[i]->create(&config, &mem, &comm);
