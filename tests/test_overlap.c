@@ -6,6 +6,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "base/status.h"
 #include "comm/common.h"
@@ -240,7 +242,79 @@ END_TEST
 
 /* ------------------------------------------------------------------ the thread -------------- */
 
-static zi_comm_ops failing_ops;
+static zi_comm_ops failing_ops, published_ops;
+static zi_device_ops shared;
+static pthread_t caller;
+static atomic_int by_caller, by_thread;
+static int n_published_early;
+
+/* The caller's first kernel ends behind the thread's first, so that buckets end out of order. */
+static void shared_update(zi_queue *q, const zi_variant *variant, const zi_job *job)
+{
+    int is_callers = pthread_equal(pthread_self(), caller) != 0;
+    zi_device_cpu.update(q, variant, job);
+    atomic_fetch_add(is_callers ? &by_caller : &by_thread, 1);
+    for (int i = 0; is_callers && i < 10000 && atomic_load(&by_thread) == 0; i++)
+        usleep(1000);
+}
+
+/* What the transport checks too: the order of ordinals. Bucket 0 of the order is the caller's. */
+static zopt_status count_publish(zi_comm *comm, const zi_transfer *transfer)
+{
+    n_published_early += atomic_load(&by_caller) == 0;
+    return zi_comm_self.publish(comm, transfer);
+}
+
+static zopt_status fail_publish(zi_comm *comm, const zi_transfer *transfer)
+{
+    if (atomic_load(&by_thread) == 0)
+        return zi_comm_self.publish(comm, transfer);
+    return ZI_FAIL(ZOPT_ERR_COMM, "transfer %d burns", (int)transfer->ordinal);
+}
+
+/* One step with this `publish` and the counting update. */
+static void share_update(zopt_status (*publish)(zi_comm *, const zi_transfer *), zopt_status want)
+{
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.transport = "self";
+    problem.options.slots = 1;
+    problem.options.bucket_elems = 700;
+    problem.options.progress_thread = 1;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    zi_zero *zero = zi_local_of(z)->zero;
+    published_ops = *zero->comm->ops;
+    published_ops.publish = publish;
+    zero->comm->ops = &published_ops;
+    shared = zi_device_cpu;
+    shared.update = shared_update;
+    zero->config.device = zero->config.home = &shared;
+    caller = pthread_self();
+    n_published_early = 0;
+    atomic_store(&by_caller, 0);
+    atomic_store(&by_thread, 0);
+    ck_assert_int_eq(h_step(&problem, z, 1), want);
+    if (want == ZOPT_OK)
+        ck_assert_uint_eq((uint32_t)(by_caller + by_thread), zero->layout.n_exchanged);
+    zopt_destroy(z);
+}
+
+START_TEST(the_thread_takes_a_part_of_the_update)
+{
+    share_update(count_publish, ZOPT_OK);
+    ck_assert_int_gt(by_caller, 0);
+    ck_assert_int_gt(by_thread, 0);
+    ck_assert_int_eq(n_published_early, 0);
+}
+END_TEST
+
+START_TEST(what_the_thread_meets_in_an_update_comes_out_of_zopt_step)
+{
+    share_update(fail_publish, ZOPT_ERR_COMM);
+    ck_assert_ptr_nonnull(strstr(zopt_last_error(), "burns"));
+}
+END_TEST
 
 static zopt_status fail_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
 {
@@ -341,6 +415,8 @@ int main(void)
     tcase_add_test(tcase, one_rank_has_summed_every_bucket_when_its_last_gradient_is_ready);
     tcase_add_test(tcase, parameters_are_used_while_a_peer_updates_others);
     tcase_add_test(tcase, what_the_thread_meets_comes_out_of_the_callers_next_call);
+    tcase_add_test(tcase, the_thread_takes_a_part_of_the_update);
+    tcase_add_test(tcase, what_the_thread_meets_in_an_update_comes_out_of_zopt_step);
     tcase_add_test(tcase, collective_calls_may_come_in_the_middle_of_backward);
     tcase_add_test(tcase, memory_planned_is_memory_counted_with_a_thread);
     suite_add_tcase(suite, tcase);

@@ -46,6 +46,8 @@ void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 
 int zi_owner_phase(const zi_zero *z)
 {
+    if (z->sharing)
+        return ZOPT_PHASE_UPDATE;
     return accumulates(z) ? ZOPT_PHASE_REDUCE : ZOPT_PHASE_NORM;
 }
 

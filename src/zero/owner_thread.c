@@ -1,10 +1,11 @@
 /* The owner's first passes on a thread of the library's own, the progress thread, while the caller
- * computes on another core; and transfers that need calls to move, parameters behind a step too. It
- * works from a zopt_grad_ready or a zopt_step on until the caller wants the tables of sources or
- * the comm for itself. One mutex keeps the comm, its place in the text of a hang and the counts of
- * buckets: both threads hold it for what they do with those, and the caller for waits too, as this
- * thread never does what a peer waits for. A kernel runs without it. Worth it where a rank has a
- * second core; else calls cost the same (README), so that they are the default. */
+ * computes on another core; a part of the update (update.c); and transfers that need calls to move,
+ * parameters behind a step too. It works from a zopt_grad_ready or a zopt_step on until the caller
+ * wants the tables of sources or the comm for itself. One mutex keeps the comm, its place in the
+ * text of a hang and the counts of buckets: both threads hold it for what they do with those, and
+ * the caller for waits too, as this thread never does what a peer waits for. A kernel runs without
+ * it. Worth it where a rank has a second core; else calls cost the same (README), so that they are
+ * the default. */
 #include <fenv.h>
 #include <pthread.h>
 #include <signal.h>
@@ -39,36 +40,69 @@ static int has_work(const zi_owner_thread *t)
 {
     if (!t->works || t->status != ZOPT_OK || t->z->comm->broken)
         return 0;
-    return t->moving || t->z->n_passed < t->z->n_exposed;
+    return t->moving || t->z->n_passed < t->z->n_exposed || zi_update_is_left(t->z);
 }
 
-/* The mutex is held, and left while the kernel runs. */
-static void pass(zi_owner_thread *t, const zi_bucket *bucket, const zi_job *job)
+static void begin_kernel(zi_owner_thread *t)
 {
     t->busy = 1;
     pthread_mutex_unlock(&t->mutex);
-    zi_owner_pass(t->z, bucket, job);
+}
+
+static void end_kernel(zi_owner_thread *t)
+{
     pthread_mutex_lock(&t->mutex);
     t->busy = 0;
-    t->z->n_passed++;
     pthread_cond_broadcast(&t->changed);
 }
 
-/* 1: there was a bucket to pass. The mutex is held. */
-static int work(zi_owner_thread *t)
+/* A bucket's first pass, if there is one that waits for it: *did = 1. */
+static zopt_status pass(zi_owner_thread *t, int *did)
 {
     const zi_bucket *bucket;
     zi_job job;
+    ZI_TRY(zi_owner_take(t->z, &bucket, &job));
+    *did = bucket != NULL;
+    if (bucket == NULL)
+        return ZOPT_OK;
+    begin_kernel(t);
+    zi_owner_pass(t->z, bucket, &job);
+    end_kernel(t);
+    t->z->n_passed++;
+    return ZOPT_OK;
+}
+
+/* A bucket's update, likewise. */
+static zopt_status update(zi_owner_thread *t, int *did)
+{
+    zi_hand *hand = &t->z->hand[ZI_THREADS_HAND];
+    ZI_TRY(zi_update_take_ready(t->z, hand));
+    *did = hand->is_full;
+    if (!hand->is_full)
+        return ZOPT_OK;
+    begin_kernel(t);
+    zi_update_run(t->z, hand);
+    end_kernel(t);
+    return zi_update_end(t->z, hand);
+}
+
+/* *did = 1: there was a bucket. The mutex is held, and left while a kernel runs. */
+static zopt_status work(zi_owner_thread *t, int *did)
+{
     int idle = 0;
-    t->status = zi_owner_take(t->z, &bucket, &job);
-    if (t->status == ZOPT_OK)
-        t->status = t->z->comm->ops->progress(t->z->comm, &idle);
+    ZI_TRY(t->z->comm->ops->progress(t->z->comm, &idle));
     t->moving = !idle;
+    return t->z->sharing ? update(t, did) : pass(t, did);
+}
+
+/* Keeps what fails for the caller. */
+static int try_work(zi_owner_thread *t)
+{
+    int did = 0;
+    t->status = work(t, &did);
     if (t->status != ZOPT_OK)
         snprintf(t->error, sizeof t->error, "%s", zopt_last_error());
-    else if (bucket != NULL)
-        pass(t, bucket, &job);
-    return bucket != NULL;
+    return did;
 }
 
 /* Peers that are late are looked for again and again, up to 20,000 times a second. How long they
@@ -84,7 +118,7 @@ static void *run(void *arg)
         if (!has_work(t)) {
             pthread_cond_wait(&t->changed, &t->mutex);
             wait.n_pauses = 0;
-        } else if (!work(t)) {
+        } else if (!try_work(t)) {
             pthread_mutex_unlock(&t->mutex);
             (void)zi_wait_pause(&wait);
             pthread_mutex_lock(&t->mutex);

@@ -80,48 +80,6 @@ static zopt_status meet(zi_zero *z, double *mean)
     return ZOPT_OK;
 }
 
-zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
-{
-    zi_transfer params = zi_param_transfer(z, bucket);
-    ZI_TRY(zi_reduce_job(z, bucket, job));
-    int phase = zi_phase(z, ZOPT_PHASE_GATHER);
-    ZI_TRY(z->comm->ops->dest_wait(z->comm, &params, z->dest_at, &job->n_dests));
-    for (int i = 0; i < job->n_dests; i++)
-        z->dest[i] = (zi_dest){z->dest_at[i], bucket->dtype};
-    job->dest = z->dest;
-    zi_phase(z, phase);
-    return ZOPT_OK;
-}
-
-static zopt_status update_bucket(zi_zero *z, const zi_bucket *bucket)
-{
-    zi_transfer params = zi_param_transfer(z, bucket);
-    zi_job job;
-    ZI_TRY(zi_update_job(z, bucket, &job));
-    z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
-    zi_phase(z, ZOPT_PHASE_GATHER);
-    ZI_TRY(z->comm->ops->publish(z->comm, &params));
-    zi_phase(z, ZOPT_PHASE_UPDATE);
-    return ZOPT_OK;
-}
-
-/* In the order of parameters. */
-static zopt_status update_buckets(zi_zero *z)
-{
-    for (uint32_t i = z->layout.n_exchanged; i-- > 0;)
-        ZI_TRY(update_bucket(z, &z->layout.bucket[z->layout.order[i]]));
-    return ZOPT_OK;
-}
-
-zopt_status zi_update_all(zi_zero *z)
-{
-    zi_phase(z, ZOPT_PHASE_UPDATE);
-    ZI_TRY(z->comm->ops->open(z->comm));
-    ZI_TRY(zi_is_offloaded(z) ? zi_offload_update(z) : update_buckets(z));
-    z->n_updates++;
-    return ZOPT_OK;
-}
-
 /* The host decides. */
 static zopt_status decide_and_update(zi_zero *z)
 {

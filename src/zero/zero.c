@@ -43,7 +43,7 @@ static int must_measure(const zi_zero *z)
 }
 
 /* The tables of a committed handle: where the pointer is, and how many bytes. */
-enum { N_TABLES = 13 };
+enum { N_TABLES = 17 };
 typedef struct table_row {
     void *pointer;
     size_t bytes;
@@ -53,6 +53,8 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
 {
     size_t world = (size_t)z->comm->world, n_losses = (size_t)z->n_micro + 1;
     size_t n_statistics = zi_statistics_needed(z) ? z->n_tensors : 0;
+    size_t n_dests = zi_update_is_shared(z) ? world : 0, n_sources = n_dests > 0 ? world + 1 : 0;
+    zi_hand *hand = z->hand;
     const table_row rows[N_TABLES] = {
         {&z->grad_state, z->n_tensors * sizeof *z->grad_state},
         {&z->n_missing, z->layout.n_buckets * sizeof *z->n_missing},
@@ -62,6 +64,10 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
         {&z->source, (world + 1) * sizeof *z->source},
         {&z->dest_at, world * sizeof *z->dest_at},
         {&z->dest, world * sizeof *z->dest},
+        {&hand[0].source, n_sources * sizeof *hand[0].source},
+        {&hand[1].source, n_sources * sizeof *hand[1].source},
+        {&hand[0].dest, n_dests * sizeof *hand[0].dest},
+        {&hand[1].dest, n_dests * sizeof *hand[1].dest},
         {&z->sums, z->n_sums * sizeof *z->sums},
         {&z->statistics, n_statistics * sizeof *z->statistics},
         {&z->row_means, zi_statistics_n_matrices(z) * sizeof *z->row_means},

@@ -3,8 +3,8 @@
  *
  * A gradient's path through this room: bucket.c (arrivals, exposure) -> reduce.c (tables of
  * sources; slot_group.c: their sums by groups) -> owner.c (the first pass, while backward goes on)
- * -> round.c (exact sums) -> device/control.h (one decision) -> step.c (update, publish; offload.c,
- * where the state is not with the gradients). */
+ * -> round.c (exact sums) -> device/control.h (one decision) -> update.c (update, publish;
+ * offload.c, where the state is not with the gradients). */
 #ifndef ZI_ZERO_ZERO_H
 #define ZI_ZERO_ZERO_H
 
@@ -47,6 +47,16 @@ typedef struct zi_round {
 } zi_round;
 
 enum { ZI_MAX_ROUNDS = 4 };
+
+/* Who takes buckets to update: the caller, and the progress thread beside it. */
+enum { ZI_CALLERS_HAND, ZI_THREADS_HAND, ZI_N_HANDS };
+typedef struct zi_hand {
+    int is_full;       /* 1: has a bucket, which is not all stored */
+    uint32_t k;        /* its place in the order of parameters */
+    zi_job job;        /* with the tables below */
+    zi_source *source; /* [world + 1] */
+    zi_dest *dest;     /* [world] */
+} zi_hand;
 
 /* Whether slots are summed by groups, and how that falls on micro-steps. */
 typedef enum zi_slot_groups { ZI_GROUPS_NONE, ZI_GROUPS_WITHIN, ZI_GROUPS_SPAN } zi_slot_groups;
@@ -147,6 +157,10 @@ struct zi_zero {
     zi_source *source;      /* [world + 1] */
     void **dest_at;         /* [world] */
     zi_dest *dest;          /* [world] */
+    /* An update by two hands: under the progress thread's mutex. */
+    zi_hand hand[ZI_N_HANDS];
+    int sharing;                /* 1: it is under way */
+    uint32_t n_taken, n_stored; /* buckets, in the order of parameters; stored: published too */
     const zi_round *rounds[ZI_MAX_ROUNDS];
     int n_rounds;
     size_t n_sums;                    /* words of the largest round */
@@ -289,7 +303,7 @@ int zi_slot_groups_sums(const zi_zero *z, const zi_bucket *bucket, zi_source sum
 zopt_status zi_owner_take(zi_zero *z, const zi_bucket **bucket, zi_job *job);
 /* Enqueue the pass over it. Counting it is the caller's. */
 void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
-/* What the passes of this micro-step are booked as. */
+/* What the passes of this micro-step, or an update by two hands, are booked as. */
 int zi_owner_phase(const zi_zero *z);
 /* 1: buckets are exposed whose passes the caller makes. */
 int zi_owner_is_due(const zi_zero *z);
@@ -298,7 +312,7 @@ zopt_status zi_owner_advance(zi_zero *z);
 /* Over all that are left; waits for them. The thread rests. */
 zopt_status zi_owner_finish(zi_zero *z);
 
-/* owner_thread.c: the same beside the caller. Without options.progress_thread there is no thread,
+/* owner_thread.c: the same beside the caller, and a part of the update. Without options.progress_thread there is no thread,
  * and calls do nothing. */
 /* At commit. Errors: ERR_MEMORY, ERR_FAILURE where there is no thread to be had. */
 zopt_status zi_owner_start(zi_zero *z);
@@ -366,6 +380,22 @@ zopt_status zi_locate_agree(zi_zero *z, zopt_step_report *report);
 /* What a key says; INT64_MAX: none. */
 void zi_locate_report(const zi_zero *z, int64_t key, zopt_step_report *report);
 
+/* update.c */
+/* Update this rank's slices of all buckets, straight into every destination. */
+zopt_status zi_update_all(zi_zero *z);
+/* What that does to one bucket; destinations too. Valid until the next job. */
+zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* Whether the progress thread helps; whether it can now. */
+int zi_update_is_shared(const zi_zero *z);
+int zi_update_is_left(const zi_zero *z);
+/* Locked: take the bucket that is next, or none; _ready: without a wait. */
+zopt_status zi_update_take(zi_zero *z, zi_hand *hand);
+zopt_status zi_update_take_ready(zi_zero *z, zi_hand *hand);
+/* Not locked: its kernel. */
+void zi_update_run(zi_zero *z, const zi_hand *hand);
+/* Locked: publish what is stored. */
+zopt_status zi_update_end(zi_zero *z, zi_hand *hand);
+
 /* step.c */
 zopt_status zi_micro_end(zi_zero *z, double loss);
 /* The thread rests: its caller wakes it, for the parameters that are on their way. */
@@ -374,10 +404,6 @@ zopt_status zi_zero_step(zi_zero *z);
 const char *zi_step_path(zi_zero *z);
 /* ERR_NUMERICS with the words for z->report. */
 zopt_status zi_give_up(const zi_zero *z);
-/* Update this rank's slices of all buckets, straight into every destination. */
-zopt_status zi_update_all(zi_zero *z);
-/* What that does to one bucket; destinations too. Valid until the next job. */
-zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
 /* The caller's stream, or the host, waits for the tensor's parameters. */
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
 
