@@ -8,7 +8,13 @@
 #include "on_devices.h"
 #include "optim/rule_adam.h"
 
-enum { N_GROUPS = 3, MAX_TABLE = 8, MAX_ELEMS = 17 * ZI_BLOCK, MAX_SPANS = MAX_ELEMS / ZI_LANES };
+enum {
+    N_GROUPS = 3,
+    MAX_TABLE = 8,
+    MAX_ELEMS = 17 * ZI_BLOCK,
+    RUN = 16,
+    MAX_SPANS = MAX_ELEMS / RUN
+};
 
 static const struct {
     zi_variant variant;
@@ -127,10 +133,10 @@ static void fill(reference_random *random, shape *s, int content, memory *m)
     allocate(s, m);
     fill_arrays(random, s, content, m);
     s->n_spans = 0;
-    while (at < s->n_elems) { /* runs of 32 to all that is left */
-        size_t left = (s->n_elems - at) / ZI_LANES;
+    while (at < s->n_elems) { /* runs of 16 to all that is left */
+        size_t left = (s->n_elems - at) / RUN;
         size_t most = reference_u64(random) % 4 == 0 ? left : left < 9 ? left : 9;
-        at += ZI_LANES * (size_t)reference_between(random, 1, (int64_t)most);
+        at += RUN * (size_t)reference_between(random, 1, (int64_t)most);
         m->span[s->n_spans++] = (zi_span){at, (uint32_t)(reference_u64(random) % N_GROUPS), 0};
     }
     for (int g = 0; g < N_GROUPS; g++) {

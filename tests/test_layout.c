@@ -155,8 +155,15 @@ static uint32_t space_of(uint32_t id)
     return n;
 }
 
-/* Section 2 of the design: registration order, multiples of 256 for >= 4096 elements, else of 32.
- * A tensor's group holds to the next tensor's start, the last one's to the end. */
+static uint64_t start_multiple(const zi_tensor *tensor)
+{
+    int whole = tensor->variant != NULL && tensor->variant->unit == ZI_UNIT_TENSOR;
+    return tensor->n_elems >= 4096 ? 256 : whole ? 32 : 16;
+}
+
+/* Registration order; multiples of 256 for >= 4096 elements, else of 32 for rules that work on
+ * whole tensors and of 16 for others. A tensor's group holds to the next tensor's start, the last
+ * one's to the end. */
 static void expect_all(void)
 {
     uint32_t owner[ZI_MAX_SPACES] = {0};
@@ -167,7 +174,7 @@ static void expect_all(void)
         expectation *e = &expected[s];
         if (s == n_expected)
             expect_room(n_expected++);
-        for (; e->n_elems % (tensor->n_elems >= 4096 ? 256 : 32) != 0; e->n_elems++)
+        for (; e->n_elems % start_multiple(tensor) != 0; e->n_elems++)
             e->owner[e->n_elems] = owner[s];
         owner[s] = i;
         for (uint64_t j = 0; j < tensor->n_elems; j++, e->n_elems++) {

@@ -110,7 +110,7 @@ ZI_TILE void zi_store_group(const zi_cuda_job *job, int n_states, uint64_t i,
         zi_store_raw(job->dest[d].data, dtype, i, out);
 }
 
-/* The rule on four elements of one group: spans end at multiples of 32. */
+/* The rule on four elements of one group: spans end at multiples of 16. */
 ZI_TILE void zi_update_group(zi_rule rule, const zi_cuda_job *job, uint64_t i,
                              zi_group_of_four *group)
 {

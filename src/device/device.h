@@ -46,7 +46,8 @@ typedef struct zi_dest {
 } zi_dest;
 
 /* Consecutive elements that share a group, and where the unit is the tensor, a tensor: up to but
- * not including `end`, counted from the job's first element, a multiple of ZI_LANES. */
+ * not including `end`, counted from the job's first element, a multiple of 16; of ZI_LANES where
+ * the unit is the tensor. */
 typedef struct zi_span {
     uint64_t end;
     uint32_t group;

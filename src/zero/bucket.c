@@ -122,12 +122,15 @@ static void zero_rest(zi_zero *z, int id, uint64_t from)
                                (tensor->extent - from) * bytes);
 }
 
-static void arrived(zi_zero *z, int id)
+/* How many buckets it fills. */
+static int arrived(zi_zero *z, int id)
 {
     const zi_tensor *tensor = &z->tensors[id];
+    int n_filled = 0;
     z->grad_state[id] = ZI_GRAD_READY;
     for (uint32_t b = 0; b < tensor->n_buckets; b++)
-        z->n_missing[tensor->first_bucket + b]--;
+        n_filled += --z->n_missing[tensor->first_bucket + b] == 0;
+    return n_filled;
 }
 
 static zopt_status push_on(zi_zero *z)
@@ -139,14 +142,17 @@ static zopt_status push_on(zi_zero *z)
     return ZOPT_OK;
 }
 
+/* Calls do not move anything where all memory can be addressed, and cost more than a small tensor.
+ * Elsewhere the padding, zero from the start, must be so in every exchange: slices are exchanged in
+ * place, and leave other ranks' gradients there. */
 zopt_status zi_grad_ready(zi_zero *z, int id)
 {
-    /* The padding is zero from the start, but must be so in every exchange: where not all memory
-     * can be addressed slices are exchanged in place, and leave other ranks' gradients there. */
+    int moves = z->comm->node.size < z->comm->world || !z->config.device->on_host;
     if (z->comm->node.size < z->comm->world)
         zero_rest(z, id, z->tensors[id].n_elems);
-    arrived(z, id);
     z->caller.is_ahead = z->caller.stream != NULL;
+    if (arrived(z, id) == 0 && !moves)
+        return ZOPT_OK;
     zi_owner_lock(z);
     zopt_status status = push_on(z);
     zi_owner_unlock(z);

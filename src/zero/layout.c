@@ -27,14 +27,21 @@ static uint32_t space_of(const zi_tensor *tensor, zi_layout *layout)
     return s;
 }
 
+static uint64_t alignment(const zi_tensor *tensor)
+{
+    if (tensor->n_elems >= ZI_LARGE_TENSOR)
+        return ZI_ALIGN_LARGE;
+    int whole = tensor->variant != NULL && tensor->variant->unit == ZI_UNIT_TENSOR;
+    return whole ? ZI_ALIGN_WHOLE : ZI_ALIGN_SMALL;
+}
+
 static zopt_status place(zi_tensor *tensors, uint32_t n_tensors, zi_layout *layout)
 {
     for (uint32_t i = 0; i < n_tensors; i++) {
         zi_tensor *tensor = &tensors[i];
         tensor->space = space_of(tensor, layout);
         zi_space *space = &layout->space[tensor->space];
-        uint64_t align = tensor->n_elems >= ZI_LARGE_TENSOR ? ZI_ALIGN_LARGE : ZI_ALIGN_SMALL;
-        tensor->start = round_up(space->n_elems, align);
+        tensor->start = round_up(space->n_elems, alignment(tensor));
         space->n_elems = tensor->start + tensor->n_elems;
         if (space->n_elems > ZI_MAX_ELEMS)
             return ZI_FAIL(ZOPT_ERR_ARGUMENT, "tensor '%s': more than 2^56 elements in all",

@@ -9,7 +9,10 @@
 #include "base/mem.h"
 #include "optim/optim.h"
 
-enum { ZI_MAX_DIMS = 8, ZI_ALIGN_LARGE = 256, ZI_ALIGN_SMALL = 32, ZI_LARGE_TENSOR = 4096 };
+enum { ZI_MAX_DIMS = 8, ZI_LARGE_TENSOR = 4096 };
+/* Elements that tensors start at multiples of: whole blocks, half a line of the caches, and a line
+ * of the kernels where a rule works on whole tensors. */
+enum { ZI_ALIGN_LARGE = 256, ZI_ALIGN_SMALL = 16, ZI_ALIGN_WHOLE = 32 };
 
 /* Every dtype with every variant, and frozen. */
 enum { ZI_MAX_SPACES = ZI_N_DTYPES * (ZI_MAX_VARIANTS + 1) };
@@ -18,19 +21,21 @@ enum { ZI_MAX_SPACES = ZI_N_DTYPES * (ZI_MAX_VARIANTS + 1) };
 #define ZI_MAX_ELEMS ((uint64_t)1 << 56)
 
 typedef struct zi_tensor {
+    /* What every call of a step reads, in one line of the caches. */
     char *name;
-    uint64_t name_hash;
-    zopt_dtype dtype;
     const zi_variant *variant; /* NULL: frozen, neither gradient nor state */
-    int group;
-    int ndim;
-    uint64_t shape[ZI_MAX_DIMS];
+    zopt_dtype dtype;
     uint64_t n_elems;
     /* Filled in by zi_layout_build, in elements of the tensor's space. */
     uint32_t space;
+    uint32_t first_bucket, n_buckets; /* that it touches, in flat order */
     uint64_t start;
     uint64_t extent; /* to the next tensor, or to the end of the last bucket: data and padding */
-    uint32_t first_bucket, n_buckets; /* that it touches, in flat order */
+    /* The rest. */
+    uint64_t name_hash;
+    int group;
+    int ndim;
+    uint64_t shape[ZI_MAX_DIMS];
 } zi_tensor;
 
 /* All tensors of one dtype and one variant, in registration order. */

@@ -209,7 +209,8 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
     const zi_tensor *tensor = &z->tensors[id];
     if (tensor->variant != NULL)
         ZI_TRY(wait_moved(z, tensor));
-    ZI_TRY(zi_caller_follow(z, &z->caller.n_updates, z->n_updates)); /* and what was set */
+    if (!z->config.device->on_host)
+        ZI_TRY(zi_caller_follow(z, &z->caller.n_updates, z->n_updates)); /* and what was set */
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;
