@@ -55,8 +55,8 @@ static void add_tensor(zopt_dtype dtype, uint64_t n_elems, int group)
 
 /* ------------------------------------------------------------------ tables of tensors ------- */
 
-static const uint64_t edge_sizes[] = {1,    31,   32,   33,    255,     256,  257,
-                                      4095, 4096, 4097, 3 * 5, 64 * 63, 10000};
+static const uint64_t edge_sizes[] = {1,   15,  16,   17,   31,   32,    33,      255,
+                                      256, 257, 4095, 4096, 4097, 3 * 5, 64 * 63, 10000};
 enum { N_EDGES = sizeof edge_sizes / sizeof edge_sizes[0] };
 
 static void one_element(void)
