@@ -30,7 +30,7 @@ START_TEST(other_tensors_are_refused_and_all_are_told)
     h_problem problem;
     char path[256];
     make_first(&problem, path);
-    problem.options.force_config = 1; /* which tensors are in a group is configuration, too */
+    problem.options.force_config = _i;
     problem.tensor[2].name = "renamed";
     problem.tensor[4].shape[0] = 258;
     job load = {.problem = &problem, .load = path};
@@ -519,7 +519,7 @@ int main(void)
     suite_add_tcase(suite, tests);
     tcase_add_checked_fixture(tests, set_up, tear_down);
     tcase_set_timeout(tests, 300);
-    tcase_add_test(tests, other_tensors_are_refused_and_all_are_told);
+    tcase_add_loop_test(tests, other_tensors_are_refused_and_all_are_told, 0, 2);
     tcase_add_test(tests, other_settings_are_refused_unless_forced);
     tcase_add_test(tests, other_groups_of_slots_are_refused_unless_forced);
     tcase_add_test(tests, nothing_to_load_is_told_from_a_fresh_start);

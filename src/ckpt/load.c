@@ -93,9 +93,16 @@ static void tell(void *arg, const char *text)
 
 typedef struct config_differences {
     const zi_ckpt *ckpt;
-    size_t n;
+    size_t n, n_lists; /* of these, lists of a group's tensors */
     char first[400];
 } config_differences;
+
+/* "group.0.tensors" */
+static int lists_tensors(const char *key)
+{
+    const char *dot = strrchr(key, '.');
+    return strncmp(key, "group.", 6) == 0 && strcmp(dot, ".tensors") == 0;
+}
 
 static void differ(config_differences *d, const char *key, const char *theirs, const char *ours)
 {
@@ -104,13 +111,13 @@ static void differ(config_differences *d, const char *key, const char *theirs, c
              theirs ? theirs : "nothing", ours ? ours : "nothing");
     if (d->n++ == 0)
         memcpy(d->first, text, sizeof text);
+    d->n_lists += (size_t)lists_tensors(key);
     zi_ckpt_warn(d->ckpt, "%s", text);
 }
 
-static zopt_status check_config(const zi_ckpt *ckpt, const candidate *c)
+static void compare_config(const zi_ckpt *ckpt, const candidate *c, config_differences *d)
 {
     const zi_tensorfile *head = zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER);
-    config_differences d = {.ckpt = ckpt};
     size_t prefix = strlen(ZI_CONFIG_PREFIX);
     for (uint32_t i = 0; i < head->n_texts; i++) {
         const char *key = head->text[i].key, *theirs = head->text[i].value;
@@ -118,26 +125,35 @@ static zopt_status check_config(const zi_ckpt *ckpt, const candidate *c)
             continue;
         const char *ours = zi_texts_get(&ckpt->rows, key + prefix);
         if (ours == NULL || strcmp(ours, theirs) != 0)
-            differ(&d, key + prefix, theirs, ours);
+            differ(d, key + prefix, theirs, ours);
     }
     for (uint32_t i = 0; i < ckpt->rows.n; i++) {
         char key[512];
         snprintf(key, sizeof key, ZI_CONFIG_PREFIX "%s", ckpt->rows.text[i].key);
         if (zi_tensorfile_text(head, key) == NULL)
-            differ(&d, ckpt->rows.text[i].key, NULL, ckpt->rows.text[i].value);
+            differ(d, ckpt->rows.text[i].key, NULL, ckpt->rows.text[i].value);
     }
-    if (d.n == 0 || ckpt->config.force)
-        return ZOPT_OK;
-    return ZI_FAIL(ZOPT_ERR_CONFIG,
-                   "%s: made with another configuration, %zu settings differ: %s%s", c->path, d.n,
-                   d.first, d.n > 1 ? ", ..." : "");
 }
 
+static zopt_status fail_config(const candidate *c, const config_differences *d)
+{
+    return ZI_FAIL(ZOPT_ERR_CONFIG,
+                   "%s: made with another configuration, %zu settings differ: %s%s", c->path, d->n,
+                   d->first, d->n > 1 ? ", ..." : "");
+}
+
+/* Another setting, of the optimizer or the model, explains tensors that differ; a group's list of
+ * tensors is explained by them. */
 static zopt_status check_fit(const zi_ckpt *ckpt, candidate *c)
 {
     const zi_teller teller = {tell, (void *)ckpt};
-    ZI_TRY(check_config(ckpt, c));
+    config_differences d = {.ckpt = ckpt};
+    compare_config(ckpt, c, &d);
+    if (d.n > d.n_lists && !ckpt->config.force)
+        return fail_config(c, &d);
     ZI_TRY(zi_contents_match(ckpt->z, &c->bundle, c->path, &teller));
+    if (d.n > 0 && !ckpt->config.force)
+        return fail_config(c, &d);
     const zi_tensorfile *head = zi_bundle_head(&c->bundle, ZI_STEM_OPTIMIZER);
     ZI_TRY(zi_progress_read(ckpt->z, head, c->path, &c->progress));
     zi_progress_keep_own(ckpt->z, &ckpt->rows, head, &c->progress);

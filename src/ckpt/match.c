@@ -51,7 +51,7 @@ static int same_kind(const zi_file_tensor *a, const zi_file_tensor *b)
 typedef struct differences {
     const char *stem, *path;
     const zi_teller *teller;
-    char first[512];
+    char first[640];
     size_t n;
 } differences;
 
