@@ -29,6 +29,7 @@ build|file /usr/lib/bible.data|bible-kjv-text
 test|pc check|check
 test|cmd python3|python3
 test|cmd valgrind|valgrind
+test|file /usr/share/i18n/locales/de_DE|locales
 peers|py torch|python3-torch
 '
 

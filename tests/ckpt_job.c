@@ -5,6 +5,7 @@
  * usage: ckpt_job DIR LAST EVERY [async] [hold] [keep=K] [parts=BYTES] [lr=X] [transport=NAME] ...
  *   hold: when done, keep the directory until stdin ends; extra: one tensor more; stubborn: go on
  *   after a save that failed; dump=FILE: when done, write masters and states there as text */
+#include <locale.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,7 @@ int main(int argc, char **argv)
     zopt *z = NULL;
     if (argc < 4)
         return 64;
+    setlocale(LC_ALL, ""); /* as a program with a user interface does */
     arguments args = {argv[1], atoi(argv[2]), atoi(argv[3]), 0, 0, NULL};
     h_uneven(&problem, ZOPT_FP16, 1);
     problem.options.deadline_ms = 60000;

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/locale.h"
 #include "base/status.h"
 
 /* ------------------------------------------------------------------ configuration ------------ */
@@ -86,9 +87,11 @@ static zopt_status write_numbers(zi_texts *texts, const char *key, const double 
 {
     char text[ZI_MAX_NUMBERS * 32] = "";
     size_t used = 0;
+    locale_t callers = zi_locale_enter();
     for (int i = 0; i < n; i++)
         used +=
             (size_t)snprintf(text + used, sizeof text - used, "%s%a", i > 0 ? " " : "", value[i]);
+    zi_locale_leave(callers);
     return zi_texts_add(texts, key, "%s", text);
 }
 
@@ -98,12 +101,14 @@ static zopt_status read_numbers(const zi_tensorfile *head, const char *path, con
     const char *text = zi_tensorfile_text(head, key);
     char *end = (char *)text;
     int i = 0;
+    locale_t callers = zi_locale_enter();
     for (; text != NULL && i < n; i++) {
         value[i] = strtod(text, &end);
         if (end == text || !isfinite(value[i]))
             break;
         text = *end == ' ' ? end + 1 : end;
     }
+    zi_locale_leave(callers);
     if (text == NULL || i < n || *end != '\0')
         return ZI_FAIL(ZOPT_ERR_DATA, "%s: %s '%.100s' is not %d numbers", path, key,
                        text != NULL ? zi_tensorfile_text(head, key) : "(none)", n);

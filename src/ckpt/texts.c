@@ -7,6 +7,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/locale.h"
 #include "base/status.h"
 
 enum { FIRST_ROOM = 16 };
@@ -33,9 +34,11 @@ zopt_status zi_texts_add(zi_texts *texts, const char *key, const char *format, .
 {
     char *value = NULL;
     va_list args;
+    locale_t callers = zi_locale_enter();
     va_start(args, format);
     int n = vasprintf(&value, format, args);
     va_end(args);
+    zi_locale_leave(callers);
     return add(texts, strdup(key), n < 0 ? NULL : value);
 }
 

@@ -9,7 +9,7 @@ typedef struct zi_texts {
     uint32_t n, room;
 } zi_texts;
 
-/* Add one; the value is printed. Errors: ERR_MEMORY. */
+/* Add one; the value is printed, as in C whatever the locale. Errors: ERR_MEMORY. */
 zopt_status zi_texts_add(zi_texts *texts, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 /* Add one, or replace the one of that key. */

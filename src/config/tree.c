@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/locale.h"
 #include "base/status.h"
 
 enum { MAX_INDEX = 1024 };
@@ -126,11 +127,12 @@ zopt_status zi_tree_put(json_t *root, const char *path, json_t *value)
 
 void zi_number_text(double value, char text[32])
 {
-    for (int digits = 15; digits <= 17; digits++) {
+    locale_t callers = zi_locale_enter();
+    int digits = 15;
+    do
         snprintf(text, 32, "%.*g", digits, value);
-        if (strtod(text, NULL) == value)
-            return;
-    }
+    while (strtod(text, NULL) != value && ++digits <= 17);
+    zi_locale_leave(callers);
 }
 
 char *zi_json_text(const json_t *value)
