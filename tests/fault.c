@@ -1,10 +1,10 @@
 /* Preloaded into a program: makes a system call on a checkpoint's files fail, be cut short or be
  * the last thing that the process does. Everything else is left alone.
  *
- * ZOPT_FAULT="CALL WHAT N": CALL is pwrite, pread, fsync, close, fallocate, openat or renameat;
- * WHAT is an errno (a number), "short" (half of the bytes) or "kill" (SIGKILL before it); N is
- * which call, from 1, or 0: every other one. "cut": the file is cut in half first.
- * ZOPT_FAULT_COUNT=FILE: append the number of calls. */
+ * ZOPT_FAULT="CALL WHAT N[;CALL WHAT N]...": CALL is pwrite, pread, fsync, close, fallocate,
+ * openat, renameat or renameat2; WHAT is an errno (a number), "short" (half of the bytes) or "kill"
+ * (SIGKILL before it); N is which call, from 1, or 0: every other one. "cut": the file is cut in
+ * half first. ZOPT_FAULT_COUNT=FILE: append the number of the first one's calls. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static atomic_int n_calls;
+enum { MAX_FAULTS = 4 };
+static atomic_int n_calls[MAX_FAULTS];
 
 /* Is this descriptor a checkpoint's? */
 static int is_ours(int fd)
@@ -42,16 +43,16 @@ static int cut(int fd)
     return 0;
 }
 
-/* 0: do the call; 1: do half of it; else it has failed with errno set. */
-static int fault(const char *call, int fd)
+/* What fault i does to this call. 0: nothing; 1: half of it is done; else it has failed with errno
+ * set. */
+static int fault_of(int i, const char *spec, const char *call, int fd)
 {
-    const char *spec = getenv("ZOPT_FAULT");
     char want[16], what[16];
     int n;
-    if (spec == NULL || sscanf(spec, "%15s %15s %d", want, what, &n) != 3 ||
-        strcmp(want, call) != 0 || !is_ours(fd))
+    if (sscanf(spec, "%15s %15s %d", want, what, &n) != 3 || strcmp(want, call) != 0 ||
+        !is_ours(fd))
         return 0;
-    int k = ++n_calls;
+    int k = ++n_calls[i];
     if (n != 0 ? k != n : k % 2 == 0)
         return 0;
     if (strcmp(what, "kill") == 0)
@@ -64,13 +65,26 @@ static int fault(const char *call, int fd)
     return 2;
 }
 
+/* The first fault that does something to this call. */
+static int fault(const char *call, int fd)
+{
+    const char *spec = getenv("ZOPT_FAULT");
+    int how = 0;
+    for (int i = 0; spec != NULL && how == 0 && i < MAX_FAULTS; i++) {
+        how = fault_of(i, spec, call, fd);
+        spec = strchr(spec, ';');
+        spec = spec != NULL ? spec + 1 : NULL;
+    }
+    return how;
+}
+
 __attribute__((destructor)) static void tell(void)
 {
     const char *path = getenv("ZOPT_FAULT_COUNT");
     FILE *file = path != NULL ? fopen(path, "a") : NULL;
     if (file == NULL)
         return;
-    fprintf(file, "%d\n", n_calls);
+    fprintf(file, "%d\n", n_calls[0]);
     fclose(file);
 }
 
@@ -123,4 +137,9 @@ int openat(int folder, const char *path, int flags, ...)
 int renameat(int from, const char *old, int to, const char *name)
 {
     return fault("renameat", from) == 2 ? -1 : REAL(renameat)(from, old, to, name);
+}
+
+int renameat2(int from, const char *old, int to, const char *name, unsigned flags)
+{
+    return fault("renameat2", from) == 2 ? -1 : REAL(renameat2)(from, old, to, name, flags);
 }

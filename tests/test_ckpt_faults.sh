@@ -25,7 +25,7 @@ cd "$work" || exit 1
 job=$build/ckpt_job
 zopt=$build/zopt
 dir=$work/zopt-ckpt
-EPERM=1 EINTR=4 EIO=5 EFBIG=27 ENOSPC=28 EDQUOT=122
+EPERM=1 EINTR=4 EIO=5 EINVAL=22 EFBIG=27 ENOSPC=28 EDQUOT=122
 
 fresh() { rm -rf "$dir"; }
 # SPEC COMMAND...: with the fault. A program, for expect's time limit.
@@ -157,6 +157,20 @@ expect 0 "" "$zopt" ckpt export whole "$out"
 [ -e "$out.tmp" ] || fail "an export has removed that of another"
 exec {held}>&-
 
+# A damaged step is saved anew where two names cannot change places at once, as on NFS; if that fails
+# half-way, what was there is there.
+stands_in() { # CODE FAULT
+    fresh
+    expect 0 "began" "$job" "$dir" 4 2
+    : >"$dir/step-00000004/model.safetensors"
+    expect "$1" "resumed at step 2" "$faulty" "renameat2 $EINVAL 1$2" "$job" "$dir" 4 2
+    no_tmp
+}
+stands_in 0 ""
+same_as_whole 00000004
+stands_in 73 ";renameat $EIO 3"
+[ -e "$dir/step-00000004/model.safetensors" ] || fail "step 4 is gone: $(ls "$dir")"
+
 # ---- row 14: short writes and reads, signals
 for spec in "pwrite short 0" "pwrite $EINTR 0" "pread short 0" "pread $EINTR 0" \
     "fallocate $EINTR 0"; do
@@ -259,11 +273,22 @@ expect 65 "all are kept" "$zopt" ckpt prune "$dir" --keep-last 1
 [ "$(find "$dir" -name 'step-*' | wc -l)" = 3 ] || fail "a damaged checkpoint was deleted"
 
 # ---- rows 22 and 23 as whole files: empty, cut, longer
-spoil() { # COMMAND: run on step 6's model file
+expect_told() { # TEXT, of step 6 in JSON; the others are fine
+    python3 - out.txt "$1" <<'PYTHON' || fail "verify --json: $(head -c 500 out.txt)"
+import json, sys
+rows = json.load(open(sys.argv[1]))["checkpoints"]
+assert [row["ok"] for row in rows] == [False, True, True], rows
+assert sys.argv[2] in rows[0]["error"], rows
+PYTHON
+}
+spoil() { # COMMAND [TEXT]: run on step 6's model file; what is said of it
     fresh
     cp -r whole "$dir"
     (cd "$dir/step-00000006" && eval "$1")
-    expect 65 "DAMAGED" "$zopt" ckpt verify "$dir/step-00000006"
+    expect 65 "" "$zopt" ckpt verify --json "$dir"
+    expect_told "${2-}"
+    expect 65 "DAMAGED: " "$zopt" ckpt verify "$dir/step-00000006"
+    grep -qF -- "${2-}" out.txt || fail "$1: '${2-}' is not in: $(cut -c1-300 out.txt)"
     expect 0 "resumed at step 4" "$job" "$dir" 6 2
 }
 spoil ': >model.safetensors'
@@ -272,6 +297,29 @@ spoil 'truncate -s -1 model.safetensors'
 spoil 'printf x >>model.safetensors'
 spoil 'head -c 8 /dev/zero | dd of=optimizer.safetensors conv=notrunc status=none'
 spoil 'cp ../step-00000004/model.safetensors .'
+
+# ---- rows 24 and 25: headers that lie, in a file of the right form
+craft() { # HEADER DATA_BYTES, over model.safetensors
+    python3 - "$1" "$2" <<'PYTHON'
+import sys
+header = eval(sys.argv[1]) if sys.argv[1].startswith("b") else sys.argv[1].encode()
+with open("model.safetensors", "wb") as f:
+    f.write(len(header).to_bytes(8, "little") + header + bytes(int(sys.argv[2])))
+PYTHON
+}
+entry='"shape":[2],"data_offsets":[0,8]}'
+f32='{"dtype":"F32",'
+spoil "craft '{\"a\":{\"dtype\":\"F31\",$entry}' 8" "dtype F31 is not known"
+spoil "craft '{\"a\":$f32\"shape\":[3],\"data_offsets\":[0,8]}}' 8" "its shape has 12 bytes"
+spoil "craft '{\"a\":$f32\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}' 0" "64 bits"
+spoil "craft '{\"a\":$f32$entry,\"a\":$f32$entry}' 8" "duplicate"
+spoil "craft 'b\"{\\\"\\xff\\\":{}}\"' 0" "unable to decode byte 0xff"
+spoil "craft 'b\"{}\\0\"' 0"
+spoil "craft 'b\"{\\\"a\\\":\" + b\"[\" * 10000' 0" "nested deeper"
+spoil "craft 'b\"{\" + b\"\\\"a\\\":0,\" * 10000000' 0" "more values than"
+# However long the name, and wherever the text of the error cuts it.
+spoil "craft '{\"x$(printf 'ä%.0s' {1..150})\":{\"dtype\":\"F31\",$entry}' 8" "dtype F31 is not known"
+
 fresh
 cp -r whole "$dir"
 rm "$dir/step-00000006/optimizer.safetensors"
@@ -294,7 +342,7 @@ expect 74 "safetensors: ends at byte " "$faulty" "pread cut 6" "$job" "$dir" 6 2
 fresh
 cp -r whole "$dir"
 expect 78 "group.0.lr: 0.01" "$job" "$dir" 6 2 lr=0.02
-expect 78 "group.0.tensors" "$job" "$dir" 6 2 extra
+expect 65 "3 tensors are not this run's: model: tensor 'extra' F32 [5] is missing" "$job" "$dir" 6 2 extra
 
 # ---- keeping, parts, the command
 fresh
@@ -338,6 +386,31 @@ none "latest: there is no checkpoint: Not a directory" whole/latest
 [ "$(find run empty -maxdepth 1)" = $'run\nrun/checkpoints\nempty' ] || fail "made something: $(ls run empty)"
 mkdir empty/step-00000001
 expect 74 "step-00000001: DAMAGED: " "$zopt" ckpt verify empty
+
+# ---- links: in the place of a file they are not followed
+fresh
+cp -r whole "$dir"
+mv "$dir/step-00000006/model.safetensors" moved
+ln -s "$work/moved" "$dir/step-00000006/model.safetensors"
+expect 77 "Too many levels of symbolic links" "$job" "$dir" 6 2
+grep -q "model.safetensors: cannot open" err.txt || fail "a link for a file: $(cat err.txt)"
+
+# ---- a program in another locale writes the same bytes and reads them; "0,5" is in none of them
+mkdir locales
+if localedef -i de_DE -f UTF-8 locales/de_DE.UTF-8 2>/dev/null; then
+    fresh
+    german=(env LOCPATH="$work/locales" LC_ALL=de_DE.UTF-8)
+    [ "$("${german[@]}" locale decimal_point)" = , ] || fail "the locale is not German"
+    expect 0 "began" "${german[@]}" "$job" "$dir" 4 2
+    same_as_whole 00000004
+    expect 0 "resumed at step 4" "$job" "$dir" 6 2
+    same_as_whole 00000006
+    rm -r "$dir/step-00000006"
+    expect 0 "resumed at step 4" "${german[@]}" "$job" "$dir" 6 2
+    same_as_whole 00000006
+else
+    echo "SKIP: no locale can be made here: checkpoints under a decimal comma"
+fi
 
 if [ $failures -gt 0 ]; then
     echo "$failures failures"

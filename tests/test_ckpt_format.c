@@ -323,6 +323,10 @@ START_TEST(parts_of_an_index_are_counted)
     ck_assert_uint_eq(n, 2);
     ck_assert_int_eq(zi_index_decode(json, strlen(json), "optimizer", "index", &n), ZOPT_ERR_DATA);
     free(json);
+    two = one;
+    ck_assert_int_eq(zi_index_encode("model", parts, 2, &json), ZOPT_ERR_DATA);
+    ck_assert_msg(strstr(zopt_last_error(), "in two of its parts") != NULL, "%s",
+                  zopt_last_error());
 }
 END_TEST
 

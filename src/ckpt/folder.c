@@ -281,8 +281,14 @@ static int give_name(int folder, const char *tmp, const char *name)
         return 0;
     }
     (void)remove_folder(folder, aside);
-    if (renameat(folder, name, folder, aside) != 0 || renameat(folder, tmp, folder, name) != 0)
+    if (renameat(folder, name, folder, aside) != 0)
         return -1;
+    if (renameat(folder, tmp, folder, name) != 0) {
+        int error = errno;
+        (void)renameat(folder, aside, folder, name);
+        errno = error;
+        return -1;
+    }
     (void)remove_folder(folder, aside);
     return 0;
 }

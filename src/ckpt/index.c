@@ -25,18 +25,23 @@ zopt_status zi_index_encode(const char *stem, const zi_tensorfile *parts, uint32
 {
     json_t *root = json_object(), *map = json_object();
     json_int_t total = 0;
+    size_t n_tensors = 0;
     int failed = 0;
     for (uint32_t p = 0; p < n_parts; p++) {
         char name[ZI_FILE_NAME_BYTES];
         zi_part_name(stem, p, n_parts, name);
         total += (json_int_t)(parts[p].bytes - parts[p].data_at);
+        n_tensors += parts[p].n_tensors;
         for (uint32_t i = 0; i < parts[p].n_tensors; i++)
             failed |= json_object_set_new(map, parts[p].tensor[i].name, json_string(name));
     }
+    int twice = !failed && json_object_size(map) != n_tensors;
     failed |= json_object_set_new(root, "metadata", json_pack("{sI}", "total_size", total));
     failed |= json_object_set_new(root, "weight_map", map);
-    *json = failed ? NULL : json_dumps(root, JSON_COMPACT);
+    *json = failed || twice ? NULL : json_dumps(root, JSON_COMPACT);
     json_decref(root);
+    if (twice)
+        return ZI_FAIL(ZOPT_ERR_DATA, "%s: a tensor is in two of its parts", stem);
     return *json != NULL ? ZOPT_OK : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for an index");
 }
 

@@ -11,7 +11,8 @@ enum { ZI_MAX_PARTS = 99999, ZI_INDEX_MAX_BYTES = 64 << 20, ZI_FILE_NAME_BYTES =
 /* "model.safetensors" where there is one part, else "model-00001-of-00003.safetensors". */
 void zi_part_name(const char *stem, uint32_t part, uint32_t n_parts, char name[ZI_FILE_NAME_BYTES]);
 
-/* The index of these parts, the caller's to free. Errors: ERR_MEMORY. */
+/* The index of these parts, the caller's to free. Errors: ERR_DATA where two have a tensor of the
+ * same name; ERR_MEMORY. */
 zopt_status zi_index_encode(const char *stem, const zi_tensorfile *parts, uint32_t n_parts,
                             char **json);
 

@@ -117,6 +117,18 @@ int ckpt_inspect(const ckpt_arguments *args)
 
 /* ------------------------------------------------------------------ verify ------------------- */
 
+/* An error's text may have been cut within a character, or quote what is none. */
+static json_t *json_error_text(const char *text)
+{
+    json_t *string = json_string(text);
+    char *plain = string == NULL ? strdup(text) : NULL;
+    for (char *c = plain; c != NULL && *c != '\0'; c++)
+        *c = (unsigned char)*c < 0x80 ? *c : '?';
+    string = plain != NULL ? json_string(plain) : string;
+    free(plain);
+    return string;
+}
+
 static zopt_status verify_one(const char *path, json_t *list)
 {
     zopt_checkpoint *c;
@@ -126,8 +138,8 @@ static zopt_status verify_one(const char *path, json_t *list)
     zopt_checkpoint_close(c);
     const char *why = status == ZOPT_OK ? "" : zopt_last_error();
     if (list != NULL)
-        json_array_append_new(
-            list, json_pack("{ss sb ss}", "path", path, "ok", status == ZOPT_OK, "error", why));
+        json_array_append_new(list, json_pack("{ss sb so}", "path", path, "ok", status == ZOPT_OK,
+                                              "error", json_error_text(why)));
     else
         printf("%s: %s%s\n", path, status == ZOPT_OK ? "ok" : "DAMAGED: ", why);
     return status;
