@@ -73,7 +73,7 @@ parse() {
     min_ranks=${min_ranks:-$ranks}
     local number
     for number in "$ranks" "$min_ranks" "$max_restarts" "$backoff"; do
-        [[ $number =~ ^[0-9]+$ ]] || usage "'$number' is not a whole number"
+        [[ $number =~ ^(0|[1-9][0-9]{0,8})$ ]] || usage "'$number' is not a whole number"
     done
     if [ "$min_ranks" -lt 1 ] || [ "$min_ranks" -gt "$ranks" ]; then
         usage "wants 1 <= --min-ranks <= ranks, not $min_ranks and $ranks"

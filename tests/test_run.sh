@@ -118,7 +118,11 @@ test_command_line() {
         fail "the command line: $(cat starts)"
     expect 64 "no run file given" "${run[@]}" -n 2
     expect 64 "unknown option --rnaks" "${run[@]}" --rnaks 2 run.json
-    expect 64 "'x' is not a whole number" "${run[@]}" -n x run.json
+    local number
+    for number in x -1 08 99999999999; do
+        expect 64 "'$number' is not a whole number" "${run[@]}" -n "$number" run.json
+        expect 64 "'$number' is not a whole number" "${run[@]}" --backoff "$number" run.json
+    done
     expect 64 "not 3 and 2" "${run[@]}" -n 2 --min-ranks 3 run.json
     expect 64 "cannot read nothing" "${run[@]}" --hostfile nothing run.json
     expect 64 "-n wants a value" "${run[@]}" -n
