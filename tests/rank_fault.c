@@ -42,14 +42,31 @@ static void kill_launcher(void)
     kill(getppid(), SIGKILL);
 }
 
+static void terminate_twice(void)
+{
+    struct sigaction now;
+    kill(getpid(), SIGTERM);
+    do /* two that wait to be heard would be one */
+        sigaction(SIGTERM, NULL, &now);
+    while (now.sa_handler != SIG_DFL);
+    kill(getpid(), SIGTERM);
+}
+
 static const struct {
     const char *name;
     int signal;
     void (*action)(void);
 } kinds[] = {
-    {"kill", SIGKILL, NULL}, {"segv", SIGSEGV, NULL},  {"stop", SIGSTOP, NULL},
-    {"usr1", SIGUSR1, NULL}, {"heap", 0, damage_heap}, {"exit", 0, exit_unfinished},
-    {"loop", 0, loop},       {"nan", 0, poison},       {"launcher", 0, kill_launcher},
+    {"kill", SIGKILL, NULL},
+    {"segv", SIGSEGV, NULL},
+    {"stop", SIGSTOP, NULL},
+    {"usr1", SIGUSR1, NULL},
+    {"heap", 0, damage_heap},
+    {"exit", 0, exit_unfinished},
+    {"loop", 0, loop},
+    {"nan", 0, poison},
+    {"launcher", 0, kill_launcher},
+    {"twice", 0, terminate_twice},
 };
 
 static void fail_as(const char *kind)

@@ -138,6 +138,30 @@ signal_when_training() {
     [ ! -e parts/model.safetensors ] || fail "$signal: a model of a run that has not ended"
 }
 
+# A second SIGTERM ends a run at once, in a save too: what was saved before is what it goes on from.
+test_impatience() {
+    rm -rf parts
+    interrupt 1 10
+    expect 143 "" env LD_PRELOAD="$fault" ZOPT_RANK_FAULT="0 fsync 1 twice" "${launcher[@]}"
+    [ "$(basename -a parts/checkpoints/step-????????)" = step-00000010 ] ||
+        fail "checkpoints after two SIGTERMs: $(ls parts/checkpoints)"
+    train 2 parts
+    expect 0 "going on from the checkpoint of step 10" "${launcher[@]}"
+    same_as_whole parts
+}
+
+# Spaces in every path that there is.
+test_paths_with_spaces() {
+    rm -rf "a b" "run file.json"
+    mkdir "a b"
+    cp run.json "a b/run file.json"
+    cp small.txt "a b"
+    expect 0 "wrote a b/out put" "$root/launch/run.sh" -n 2 --backoff 0 "a b/run file.json" \
+        --out "a b/out put"
+    same_as_whole "a b/out put"
+    expect 0 "ok" "$zopt" ckpt verify "a b/out put/checkpoints"
+}
+
 # The run has no end of its own to come before the signal.
 test_signals() {
     local long=(--set train_steps=1000000)
@@ -228,6 +252,8 @@ test_other_numbers_of_ranks
 test_metrics_of_a_killed_run
 test_damaged_newest
 test_signals
+test_impatience
+test_paths_with_spaces
 test_wrapper
 test_launcher_that_dies
 test_refusals
