@@ -147,6 +147,59 @@ START_TEST(groups_of_slots_give_the_cpus_bits)
 }
 END_TEST
 
+/* _i: transport. Steps are graphs from the second on, with gathers and sums in them, and give the
+ * bits of those that are enqueued one by one. */
+START_TEST(steps_are_replayed_to_the_same_bits)
+{
+    h_result want, got;
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    on_nccl(&problem, _i == 0 ? "nccl" : "nccl-native");
+    problem.options.bucket_elems = 700;
+    problem.options.slots = 2 * job_world;
+    problem.options.cuda_graph = 0;
+    h_run_one(&problem, &problem.options, &want);
+    problem.options.cuda_graph = 1;
+    h_run_one(&problem, &problem.options, &got);
+    h_compare(&want, &got, "replayed");
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    ck_assert_ptr_nonnull(strstr(zopt_step_path(z), "replayed as a CUDA graph"));
+    int n_before = shim_n_graph_launches();
+    for (int step = 1; step <= 4; step++) {
+        ck_assert_int_eq(h_step(&problem, z, step), ZOPT_OK);
+        ck_assert_int_eq(shim_n_graph_launches() - n_before, step - 1);
+    }
+    zopt_destroy(z);
+    h_free(&got);
+    h_free(&want);
+}
+END_TEST
+
+/* One rank fails to record: none replays, and the bits are the same. _i = 1: it was asked for. */
+START_TEST(what_one_rank_cannot_record_no_rank_replays)
+{
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    on_nccl(&problem, "nccl");
+    problem.options.slots = job_world;
+    problem.options.cuda_graph = _i == 1 ? 1 : -1;
+    int n_before = shim_n_graph_launches(), n_aborted = nccl_shim.n_aborted;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    ck_assert_int_eq(h_step(&problem, z, 1), ZOPT_OK);
+    shim.fail_capture = job_rank == job_world - 1;
+    for (int step = 2; step <= 3 - _i; step++)
+        ck_assert_int_eq(h_step(&problem, z, step), _i == 1 ? ZOPT_ERR_FAILURE : ZOPT_OK);
+    const char *said = _i == 1 ? zopt_last_error() : zopt_step_path(z);
+    ck_assert_msg(strstr(said, "cudaStreamEndCapture") != NULL, "%s", said);
+    shim.fail_capture = 0;
+    ck_assert_int_eq(shim_n_graph_launches(), n_before);
+    zopt_destroy(z);
+    ck_assert_int_eq(nccl_shim.n_aborted, n_aborted);
+}
+END_TEST
+
 static float bad_grad(int step, int slot, int tensor, uint64_t element)
 {
     if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
@@ -391,11 +444,14 @@ START_TEST(transfers_out_of_order_are_refused)
 }
 END_TEST
 
+/* Steps before a failure: the last one has been replayed, and so has what fails. */
+enum { N_REPLAYED = 3 };
+
 /* The status of the first step that fails, of at most 3, with the library's own text. */
 static zopt_status step_until_failure(const h_problem *problem, zopt *z, char text[256])
 {
     zopt_status status = ZOPT_OK;
-    for (int step = 2; step <= 4 && status == ZOPT_OK; step++)
+    for (int step = N_REPLAYED + 1; step <= N_REPLAYED + 3 && status == ZOPT_OK; step++)
         status = h_step(problem, z, step);
     snprintf(text, 256, "%s", zopt_last_error());
     return status;
@@ -409,8 +465,9 @@ static void begin_run(h_problem *problem, int deadline_ms, zopt **z, suite_failu
     problem->options.deadline_ms = deadline_ms;
     problem->options.slots = job_world;
     SUITE_OK(failure, h_create(problem, &problem->options, z));
-    SUITE_OK(failure, h_step(problem, *z, 1));
-    MPI_Barrier(MPI_COMM_WORLD); /* no rank fails while another is in the first step */
+    for (int step = 1; step <= N_REPLAYED; step++)
+        SUITE_OK(failure, h_step(problem, *z, step));
+    MPI_Barrier(MPI_COMM_WORLD); /* no rank fails while another is in the first steps */
 }
 
 static void end_by_failure(const h_problem *problem, zopt *z, zopt_status want, const char *word,
@@ -476,6 +533,8 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, sums_are_enqueued_where_kernels_are);
     tcase_add_loop_test(tests, every_optimizer_gives_the_cpus_bits, 0, (int)zi_n_optims);
     tcase_add_test(tests, groups_of_slots_give_the_cpus_bits);
+    tcase_add_loop_test(tests, steps_are_replayed_to_the_same_bits, 0, 2);
+    tcase_add_loop_test(tests, what_one_rank_cannot_record_no_rank_replays, 0, 2);
     tcase_add_test(tests, overflows_are_found_as_on_the_cpu);
     tcase_add_test(tests, native_sums_are_near_and_labelled);
     tcase_add_test(tests, native_overflows_are_found_without_their_slot);

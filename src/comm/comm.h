@@ -89,8 +89,8 @@ typedef struct zi_comm_ops {
     int device_memory; /* 1: symmetric memory may be a device's, not only the host's */
     int device_direct; /* 1: which needs no host memory beside it */
     int bits_vary;     /* 1: sums depend on the number of ranks */
-    /* 1: calls on gradients and parameters enqueue nothing and move nothing, and each transfer of a
-     * bucket finds the same tables: kernels between them can be recorded once and replayed. */
+    /* 1: each transfer of a bucket finds the same tables, and what publish and sum_enqueue enqueue
+     * can be recorded with the kernels around it, see zi_recording. */
     int replayable;
     const char *(*missing)(void); /* NULL where usable in this process, else why not */
     int (*wanted)(const zi_comm_config *config); /* 1: "auto" takes this row if none before it */
@@ -109,7 +109,8 @@ typedef struct zi_comm_ops {
     void (*destroy)(zi_comm *comm);
 
     /* Once, before the first transfer: at most n_transfers, gradients and parameters together, are
-     * ever begun and unfinished, and no slice is larger than max_slice_bytes. Allocates what queues
+     * ever begun and unfinished, and no slice is larger than max_slice_bytes. Where steps are
+     * recorded n_transfers is twice what a step publishes. Allocates what queues
      * them and what bytes in transit need, counted, on a planning comm too. */
     zopt_status (*reserve)(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 
@@ -162,10 +163,18 @@ typedef struct zi_comm_ops {
     zopt_status (*publish)(zi_comm *comm, const zi_transfer *transfer);
     /* Wait until all slices of the transfer are in this rank's memory. */
     zopt_status (*publish_wait)(zi_comm *comm, uint64_t ordinal);
+    /* What was published while recording ends before what comes next on comm->queue. NULL: it is
+     * nothing. */
+    zopt_status (*record_end)(zi_comm *comm);
 
     /* Push queued transfers on; never waits. *idle = 1: none is left. */
     zopt_status (*progress)(zi_comm *comm, int *idle);
 } zi_comm_ops;
+
+/* A step as a recording (a graph of comm->queue's work), on all ranks or none. While it is recorded
+ * expose_wait and sum_enqueue leave out waits, which have been enqueued before, and publish counts
+ * nothing. Of a step that has been launched as a graph, publish only counts. */
+typedef enum zi_recording { ZI_LIVE, ZI_RECORDING, ZI_REPLAYED } zi_recording;
 
 /* What every transport's object begins with. */
 struct zi_comm {
@@ -193,6 +202,10 @@ struct zi_comm {
     int comes_reduced;
     void (*on_bad_sum)(void *arg, const zi_bad_sum *bad); /* may be called by whatever progresses */
     void *on_bad_sum_arg;
+    zi_recording recording;
+    /* NULL, or called before the transport calls off its work: graphs that it is in must go. */
+    void (*on_abort)(void *arg);
+    void *on_abort_arg;
     /* What the caller is doing, for the text of a hang. */
     uint64_t step;
     const char *phase;

@@ -3,6 +3,10 @@
  * over MPI, which keeps the small collectives and the messages; slices go from GPU to GPU, on
  * streams beside the comm's queue, and events order the two: the host waits for neither.
  *
+ * A recorded step has the sums and the gathers in it, these on their stream beside the updates.
+ * NCCL keeps what graphs need of a communicator until they are destroyed, and waits for that when
+ * one ends or is aborted: they go first.
+ *
  * Waits of the host poll: up to the deadline, and looking at what NCCL says of its peers. Whatever
  * ends one aborts NCCL's communicators, so that nothing on the GPU waits any longer. */
 #ifndef ZI_COMM_NCCL_H
@@ -61,7 +65,10 @@ typedef struct zi_nccl_lane {
     ncclComm_t comm;  /* NULL: none, or aborted */
     zi_queue *queue;  /* the stream beside the comm's */
     zi_event *behind; /* what a transfer waits for: what comm->queue had to do */
-    zi_event **done;  /* [capacity] of transfer `ordinal` at ordinal % capacity */
+    /* [capacity] of transfer `ordinal` at ordinal % capacity: as many as a step has, so that those
+     * of a recorded step stay its own. One that is recorded anew is of a later transfer on the same
+     * stream: who waits for it waits for both. */
+    zi_event **done;
     uint64_t n_begun;
 } zi_nccl_lane;
 
@@ -110,6 +117,7 @@ zopt_status zi_nccl_dest_wait(zi_comm *comm, const zi_transfer *transfer, void *
                               int *n_dests);
 zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_nccl_record_end(zi_comm *comm);
 zopt_status zi_nccl_progress(zi_comm *comm, int *idle);
 zopt_status zi_nccl_sum_enqueue(zi_comm *comm, int64_t *values, size_t n);
 

@@ -40,7 +40,7 @@ zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_
         return ZI_FAIL(ZOPT_ERR_ORDER, "transport nccl: transfers are reserved already");
     ZI_TRY(check_groups(n));
     zi_nccl_guard(n, comm->queue);
-    n->capacity = n_transfers;
+    n->capacity = (n_transfers + 1) / 2;
     for (int i = 0; i < ZI_N_NCCL_LANES; i++)
         ZI_TRY(equip_lane(n, &n->lane[i]));
     size_t bytes =
@@ -159,20 +159,30 @@ static zopt_status gather(zi_nccl_comm *n, const zi_transfer *transfer)
                                              lane->comm, lane->queue->stream));
 }
 
-/* Enqueue a transfer, the lane's next, by `move`. */
-static zopt_status run(zi_nccl_comm *n, const char *call, int which, const zi_transfer *transfer,
+/* Enqueue a transfer by `move`. */
+static zopt_status run(zi_nccl_comm *n, int which, const zi_transfer *transfer,
                        zopt_status (*move)(zi_nccl_comm *n, const zi_transfer *transfer))
 {
     zi_comm *comm = &n->base;
+    const zi_device_ops *device = comm->device;
     zi_nccl_lane *lane = &n->lane[which];
-    ZI_TRY(zi_check_connected(comm, call));
-    ZI_TRY(zi_check_next(comm, call, lane->n_begun, transfer->ordinal));
-    comm->device->event_record(comm->queue, lane->behind);
-    comm->device->event_await(lane->queue, lane->behind);
+    device->event_record(comm->queue, lane->behind);
+    device->event_await(lane->queue, lane->behind);
     zi_cuda_enter(lane->queue);
     ZI_TRY(move(n, transfer));
-    comm->device->event_record(lane->queue, event_of(n, which, transfer->ordinal));
-    lane->n_begun++;
+    (comm->recording == ZI_RECORDING ? device->capture_event : device->event_record)(
+        lane->queue, event_of(n, which, transfer->ordinal));
+    return ZOPT_OK;
+}
+
+/* Count it, the lane's next. */
+static zopt_status begin(zi_nccl_comm *n, const char *call, int which, const zi_transfer *transfer)
+{
+    zi_comm *comm = &n->base;
+    ZI_TRY(zi_check_next(comm, call, n->lane[which].n_begun, transfer->ordinal));
+    n->lane[which].n_begun++;
+    if (comm->rank < transfer->n_contributors || comm->comes_reduced || which == ZI_NCCL_PARAMS)
+        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return ZOPT_OK;
 }
 
@@ -180,11 +190,10 @@ static zopt_status run(zi_nccl_comm *n, const char *call, int which, const zi_tr
 
 zopt_status zi_nccl_expose(zi_comm *comm, const zi_transfer *transfer)
 {
-    ZI_TRY(run((zi_nccl_comm *)comm, "expose", ZI_NCCL_GRADS, transfer,
-               comm->comes_reduced ? reduce_scatter : exchange));
-    if (comm->rank < transfer->n_contributors || comm->comes_reduced)
-        comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
-    return ZOPT_OK;
+    zi_nccl_comm *n = (zi_nccl_comm *)comm;
+    ZI_TRY(zi_check_connected(comm, "expose"));
+    ZI_TRY(begin(n, "expose", ZI_NCCL_GRADS, transfer));
+    return run(n, ZI_NCCL_GRADS, transfer, comm->comes_reduced ? reduce_scatter : exchange);
 }
 
 static zopt_status check_begun(zi_comm *comm, const char *call, int lane, uint64_t ordinal)
@@ -206,7 +215,8 @@ zopt_status zi_nccl_expose_wait(zi_comm *comm, const zi_transfer *transfer, cons
 {
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     ZI_TRY(check_begun(comm, "expose_wait", ZI_NCCL_GRADS, transfer->ordinal));
-    comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_GRADS, transfer->ordinal));
+    if (comm->recording == ZI_LIVE)
+        comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_GRADS, transfer->ordinal));
     for (int i = 0; i < transfer->n_contributors && !comm->comes_reduced; i++)
         source[i] = slice_at(transfer, i);
     if (transfer->n_contributors > 0 && comm->comes_reduced)
@@ -258,9 +268,23 @@ zopt_status zi_nccl_dest_wait(zi_comm *comm, const zi_transfer *transfer, void *
 
 zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer)
 {
-    ZI_TRY(run((zi_nccl_comm *)comm, "publish", ZI_NCCL_PARAMS, transfer, gather));
-    comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
-    return ZOPT_OK;
+    zi_nccl_comm *n = (zi_nccl_comm *)comm;
+    ZI_TRY(zi_check_connected(comm, "publish"));
+    if (comm->recording != ZI_RECORDING)
+        ZI_TRY(begin(n, "publish", ZI_NCCL_PARAMS, transfer));
+    return comm->recording == ZI_REPLAYED ? ZOPT_OK : run(n, ZI_NCCL_PARAMS, transfer, gather);
+}
+
+/* What has failed on the stream while it was recorded has not run: it goes on as before. */
+zopt_status zi_nccl_record_end(zi_comm *comm)
+{
+    zi_nccl_lane *lane = &((zi_nccl_comm *)comm)->lane[ZI_NCCL_PARAMS];
+    zi_queue *queue = lane->queue;
+    comm->device->event_record(queue, lane->behind);
+    comm->device->event_await(comm->queue, lane->behind);
+    zopt_status status = zi_cuda_check(queue->error, queue->ordinal, queue->failed);
+    queue->error = cudaSuccess;
+    return status;
 }
 
 /* On the host: a bucket's parameters are used while later ones are on their way. */
@@ -292,7 +316,7 @@ zopt_status zi_nccl_sum_enqueue(zi_comm *comm, int64_t *values, size_t n_values)
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     zi_nccl_lane *lane = &n->lane[ZI_NCCL_GRADS];
     ZI_TRY(zi_check_connected(comm, "sum_enqueue"));
-    if (lane->n_begun > 0)
+    if (lane->n_begun > 0 && comm->recording == ZI_LIVE)
         comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_GRADS, lane->n_begun - 1));
     if (!zi_cuda_enter(comm->queue))
         return zi_cuda_wait(comm->queue);

@@ -16,18 +16,23 @@ static zopt_status fail(zi_nccl_comm *n, ncclComm_t comm, const char *call, nccl
                    more != NULL && more[0] != '\0' ? ": " : "", more != NULL ? more : "");
 }
 
-/* An abort may wait for threads of NCCL's own. */
+/* An abort may wait for threads of NCCL's own; and for graphs that run, in which there is work of
+ * both communicators: as a group both are told before either is waited for. */
 void zi_nccl_abort(zi_nccl_comm *n)
 {
+    if (n->lane[ZI_NCCL_GRADS].comm == NULL && n->lane[ZI_NCCL_PARAMS].comm == NULL)
+        return;
+    if (n->base.on_abort != NULL)
+        n->base.on_abort(n->base.on_abort_arg);
+    zi_watchdog_arm(&n->meeting->watchdog, "ncclCommAbort", 0);
+    (void)n->nccl->GroupStart();
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
-        ncclComm_t comm = n->lane[i].comm;
+        if (n->lane[i].comm != NULL)
+            (void)n->nccl->CommAbort(n->lane[i].comm);
         n->lane[i].comm = NULL;
-        if (comm == NULL)
-            continue;
-        zi_watchdog_arm(&n->meeting->watchdog, "ncclCommAbort", 0);
-        (void)n->nccl->CommAbort(comm);
-        (void)zi_watchdog_disarm(&n->meeting->watchdog);
     }
+    (void)n->nccl->GroupEnd();
+    (void)zi_watchdog_disarm(&n->meeting->watchdog);
 }
 
 zopt_status zi_nccl_checked(zi_nccl_comm *n, zopt_status status)

@@ -155,6 +155,8 @@ static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
 {
     self_comm *self = (self_comm *)comm;
     ZI_TRY(zi_check_connected(comm, "publish"));
+    if (comm->recording == ZI_RECORDING)
+        return ZOPT_OK;
     ZI_TRY(zi_check_next(comm, "publish", self->published, transfer->ordinal));
     self->published++;
     return ZOPT_OK;

@@ -353,6 +353,7 @@ const zi_device_ops zi_device_cuda = {
     .decide = decide,
     .capture_begin = zi_cuda_capture_begin,
     .capture_end = zi_cuda_capture_end,
+    .capture_event = zi_cuda_capture_event,
     .graph_launch = zi_cuda_graph_launch,
     .graph_destroy = zi_cuda_graph_destroy,
     .adopt = zi_cuda_adopt,

@@ -61,6 +61,16 @@ zopt_status zi_cuda_capture_end(zi_queue *q, zi_graph **out)
     return status;
 }
 
+void zi_cuda_capture_event(zi_queue *q, zi_event *event)
+{
+    event->guard = q->guard;
+    if (zi_cuda_enter(q))
+        zi_cuda_note(q, cudaEventRecordWithFlags(event->event, q->stream, cudaEventRecordExternal),
+                     "cudaEventRecordWithFlags");
+    event->failed = q->failed;
+    event->error = q->error;
+}
+
 void zi_cuda_graph_launch(zi_queue *q, zi_graph *graph)
 {
     if (zi_cuda_enter(q))

@@ -161,13 +161,19 @@ typedef struct zi_device_ops {
     void (*locate)(zi_queue *q, const zi_job *job, const zi_search *search);
     /* Decide a step: control, standing and the slot of the step; see control.h. */
     void (*decide)(zi_queue *q, const zi_decide_job *job);
-    /* What is enqueued from here on is recorded and does not run. Kernels and copies alone, of
-     * which each has run before. Errors: what CUDA says; nothing is recorded then. */
+    /* What is enqueued from here on is recorded and does not run, nor on queues that await an event
+     * recorded behind it, up to where this queue awaits them in turn. Kernels and copies alone, of
+     * which each has run before, and a transport's. Errors: what CUDA says; nothing is recorded
+     * then. */
     zopt_status (*capture_begin)(zi_queue *q);
     /* *out: all of it; NULL on an error, behind which the queue goes on as before the capture. */
     zopt_status (*capture_end)(zi_queue *q, zi_graph **out);
+    /* On a queue that is part of a capture, by an event of one that is: each launch of the graph
+     * records this event, for hosts and queues that are not. */
+    void (*capture_event)(zi_queue *q, zi_event *event);
     void (*graph_launch)(zi_queue *q, zi_graph *graph);
-    void (*graph_destroy)(zi_graph *graph); /* NULL is fine */
+    /* NULL is fine. One that runs goes when it is done. */
+    void (*graph_destroy)(zi_graph *graph);
     /* Somebody else's stream (cudaStream_t) on q's device, as a queue for events and copies; it is
      * closed without being destroyed. */
     zopt_status (*adopt)(const zi_queue *q, void *stream, zi_queue **out);

@@ -105,6 +105,8 @@ zopt_status zi_ahead_create(zi_zero *z)
     if (why != NULL)
         return ZOPT_OK;
     ZI_TRY(create(z));
+    z->comm->on_abort = zi_capture_drop;
+    z->comm->on_abort_arg = z;
     z->ahead->capture.never = z->config.cuda_graph == 0 ? "cuda_graph is 0" : graph;
     return ZOPT_OK;
 }
@@ -116,6 +118,7 @@ void zi_ahead_destroy(zi_zero *z)
     if (z->ahead == NULL)
         return;
     zi_capture_free(z);
+    z->comm->on_abort = NULL;
     list_arrays(z, row);
     for (int i = 0; i < N_ARRAYS; i++) {
         void *array;

@@ -69,5 +69,7 @@ zopt_status zi_locate_enqueue(zi_zero *z);
 /* capture.c: the same as zi_ahead_decide and zi_update_all, from a recording where there is one. */
 zopt_status zi_capture_run(zi_zero *z);
 void zi_capture_free(zi_zero *z);
+/* Of the comm's on_abort, z: the zi_zero: the recording goes, and nothing waits for it. */
+void zi_capture_drop(void *z);
 
 #endif

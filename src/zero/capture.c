@@ -1,7 +1,8 @@
-/* A step recorded once and replayed: from the decision to the last update. Its passes over the
- * gradients are launched as buckets fill, and are not in it. What it is made of does not change
- * from step to step, but for what the decision reads and writes; addresses are compared all the
- * same. */
+/* A step recorded once and replayed: from the sums over all ranks to the last parameters on their
+ * way. Its passes over the gradients are launched as buckets fill, and are not in it. What it is
+ * made of does not change from step to step, but for what the decision reads and writes; addresses
+ * are compared all the same. All ranks record in the same step, and replay what they have all
+ * recorded, or nothing: a transport's work in a graph meets its peers' only in theirs. */
 #include <stdio.h>
 #include <xxhash.h>
 
@@ -28,6 +29,12 @@ static zopt_status hash_addresses(zi_zero *z, uint64_t *hash)
     return ZOPT_OK;
 }
 
+static zopt_status publish(zi_zero *z, const zi_bucket *bucket)
+{
+    zi_transfer params = zi_param_transfer(z, bucket);
+    return z->comm->ops->publish(z->comm, &params);
+}
+
 static zopt_status enqueue(zi_zero *z)
 {
     ZI_TRY(zi_ahead_decide(z));
@@ -36,8 +43,19 @@ static zopt_status enqueue(zi_zero *z)
         zi_job job;
         ZI_TRY(zi_update_job(z, bucket, &job));
         z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
+        ZI_TRY(publish(z, bucket));
     }
     return ZOPT_OK;
+}
+
+static zopt_status enqueue_recorded(zi_zero *z)
+{
+    const zi_comm_ops *comm = z->comm->ops;
+    z->comm->recording = ZI_RECORDING;
+    zopt_status status = enqueue(z);
+    zopt_status ended = comm->record_end != NULL ? comm->record_end(z->comm) : ZOPT_OK;
+    z->comm->recording = ZI_LIVE;
+    return status != ZOPT_OK ? status : ended;
 }
 
 static zopt_status record(zi_zero *z, uint64_t of)
@@ -45,7 +63,7 @@ static zopt_status record(zi_zero *z, uint64_t of)
     const zi_device_ops *device = z->config.device;
     zi_capture *capture = &z->ahead->capture;
     ZI_TRY(device->capture_begin(z->queue));
-    zopt_status status = enqueue(z);
+    zopt_status status = enqueue_recorded(z);
     zopt_status ended = device->capture_end(z->queue, &capture->graph);
     capture->of = of;
     return status != ZOPT_OK ? status : ended;
@@ -57,12 +75,28 @@ static zopt_status recorded(zi_zero *z, uint64_t of)
 {
     zi_capture *capture = &z->ahead->capture;
     zi_capture_free(z);
-    zopt_status status = capture->is_warm ? record(z, of) : ZOPT_OK;
-    if (status == ZOPT_OK || z->config.cuda_graph == 1)
+    if (!capture->is_warm)
+        return ZOPT_OK;
+    zopt_status status = zi_comm_agree(z->comm, record(z, of));
+    if (status == ZOPT_OK)
+        return ZOPT_OK;
+    zi_capture_free(z);
+    if (z->config.cuda_graph == 1 || z->comm->broken)
         return status;
     snprintf(capture->failed, sizeof capture->failed, "%s", zopt_last_error());
     capture->never = capture->failed;
     return ZOPT_OK;
+}
+
+static zopt_status replay(zi_zero *z)
+{
+    zopt_status status = ZOPT_OK;
+    z->config.device->graph_launch(z->queue, z->ahead->capture.graph);
+    z->comm->recording = ZI_REPLAYED;
+    for (uint32_t i = z->layout.n_exchanged; i-- > 0 && status == ZOPT_OK;)
+        status = publish(z, &z->layout.bucket[z->layout.order[i]]);
+    z->comm->recording = ZI_LIVE;
+    return status;
 }
 
 zopt_status zi_capture_run(zi_zero *z)
@@ -73,15 +107,8 @@ zopt_status zi_capture_run(zi_zero *z)
     ZI_TRY(hash_addresses(z, &of));
     if (capture->graph == NULL || capture->of != of)
         ZI_TRY(recorded(z, of));
-    if (capture->graph != NULL)
-        z->config.device->graph_launch(z->queue, capture->graph);
-    else
-        ZI_TRY(enqueue(z));
+    ZI_TRY(capture->graph != NULL ? replay(z) : enqueue(z));
     capture->is_warm = 1;
-    for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
-        zi_transfer params = zi_param_transfer(z, &z->layout.bucket[z->layout.order[i]]);
-        ZI_TRY(z->comm->ops->publish(z->comm, &params));
-    }
     z->n_updates++;
     return ZOPT_OK;
 }
@@ -92,6 +119,12 @@ void zi_capture_free(zi_zero *z)
     if (capture->graph == NULL)
         return;
     (void)z->config.device->wait(z->queue); /* it may be running */
-    z->config.device->graph_destroy(capture->graph);
+    zi_capture_drop(z);
+}
+
+void zi_capture_drop(void *z)
+{
+    zi_capture *capture = &((zi_zero *)z)->ahead->capture;
+    ((zi_zero *)z)->config.device->graph_destroy(capture->graph);
     capture->graph = NULL;
 }

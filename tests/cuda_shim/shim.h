@@ -50,6 +50,11 @@ size_t shim_n_traced(void);
 void shim_enqueue(cudaStream_t stream, int (*ready)(const void *arg), int (*call)(void *arg),
                   void *arg);
 void shim_push(void);
+/* 1: the stream is being captured, and each launch of the graph calls `again` with the stream that
+ * stands for it, to enqueue what belongs there; `forget` comes when the graph is gone. 0: it is not.
+ */
+int shim_capture(cudaStream_t stream, void (*again)(void *arg, cudaStream_t stream),
+                 void (*forget)(void *arg), void *arg);
 int shim_is_device(const void *address);
 #pragma GCC visibility pop
 

@@ -13,7 +13,7 @@
 #include "shim.h"
 #include "trace.h"
 
-typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT, GRAPH, CALL } work_kind;
+typedef enum work_kind { COPY, ZERO, KERNEL, FUNCTION, RECORD, AWAIT, CALL } work_kind;
 
 /* A record of an event: shared by the event, the work that reaches it and the work that waits for
  * it, since a later record of the event is none of theirs. */
@@ -30,6 +30,8 @@ struct shim_event {
     shim_signal *signal;        /* its own, or on this process's board or another's */
     shim_signal own;
     int is_foreign;
+    struct shim_graph *captured; /* it was recorded in this capture last; NULL: outside of any */
+    const struct node *node;     /* that recorded it there */
 };
 
 typedef struct work {
@@ -43,7 +45,6 @@ typedef struct work {
     struct shim_event *event;
     long nth;   /* of the event's records */
     mark *mark; /* the same, of an event of this process */
-    const struct work *graph;
     int (*ready)(const void *arg);
     int (*call)(void *arg);
     void *arg;
@@ -56,16 +57,40 @@ struct shim_stream {
     cudaError_t error;
     int is_running; /* on a thread that may have left the machine while it waits for others */
     struct shim_graph *capture; /* where work goes; NULL: none is under way */
-    cudaError_t capture_error;
+    int branch;                 /* of the capture */
 };
 
+/* What a capture has taken: a piece of work, a fork or join, an event's record for those outside,
+ * or somebody else's work, to be enqueued in place. */
+typedef struct node {
+    struct node *next;
+    int branch;
+    enum { WORK, FORK, JOIN, OUTSIDE, FOREIGN } kind;
+    work *work;
+    struct shim_event *event;  /* OUTSIDE */
+    const struct node *behind; /* JOIN */
+    mark *mark;                /* FORK: of the launch under way */
+    void (*again)(void *arg, cudaStream_t stream);
+    void (*forget)(void *arg);
+    void *arg;
+} node;
+
+enum { MAX_BRANCHES = 8 };
+
+/* Shared by the graph and those that were instantiated from it. Branch 0 is the stream whose
+ * capture it is, and where it is launched. */
 struct shim_graph {
-    work *first, **last;
+    node *first, **last;
+    int n_holders, n_branches, n_kernels;
+    struct shim_stream *stream[MAX_BRANCHES];
+    const node *tail[MAX_BRANCHES];
+    int is_joined[MAX_BRANCHES]; /* another awaits its tail */
+    cudaError_t error;
 };
 
 struct shim_graph_exec {
-    work *first;
-    int n_kernels;
+    struct shim_graph *graph;
+    struct shim_stream *stream[MAX_BRANCHES];
 };
 
 const shim_machine shim_healthy = {
@@ -276,15 +301,32 @@ typedef struct target {
 
 static void run_stream(cudaStream_t stream, const target *to);
 
+static node *take(cudaStream_t stream, int kind)
+{
+    struct shim_graph *graph = stream->capture;
+    node *n = calloc(1, sizeof *n);
+    if (n == NULL)
+        abort();
+    n->kind = kind;
+    n->branch = stream->branch;
+    *graph->last = n;
+    graph->last = &n->next;
+    graph->tail[n->branch] = n;
+    graph->is_joined[n->branch] = 0;
+    if (shim.fail_capture)
+        graph->error = cudaErrorStreamCaptureUnsupported;
+    return n;
+}
+
 /* A capture takes kernels, and copies of memory that stays. */
 static cudaError_t record(cudaStream_t stream, work *w)
 {
     int fits = w->kind == ZERO || w->kind == KERNEL || (w->kind == COPY && w->src != NULL);
-    if (!fits || shim.fail_capture)
-        stream->capture_error = cudaErrorStreamCaptureUnsupported;
-    *stream->capture->last = w;
-    stream->capture->last = &w->next;
-    return fits ? cudaSuccess : stream->capture_error;
+    take(stream, WORK)->work = w;
+    stream->capture->n_kernels += w->kind == KERNEL;
+    if (!fits)
+        stream->capture->error = cudaErrorStreamCaptureUnsupported;
+    return fits ? cudaSuccess : stream->capture->error;
 }
 
 static cudaError_t enqueue(cudaStream_t stream, work *w)
@@ -436,38 +478,89 @@ static void drop(mark *m)
         free(m);
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+static mark *new_mark(cudaStream_t stream)
 {
-    work *w = new_work(RECORD, 0);
-    shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
-    if (event->is_foreign) /* CUDA can; nothing here does */
-        return cudaErrorInvalidResourceHandle;
     mark *m = calloc(1, sizeof *m);
     if (m == NULL)
         abort();
-    shim_lock();
-    drop(event->last);
-    m->stream = event->stream = real(stream);
-    event->last = hold(m);
+    m->stream = real(stream);
+    return hold(m);
+}
+
+/* event: NULL where the mark is all that counts. */
+static cudaError_t enqueue_mark(cudaStream_t stream, work_kind kind, mark *m, cudaEvent_t event)
+{
+    work *w = new_work(kind, 0);
     w->mark = hold(m);
     w->event = event;
-    w->nth = ++event->signal->n_recorded;
-    cudaError_t error = enqueue(stream, w);
+    if (event != NULL)
+        w->nth = kind == RECORD ? ++event->signal->n_recorded : event->signal->n_recorded;
+    return enqueue(stream, w);
+}
+
+static cudaError_t record_event(cudaEvent_t event, cudaStream_t stream)
+{
+    drop(event->last);
+    event->last = new_mark(stream);
+    event->stream = real(stream);
+    return enqueue_mark(stream, RECORD, event->last, event);
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
+    if (event->is_foreign) /* CUDA can; nothing here does */
+        return cudaErrorInvalidResourceHandle;
+    shim_lock();
+    event->captured = real(stream)->capture;
+    if (event->captured != NULL)
+        event->node = take(real(stream), FORK);
+    cudaError_t error = event->captured != NULL ? cudaSuccess : record_event(event, stream);
     shim_unlock();
     return error;
 }
 
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags)
+{
+    if (flags != cudaEventRecordExternal || real(stream)->capture == NULL || event->is_foreign)
+        return cudaErrorInvalidValue;
+    shim_lock();
+    take(real(stream), OUTSIDE)->event = event;
+    event->captured = NULL;
+    shim_unlock();
+    return cudaSuccess;
+}
+
 /* The most recent record; an event that was never recorded holds nothing up, as in CUDA. */
+/* A stream that awaits an event of a capture becomes part of it. */
+static cudaError_t join_capture(cudaStream_t stream, cudaEvent_t event)
+{
+    struct shim_graph *graph = event->captured;
+    if (stream->capture == NULL && graph->n_branches < MAX_BRANCHES) {
+        stream->capture = graph;
+        stream->branch = graph->n_branches++;
+        graph->stream[stream->branch] = stream;
+    }
+    if (stream->capture != graph)
+        return cudaErrorStreamCaptureIsolation;
+    take(stream, JOIN)->behind = event->node;
+    int from = event->node->branch;
+    graph->is_joined[from] = graph->tail[from] == event->node;
+    return cudaSuccess;
+}
+
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
 {
     (void)flags;
-    work *w = new_work(AWAIT, 0);
+    cudaError_t error = cudaErrorStreamCaptureIsolation;
     shim_note((shim_call){.name = __func__, .stream = stream, .event = event});
     shim_lock();
-    w->event = event;
-    w->mark = hold(event->last);
-    w->nth = event->signal->n_recorded;
-    cudaError_t error = enqueue(stream, w);
+    if (event->captured != NULL)
+        error = join_capture(real(stream), event);
+    else if (real(stream)->capture == NULL)
+        error = enqueue_mark(stream, AWAIT, event->last, event);
+    else
+        real(stream)->capture->error = error;
     shim_unlock();
     return error;
 }
@@ -519,6 +612,8 @@ static int has_calls(void)
 /* Time passes: what is not done when it is asked for is done the next time. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    if (event->captured != NULL)
+        return event->captured->error = cudaErrorCapturedEvent;
     shim_lock();
     int pending = is_pending(event);
     if (pending && event->is_foreign)
@@ -575,90 +670,148 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mo
 {
     (void)mode;
     struct shim_graph *graph = calloc(1, sizeof *graph);
-    if (graph == NULL || real(stream)->capture != NULL)
+    stream = real(stream);
+    if (graph == NULL || stream->capture != NULL)
         abort();
     graph->last = &graph->first;
+    graph->n_holders = graph->n_branches = 1;
     shim_lock();
-    real(stream)->capture = graph;
-    real(stream)->capture_error = cudaSuccess;
+    graph->stream[0] = stream;
+    stream->capture = graph;
+    stream->branch = 0;
     shim_unlock();
     return cudaSuccess;
 }
 
-static void free_list(work *first)
+static void release(struct shim_graph *graph)
 {
-    while (first != NULL) {
-        work *next = first->next;
-        free(first);
-        first = next;
+    if (--graph->n_holders > 0)
+        return;
+    for (node *n = graph->first, *next; n != NULL; n = next) {
+        next = n->next;
+        if (n->forget != NULL)
+            n->forget(n->arg);
+        free(n->work);
+        free(n);
     }
+    free(graph);
 }
 
+/* Events of the capture are of no use any more. CUDA keeps them as they are; nothing here asks. */
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 {
-    stream = real(stream);
     shim_lock();
-    *graph = stream->capture;
-    stream->capture = NULL;
-    cudaError_t error = stream->capture_error;
+    *graph = real(stream)->capture;
+    for (int i = 0; i < (*graph)->n_branches; i++) {
+        (*graph)->stream[i]->capture = NULL;
+        if (i > 0 && !(*graph)->is_joined[i] && (*graph)->error == cudaSuccess)
+            (*graph)->error = cudaErrorStreamCaptureUnjoined;
+    }
+    cudaError_t error = (*graph)->error;
     shim_unlock();
     if (error != cudaSuccess) {
-        cudaGraphDestroy(*graph);
+        release(*graph);
         *graph = NULL;
     }
     return error;
 }
 
-/* The work of the graph is its own, as in CUDA. */
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status)
+{
+    *status = real(stream)->capture != NULL ? cudaStreamCaptureStatusActive
+                                            : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+int shim_capture(cudaStream_t stream, void (*again)(void *arg, cudaStream_t stream),
+                 void (*forget)(void *arg), void *arg)
+{
+    if (real(stream)->capture == NULL)
+        return 0;
+    shim_lock();
+    node *n = take(real(stream), FOREIGN);
+    n->again = again;
+    n->forget = forget;
+    n->arg = arg;
+    shim_unlock();
+    return 1;
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
 {
     (void)flags;
     *exec = calloc(1, sizeof **exec);
     if (*exec == NULL)
         abort();
-    work **last = &(*exec)->first;
-    for (const work *w = graph->first; w != NULL; w = w->next) {
-        work *same = new_work(w->kind, 0);
-        *same = *w;
-        same->next = NULL;
-        *last = same;
-        last = &same->next;
-        (*exec)->n_kernels += w->kind == KERNEL;
-    }
+    (*exec)->graph = graph;
+    graph->n_holders++;
+    for (int i = 1; i < graph->n_branches; i++)
+        cudaStreamCreateWithFlags(&(*exec)->stream[i], cudaStreamNonBlocking);
     return cudaSuccess;
 }
 
+static void enqueue_work(const node *n, cudaStream_t stream)
+{
+    work *same = new_work(n->work->kind, 0);
+    *same = *n->work;
+    (void)enqueue(stream, same);
+}
+
+static void enqueue_node(node *n, cudaStream_t stream)
+{
+    if (n->kind == WORK)
+        enqueue_work(n, stream);
+    else if (n->kind == FORK)
+        (void)enqueue_mark(stream, RECORD, n->mark = new_mark(stream), NULL);
+    else if (n->kind == JOIN)
+        (void)enqueue_mark(stream, AWAIT, n->behind->mark, NULL);
+    else if (n->kind == OUTSIDE)
+        (void)record_event(n->event, stream);
+    else
+        n->again(n->arg, stream);
+}
+
+/* All that it is made of is enqueued anew, each branch on a stream of its own: only what is joined
+ * is in order. */
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
-    work *w = new_work(GRAPH, 0);
-    w->graph = exec->first;
-    (void)enqueue(stream, w);
+    shim_lock();
+    exec->stream[0] = stream;
+    for (node *n = exec->graph->first; n != NULL; n = n->next)
+        enqueue_node(n, exec->stream[n->branch]);
+    for (node *n = exec->graph->first; n != NULL; n = n->next) {
+        drop(n->mark);
+        n->mark = NULL;
+    }
+    shim_unlock();
     count(&n_graph_launches, 1);
-    launched(stream, exec->n_kernels);
+    launched(stream, exec->graph->n_kernels);
     return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 {
-    free_list(graph->first);
-    free(graph);
+    release(graph);
     return cudaSuccess;
 }
 
+/* What runs goes on: on streams that stay. */
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
 {
-    free_list(exec->first);
+    for (int i = 1; i < exec->graph->n_branches; i++)
+        if (exec->stream[i]->first == NULL)
+            cudaStreamDestroy(exec->stream[i]);
+    release(exec->graph);
     free(exec);
     return cudaSuccess;
 }
 
 /* ------------------------------------------------------------------ run ---------------------- */
 
-static void run_list(const work *w);
-
 static void reach(const work *w)
 {
-    w->event->signal->n_reached = w->nth;
+    if (w->event != NULL)
+        w->event->signal->n_reached = w->nth;
     w->mark->is_reached = 1;
     w->mark->error = w->mark->stream->error;
 }
@@ -676,8 +829,6 @@ static int run(const work *w)
         w->function(w->bytes);
     else if (w->kind == RECORD)
         reach(w);
-    else if (w->kind == GRAPH)
-        run_list(w->graph);
     else if (w->kind == CALL)
         return w->call(w->arg);
     else if (w->mark != NULL)
@@ -731,12 +882,6 @@ void shim_push(void)
     shim_unlock();
 }
 
-static void run_list(const work *w)
-{
-    for (; w != NULL; w = w->next)
-        run(w);
-}
-
 static int has_come_to(const target *to)
 {
     return to != NULL && ((to->mark != NULL && to->mark->is_reached) ||
@@ -762,6 +907,8 @@ static void run_stream(cudaStream_t stream, const target *to)
 
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    if (stream->capture != NULL)
+        return stream->capture->error = cudaErrorStreamCaptureUnsupported;
     shim_lock();
     cudaError_t error = stream->first != NULL ? cudaErrorNotReady : stream->error;
     shim_unlock();
@@ -774,7 +921,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     count(&n_waits, 1);
     shim_lock();
     if (stream->capture != NULL)
-        stream->capture_error = cudaErrorStreamCaptureInvalidated;
+        stream->capture->error = cudaErrorStreamCaptureInvalidated;
     run_stream(stream, NULL);
     shim_unlock();
     return stream->error;

@@ -78,7 +78,8 @@ struct ncclComm {
     int is_aborted;
     ncclResult_t error;
     uint64_t n_posted, n_done;
-    work *first; /* that waits for its connections */
+    work *first; /* that waits for its connections, or, in a capture, for NCCL's threads */
+    int n_graphs; /* work of it that graphs keep */
     int n_splits;
 };
 
@@ -171,7 +172,42 @@ static int progress(void *arg);
 
 static void post(work *w)
 {
+    w->nth = w->comm->n_posted++;
     shim_enqueue(w->stream, ready, progress, w);
+}
+
+static void post_again(void *arg, cudaStream_t stream)
+{
+    const work *recorded = arg;
+    work *w = malloc(sizeof *w);
+    MUST(w != NULL);
+    *w = *recorded;
+    w->stream = stream;
+    if (w->arrived != NULL) {
+        size_t bytes = (size_t)w->comm->world * w->bytes + 1;
+        w->arrived = malloc(bytes);
+        MUST(w->arrived != NULL);
+        for (int i = 0; i < w->n_ops; i++)
+            if (w->op[i].receive)
+                w->op[i].data = w->arrived + (recorded->op[i].data - recorded->arrived);
+    }
+    post(w);
+}
+
+static void drop(void *arg)
+{
+    work *w = arg;
+    w->comm->n_graphs--;
+    free(w->arrived);
+    free(w);
+}
+
+static void post_or_record(work *w)
+{
+    if (shim_capture(w->stream, post_again, drop, w))
+        w->comm->n_graphs++;
+    else
+        post(w);
 }
 
 /* What NCCL's own threads do meanwhile. */
@@ -184,7 +220,7 @@ static void go_on(ncclComm_t comm)
         comm->in_progress = 0;
     } else if (comm->in_progress == 2) {
         comm->in_progress = 0;
-        post(comm->first);
+        post_or_record(comm->first);
     } else if (comm->in_progress == 3 && atomic_load(&all->n_finalized) == comm->world) {
         comm->in_progress = 0;
     }
@@ -208,7 +244,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm)
 {
-    MUST(!comm->in_progress && comm->n_done == comm->n_posted);
+    MUST(!comm->in_progress && comm->n_done == comm->n_posted && comm->n_graphs == 0);
     comm->in_progress = 3;
     atomic_fetch_add(&comm->all->n_finalized, 1);
     return ncclInProgress;
@@ -226,7 +262,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
-    MUST(!comm->is_aborted);
+    MUST(!comm->is_aborted && comm->n_graphs == 0); /* it would wait for them for ever */
     comm->is_aborted = 1;
     atomic_store(&comm->all->is_dead[comm->rank], 1);
     shm_unlink(comm->name);
@@ -387,16 +423,20 @@ static void check(const work *w)
     }
 }
 
-/* The first work of a communicator connects it. */
+/* The first work of a communicator connects it. What is captured is so by threads of NCCL's own,
+ * some time later. */
 static ncclResult_t submit(work *w)
 {
     ncclComm_t comm = w->comm;
+    cudaStreamCaptureStatus capture;
+    MUST(cudaStreamIsCapturing(w->stream, &capture) == cudaSuccess);
+    int is_captured = capture == cudaStreamCaptureStatusActive;
     check(w);
-    w->nth = comm->n_posted++;
-    if (w->nth > 0) {
+    if (comm->n_posted > 0 && !is_captured) {
         post(w);
         return ncclSuccess;
     }
+    MUST(comm->n_posted > 0 || !is_captured); /* a capture cannot connect */
     comm->first = w;
     comm->in_progress = 2;
     return ncclInProgress;
