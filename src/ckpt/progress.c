@@ -24,12 +24,14 @@ static zopt_status setting_rows(const char *prefix, const zi_setting_row *row, i
     return ZOPT_OK;
 }
 
-static zopt_status scale_rows(const zi_zero_config *c, zi_texts *rows)
+static zopt_status step_rows(const zi_zero_config *c, const zi_comm_ops *comm, zi_texts *rows)
 {
     const zi_scale_rules *r = &c->scale_rules;
     ZI_TRY(zi_texts_add(rows, "slots", "%d", r->slots));
     if (c->reduce_group > 1) /* those of earlier versions had no groups, and no row */
         ZI_TRY(zi_texts_add(rows, "reduce_group", "%d", c->reduce_group));
+    if (comm->bits_vary) /* the others all sum alike, and have no row */
+        ZI_TRY(zi_texts_add(rows, "sums", "of %s", comm->name));
     ZI_TRY(zi_texts_add(rows, "clip_norm", "%.17g", r->clip_norm));
     ZI_TRY(zi_texts_add(rows, "check_overflow", "%d", c->check_overflow));
     ZI_TRY(zi_texts_add(rows, "dynamic_loss_scale", "%d", r->dynamic));
@@ -69,7 +71,7 @@ zopt_status zi_config_rows(const zi_zero *z, zi_texts *rows)
     ZI_TRY(zi_texts_add(rows, "schedule", "%s", c->schedule->name));
     ZI_TRY(setting_rows("schedule", c->schedule->settings, c->schedule->n_settings,
                         c->schedule_value, rows));
-    ZI_TRY(scale_rows(c, rows));
+    ZI_TRY(step_rows(c, z->comm->ops, rows));
     for (uint32_t g = 0; g < z->n_groups; g++)
         ZI_TRY(group_rows(z, g, rows));
     for (uint32_t i = 0; i < z->n_agreed; i++)
