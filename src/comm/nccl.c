@@ -215,12 +215,17 @@ static void disconnect(zi_nccl_comm *n)
     zi_comm *comm = &n->base;
     comm->phase = "end";
     n->meeting->calls_roll = 0; /* who waits here will not do what others wait for */
+    for (int i = 0; i < ZI_N_NCCL_LANES && !comm->broken; i++)
+        if (n->lane[i].comm == NULL ||
+            zi_nccl_checked(n, comm->device->wait(comm->queue)) != ZOPT_OK ||
+            zi_nccl_checked(n, zi_device_cuda.wait(n->lane[i].queue)) != ZOPT_OK)
+            break;
+    if (!comm->broken)
+        zi_nccl_deregister(n, NULL);
     for (int i = 0; i < ZI_N_NCCL_LANES && !comm->broken; i++) {
         zi_nccl_lane *lane = &n->lane[i];
-        if (lane->comm == NULL || zi_nccl_checked(n, comm->device->wait(comm->queue)) != ZOPT_OK ||
-            zi_nccl_checked(n, zi_device_cuda.wait(lane->queue)) != ZOPT_OK ||
-            zi_nccl_finish(n, lane, "ncclCommFinalize", n->nccl->CommFinalize(lane->comm)) !=
-                ZOPT_OK)
+        if (lane->comm == NULL || zi_nccl_finish(n, lane, "ncclCommFinalize",
+                                                 n->nccl->CommFinalize(lane->comm)) != ZOPT_OK)
             continue;
         (void)n->nccl->CommDestroy(lane->comm);
         lane->comm = NULL;
@@ -242,6 +247,7 @@ static void destroy(zi_comm *comm)
         disconnect(n);
     if (comm->queue != NULL)
         comm->queue->guard = NULL;
+    zi_nccl_deregister(n, NULL);
     zi_nccl_unreserve(n);
     for (int i = 0; i < ZI_N_NCCL_LANES; i++)
         zi_device_cuda.close(n->lane[i].queue);
@@ -296,7 +302,9 @@ static zopt_status create_native(const zi_comm_config *config, zi_mem *mem, zi_c
 static zopt_status alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,
                                    zi_symmetric *out)
 {
-    return zi_symmetric_alloc(comm, category, bytes, 0, out);
+    int lane = category == ZI_MEM_PARAMS ? ZI_NCCL_PARAMS : ZI_NCCL_GRADS;
+    ZI_TRY(zi_symmetric_alloc(comm, category, bytes, 0, out));
+    return zi_nccl_register((zi_nccl_comm *)comm, lane, out->base, bytes);
 }
 
 /* Transfers may still touch it. A wait that fails has broken the comm: leak. */
@@ -305,6 +313,8 @@ static void free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *me
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     for (int i = 0; i < ZI_N_NCCL_LANES && !comm->planned && !comm->broken; i++)
         (void)zi_nccl_checked(n, zi_device_cuda.wait(n->lane[i].queue));
+    if (memory->base != NULL)
+        zi_nccl_deregister(n, memory->base);
     zi_symmetric_free(comm, category, memory, comm->broken);
 }
 
@@ -340,15 +350,15 @@ static zopt_status exchange(zi_comm *comm, const zi_message *messages, size_t n)
 
 /* ------------------------------------------------------------------ the rows ----------------- */
 
-#define NCCL_OPS                                                                            \
-    .device_memory = 1, .device_direct = 1, .replayable = 1, .missing = zi_nccl_missing,     \
-    .destroy = destroy, .reserve = zi_nccl_reserve, .alloc_symmetric = alloc_symmetric,     \
-    .free_symmetric = free_symmetric, .all_gather = all_gather, .all_reduce = all_reduce,   \
-    .broadcast = broadcast, .exchange = exchange, .expose = zi_nccl_expose,                 \
-    .expose_test = zi_nccl_expose_test, .expose_wait = zi_nccl_expose_wait,                 \
-    .consumed = zi_nccl_consumed, .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open,   \
-    .dest_wait = zi_nccl_dest_wait, .publish = zi_nccl_publish,                             \
-    .publish_wait = zi_nccl_publish_wait, .record_end = zi_nccl_record_end,                 \
+#define NCCL_OPS                                                                          \
+    .device_memory = 1, .device_direct = 1, .replayable = 1, .missing = zi_nccl_missing,  \
+    .destroy = destroy, .reserve = zi_nccl_reserve, .alloc_symmetric = alloc_symmetric,   \
+    .free_symmetric = free_symmetric, .all_gather = all_gather, .all_reduce = all_reduce, \
+    .broadcast = broadcast, .exchange = exchange, .expose = zi_nccl_expose,               \
+    .expose_test = zi_nccl_expose_test, .expose_wait = zi_nccl_expose_wait,               \
+    .consumed = zi_nccl_consumed, .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open, \
+    .dest_wait = zi_nccl_dest_wait, .publish = zi_nccl_publish,                           \
+    .publish_wait = zi_nccl_publish_wait, .record_end = zi_nccl_record_end,               \
     .progress = zi_nccl_progress, .sum_enqueue = zi_nccl_sum_enqueue
 
 const zi_comm_ops zi_comm_nccl = {

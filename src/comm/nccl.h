@@ -1,5 +1,6 @@
 /* The object of transports nccl and nccl-native: nccl.c makes it, nccl_library.c finds NCCL,
- * nccl_probe.c tries it out, nccl_wait.c waits and aborts, nccl_transfer.c moves slices. Ranks meet
+ * nccl_probe.c tries it out, nccl_register.c tells it of memory, nccl_wait.c waits and aborts,
+ * nccl_transfer.c moves slices. Ranks meet
  * over MPI, which keeps the small collectives and the messages; slices go from GPU to GPU, on
  * streams beside the comm's queue, and events order the two: the host waits for neither.
  *
@@ -43,7 +44,9 @@ enum { ZI_NCCL_LEAST = NCCL_VERSION(2, 14, 0) };
 typedef struct zi_nccl_calls {
 #define ZI_NCCL_FIELD(name) __typeof__(nccl##name) *name;
     ZI_NCCL_NEEDED(ZI_NCCL_FIELD)
-    ZI_NCCL_FIELD(CommSplit) /* NULL before 2.18 */
+    ZI_NCCL_FIELD(CommSplit)    /* NULL before 2.18 */
+    ZI_NCCL_FIELD(CommRegister) /* both NULL before 2.19 */
+    ZI_NCCL_FIELD(CommDeregister)
 #undef ZI_NCCL_FIELD
 } zi_nccl_calls;
 
@@ -72,6 +75,14 @@ typedef struct zi_nccl_lane {
     uint64_t n_begun;
 } zi_nccl_lane;
 
+/* Memory that a lane's communicator knows of. */
+typedef struct zi_nccl_buffer {
+    struct zi_nccl_buffer *next;
+    const void *memory;
+    int lane;
+    void *handle; /* NULL: NCCL makes no use of it */
+} zi_nccl_buffer;
+
 typedef struct zi_nccl_comm {
     zi_comm base;
     zi_mpi *meeting;
@@ -83,6 +94,7 @@ typedef struct zi_nccl_comm {
     uint64_t n_consumed;
     char *staging; /* one bucket of received slices: NCCL does not swap in place */
     size_t staging_bytes;
+    zi_nccl_buffer *buffers;
     zi_cuda_guard guard;
 } zi_nccl_comm;
 
@@ -103,6 +115,12 @@ void zi_nccl_abort(zi_nccl_comm *n);
 
 /* nccl_probe.c: try both communicators out. Collective. */
 zopt_status zi_nccl_probe(zi_nccl_comm *n);
+
+/* nccl_register.c: tell a lane's communicator of memory that it will send and receive, so that NCCL
+ * may do without copies of its own where the machine lets it; and take it back, before it is freed
+ * and before the communicator ends (of one that was aborted nothing is left). NULL: of all. */
+zopt_status zi_nccl_register(zi_nccl_comm *n, int lane, void *memory, size_t bytes);
+void zi_nccl_deregister(zi_nccl_comm *n, const void *memory);
 
 /* nccl_transfer.c: of zi_comm_ops. */
 zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);

@@ -76,6 +76,8 @@ static void load(void)
             snprintf(library.missing, sizeof library.missing, "%s has no %s", soname,
                      needed[i].name);
     find("ncclCommSplit", &library.calls.CommSplit);
+    find("ncclCommRegister", &library.calls.CommRegister);
+    find("ncclCommDeregister", &library.calls.CommDeregister);
 }
 
 const char *zi_nccl_missing(void)
@@ -98,18 +100,19 @@ int zi_nccl_was_loaded(void)
     return library.was_loaded;
 }
 
-/* What newer NCCLs have; "": zopt uses it. */
+/* What newer NCCLs have. */
 static const struct {
-    const char *name, *symbol, *unused;
+    const char *name, *symbol, *note;
+    int is_used;
 } features[] = {
-    {"split", "ncclCommSplit", ""},
+    {"split", "ncclCommSplit", "a caller's communicator can be split", 1},
     {"alltoall", "ncclAlltoAll",
-     "there, not used: grouped sends and receives do the same in every version"},
-    {"user buffers", "ncclCommRegister", "there, not used: gradients and parameters are plain"},
+     "there, not used: grouped sends and receives do the same in every version", 0},
+    {"user buffers", "ncclCommRegister", "gradients, parameters and staging are registered", 1},
     {"symmetric windows", "ncclCommWindowRegister",
-     "there, not used: they need memory of ncclMemAlloc"},
+     "there, not used: they need memory of ncclMemAlloc, and zopt's is the device's own", 0},
     {"copy engines", "ncclCommRevoke", /* of 2.28, as they are */
-     "perhaps there, not used: they need symmetric windows"},
+     "perhaps there, not used: they need symmetric windows", 0},
 };
 
 void zi_nccl_describe(void (*row)(void *arg, const char *kind, const char *name, int usable,
@@ -126,11 +129,8 @@ void zi_nccl_describe(void (*row)(void *arg, const char *kind, const char *name,
     row(arg, "nccl", "library", 1, note);
     for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
         void *symbol;
-        int there = find(features[i].symbol, &symbol),
-            used = there && features[i].unused[0] == '\0';
-        row(arg, "nccl", features[i].name, used,
-            used    ? "a caller's communicator can be split"
-            : there ? features[i].unused
-                    : "not in this NCCL");
+        int there = find(features[i].symbol, &symbol);
+        row(arg, "nccl", features[i].name, there && features[i].is_used,
+            there ? features[i].note : "not in this NCCL");
     }
 }

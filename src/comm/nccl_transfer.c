@@ -47,7 +47,7 @@ zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_
         comm->world > 1 && !comm->comes_reduced ? (size_t)comm->world * max_slice_bytes : 0;
     ZI_TRY(comm->device->alloc(comm->queue, comm->mem, ZI_MEM_STAGING, bytes, &n->staging));
     n->staging_bytes = bytes;
-    return ZOPT_OK;
+    return zi_nccl_register(n, ZI_NCCL_GRADS, n->staging, bytes);
 }
 
 void zi_nccl_unreserve(zi_nccl_comm *n)

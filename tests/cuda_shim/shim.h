@@ -51,7 +51,8 @@ void shim_enqueue(cudaStream_t stream, int (*ready)(const void *arg), int (*call
                   void *arg);
 void shim_push(void);
 /* 1: the stream is being captured, and each launch of the graph calls `again` with the stream that
- * stands for it, to enqueue what belongs there; `forget` comes when the graph is gone. 0: it is not.
+ * stands for it, to enqueue what belongs there; `forget` comes when the graph is gone. 0: it is
+ * not.
  */
 int shim_capture(cudaStream_t stream, void (*again)(void *arg, cudaStream_t stream),
                  void (*forget)(void *arg), void *arg);

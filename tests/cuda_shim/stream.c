@@ -718,8 +718,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status)
 {
-    *status = real(stream)->capture != NULL ? cudaStreamCaptureStatusActive
-                                            : cudaStreamCaptureStatusNone;
+    *status =
+        real(stream)->capture != NULL ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
     return cudaSuccess;
 }
 

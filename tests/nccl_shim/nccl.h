@@ -55,6 +55,8 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state);
 ncclResult_t ncclCommFinalize(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
+ncclResult_t ncclCommRegister(ncclComm_t comm, void *data, size_t bytes, void **handle);
+ncclResult_t ncclCommDeregister(ncclComm_t comm, void *handle);
 ncclResult_t ncclCommCount(ncclComm_t comm, int *world);
 ncclResult_t ncclCommUserRank(ncclComm_t comm, int *rank);
 ncclResult_t ncclCommCuDevice(ncclComm_t comm, int *device);
@@ -77,6 +79,7 @@ typedef struct nccl_shim_state {
     int n_begun; /* communicators made, and how they ended */
     int n_destroyed;
     int n_aborted;
+    int n_registered, n_deregistered; /* buffers */
 } nccl_shim_state;
 extern nccl_shim_state nccl_shim;
 

@@ -1,0 +1,86 @@
+/* What the files of this NCCL share: nccl.c has the life of communicators, work.c their work on
+ * streams, collective.c what collectives are made of. */
+#ifndef TESTS_NCCL_WORK_H
+#define TESTS_NCCL_WORK_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "nccl.h"
+
+enum { MAX_RANKS = 8, RING_BYTES = 1 << 16, MAX_OPS = 2 * MAX_RANKS };
+
+#define MUST(condition)                                                                \
+    do {                                                                               \
+        if (!(condition)) {                                                            \
+            fprintf(stderr, "nccl shim, %s:%d: %s\n", __FILE__, __LINE__, #condition); \
+            abort();                                                                   \
+        }                                                                              \
+    } while (0)
+
+typedef struct ring {
+    _Alignas(64) _Atomic uint64_t written;
+    _Alignas(64) _Atomic uint64_t read;
+    char data[RING_BYTES];
+} ring;
+
+typedef struct shared {
+    _Atomic int n_joined, n_finalized;
+    _Atomic int is_dead[MAX_RANKS];
+    char gpu[MAX_RANKS][16];
+    ring ring[MAX_RANKS][MAX_RANKS]; /* from, to */
+} shared;
+
+/* What a message begins with. */
+typedef struct head {
+    uint64_t nth; /* work of the communicator */
+    uint64_t bytes;
+} head;
+
+typedef struct op {
+    char *data; /* of a receive; a send only reads */
+    size_t bytes, done;
+    int peer, receive, has_head;
+} op;
+
+typedef struct work {
+    struct ncclComm *comm;
+    cudaStream_t stream;
+    uint64_t nth;
+    op op[MAX_OPS];
+    int n_ops;
+    /* Behind all of them; NULL: nothing. */
+    void (*finish)(const struct work *w);
+    const char *send;
+    char *receive, *arrived; /* arrived: what came from each rank, `bytes` each */
+    size_t bytes;
+    ncclDataType_t dtype;
+} work;
+
+struct ncclComm {
+    shared *all;
+    char name[sizeof((ncclUniqueId *)NULL)->internal];
+    int rank, world, device;
+    int in_progress; /* 1: joining; 2: first work; 3: finalizing */
+    int is_aborted;
+    ncclResult_t error;
+    uint64_t n_posted, n_done;
+    work *first;      /* that waits for its connections, or, in a capture, for NCCL's threads */
+    int n_graphs;     /* work of it that graphs keep */
+    int n_registered; /* buffers */
+    int n_splits;
+};
+
+size_t work_bytes_of(ncclDataType_t dtype);
+work *work_new(ncclComm_t comm, cudaStream_t stream);
+/* A message of it. */
+void work_add(work *w, int receive, int peer, const void *data, size_t bytes);
+/* The end of a call. */
+ncclResult_t work_submit(work *w);
+/* Enqueue it, or let the capture of its stream have it. */
+void work_post(work *w);
+
+#endif
