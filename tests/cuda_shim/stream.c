@@ -60,12 +60,14 @@ struct shim_stream {
     int branch;                 /* of the capture */
 };
 
+typedef enum node_kind { WORK, FORK, JOIN, OUTSIDE, FOREIGN } node_kind;
+
 /* What a capture has taken: a piece of work, a fork or join, an event's record for those outside,
  * or somebody else's work, to be enqueued in place. */
 typedef struct node {
     struct node *next;
     int branch;
-    enum { WORK, FORK, JOIN, OUTSIDE, FOREIGN } kind;
+    node_kind kind;
     work *work;
     struct shim_event *event;  /* OUTSIDE */
     const struct node *behind; /* JOIN */
@@ -301,7 +303,7 @@ typedef struct target {
 
 static void run_stream(cudaStream_t stream, const target *to);
 
-static node *take(cudaStream_t stream, int kind)
+static node *take(cudaStream_t stream, node_kind kind)
 {
     struct shim_graph *graph = stream->capture;
     node *n = calloc(1, sizeof *n);
