@@ -187,6 +187,13 @@ test_plan_figures() {
     expect_json "j['plans'][0]['transport']" mpi
     expect_json "round(j['plans'][0]['per_rank'][0]['grad_accum'] * 12 / 70e9, 3)" 8.0
     expect 0 "between nodes" "$zopt" plan --params 70e9 --ranks 8,16 --ranks-per-node 8
+    # GPUs of a node reach each other's memory, and the rest is as between nodes that share theirs.
+    if "$zopt" plan --params 1 --device cuda >cuda.txt 2>&1; then
+        expect 0 "" "$zopt" plan --params 70e9 --ranks 16 --ranks-per-node 8 --slots 32 \
+            --reduce-group 8 --device cuda --json
+        expect_json "j['plans'][0]['transport']" ipc
+        expect_json "round(j['plans'][0]['bytes_between_nodes_per_step'] * 16 / 140e9, 4)" 5.0
+    fi
     expect 0 "" "$zopt" plan --params 1 --ranks 5 --json
     expect_json "len(j['plans'][0]['per_rank'])" 5
 }

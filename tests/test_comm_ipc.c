@@ -26,6 +26,17 @@ START_TEST(part_of_the_world_does_what_a_transport_must)
 }
 END_TEST
 
+/* _i: ranks of a node; the job is several such nodes. */
+START_TEST(nodes_do_what_a_transport_must)
+{
+    suite_failure failure = {""};
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .device = gpu, .ranks_per_node = _i};
+    if (world_size() % _i == 0 && _i < world_size())
+        comm_suite_run(ipc, &config, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
 static void connect_as(const char *name, const zi_comm_config *config, const char *want,
                        suite_failure *failure)
 {
@@ -52,22 +63,24 @@ static void refuse(const zi_comm_config *config, const char *text, suite_failure
     SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
 }
 
-START_TEST(auto_is_ipc_for_the_gpus_of_one_node)
+START_TEST(auto_is_ipc_for_the_gpus_of_nodes_of_several_ranks)
 {
     suite_failure failure = {""};
     zi_comm_config config = {.deadline_ms = DEADLINE_MS, .device = gpu};
     connect_as("auto", &config, "ipc", &failure);
     config.ranks_per_node = world_size();
     connect_as("auto", &config, "ipc", &failure);
-    config.ranks_per_node = 1;
-    connect_as("auto", &config, "mpi", &failure);
+    for (int n = 1; n < world_size(); n++) {
+        config.ranks_per_node = n;
+        connect_as("auto", &config, n > 1 && world_size() % n == 0 ? "ipc" : "mpi", &failure);
+    }
     config = (zi_comm_config){.deadline_ms = DEADLINE_MS};
     connect_as("auto", &config, "shm", &failure);
     assert_all_passed(&failure);
 }
 END_TEST
 
-START_TEST(several_nodes_are_refused_with_their_hosts)
+START_TEST(lonely_or_unequal_nodes_are_refused_with_their_hosts)
 {
     suite_failure failure = {""};
     int n = world_size() - 1;
@@ -75,9 +88,12 @@ START_TEST(several_nodes_are_refused_with_their_hosts)
     char text[64];
     snprintf(text, sizeof text, ", by ranks_per_node %d; use transport \"mpi\"", n);
     refuse(&config, text, &failure);
-    snprintf(text, sizeof text, "and rank %d on '", n);
+    snprintf(text, sizeof text, "rank %d on '", n);
     refuse(&config, text, &failure);
-    refuse(&config, "transport ipc needs all ranks on one node: rank 0 is on '", &failure);
+    refuse(&config,
+           n == 1 ? "transport ipc needs ranks that share a node, next to each other: rank 0 is"
+                  : "transport ipc needs nodes of equally many ranks, next to each other",
+           &failure);
     config = (zi_comm_config){.plan_world = n + 1, .ranks_per_node = n, .device = gpu};
     refuse(&config, "transport ipc", &failure);
     assert_all_passed(&failure);
@@ -128,8 +144,9 @@ static int run_tests(void)
     suite_add_tcase(suite, tests);
     tcase_add_test(tests, whole_world_does_what_a_transport_must);
     tcase_add_loop_test(tests, part_of_the_world_does_what_a_transport_must, 1, 4);
-    tcase_add_test(tests, auto_is_ipc_for_the_gpus_of_one_node);
-    tcase_add_test(tests, several_nodes_are_refused_with_their_hosts);
+    tcase_add_loop_test(tests, nodes_do_what_a_transport_must, 2, 4);
+    tcase_add_test(tests, auto_is_ipc_for_the_gpus_of_nodes_of_several_ranks);
+    tcase_add_test(tests, lonely_or_unequal_nodes_are_refused_with_their_hosts);
     tcase_add_test(tests, host_memory_is_refused_on_all_ranks);
     tcase_add_test(tests, transfers_out_of_order_are_refused);
     tcase_add_test(tests, rank_that_never_arrives_is_named);

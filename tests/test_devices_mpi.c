@@ -10,15 +10,18 @@
 #include "on_devices.h"
 #include "optimizer_cases.h"
 
-static int job_rank;
+static int job_rank, job_world;
 
 static void compare_devices(h_problem *problem, const char *transport, const char *name)
 {
     h_result want, got;
     char what[96];
+    int ranks_per_node = problem->options.ranks_per_node;
     problem->options.transport = "self";
     problem->options.device = "cpu";
+    problem->options.ranks_per_node = 0;
     h_run_one(problem, &problem->options, &want);
+    problem->options.ranks_per_node = ranks_per_node;
     for (size_t d = 0; d < zi_n_devices; d++) {
         const zi_device_ops *device = zi_devices[d];
         if (device->on_host || !device_is_here(device))
@@ -65,6 +68,29 @@ START_TEST(ipc_gives_the_cpus_bits)
     problem.options.bucket_elems = _i % 3 == 2 ? 0 : 700;
     problem.options.shared_params = _i % 4 == 3;
     problem.options.reduce_group = 1 + _i % 2;
+    compare_devices(&problem, "ipc", c->name);
+}
+END_TEST
+
+/* Nodes of two ranks; the same with groups of slots, whose sums travel where they are FP32. */
+START_TEST(ipc_over_nodes_gives_the_cpus_bits)
+{
+    const optimizer_case *c = &optimizer_cases[_i];
+    h_problem problem;
+    if (job_world % 2 != 0 || job_world == 2)
+        return;
+    h_uneven(&problem, (zopt_dtype)(_i % 3), _i % 4 == 0);
+    problem.lr = c->lr;
+    problem.weight_decay[0] = c->weight_decay;
+    problem.options.optimizer = c->optimizer;
+    problem.options.settings = c->setting;
+    problem.options.n_settings = case_n_settings(c);
+    problem.options.clip_norm = _i % 2 ? 0.5 : 0;
+    problem.options.slots = 1 + _i % 7;
+    problem.options.bucket_elems = _i % 3 == 1 ? 0 : 700;
+    problem.options.shared_params = _i % 4 == 1;
+    problem.options.reduce_group = 1 + _i % 2;
+    problem.options.ranks_per_node = 2;
     compare_devices(&problem, "ipc", c->name);
 }
 END_TEST
@@ -129,11 +155,13 @@ int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &job_rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &job_world);
     Suite *suite = suite_create("devices over mpi");
     TCase *tests = tcase_create("mpi");
     tcase_set_timeout(tests, 120);
     tcase_add_loop_test(tests, mpi_on_a_device_gives_the_cpus_bits, 0, 3);
     tcase_add_loop_test(tests, ipc_gives_the_cpus_bits, 0, N_OPTIMIZER_CASES);
+    tcase_add_loop_test(tests, ipc_over_nodes_gives_the_cpus_bits, 0, N_OPTIMIZER_CASES);
     tcase_add_loop_test(tests, overflows_are_found_as_on_the_cpu, 0, 2);
     tcase_add_test(tests, one_ranks_bad_option_is_told_to_all_whatever_the_device);
     tcase_add_test(tests, shm_refuses_a_devices_memory_by_name);

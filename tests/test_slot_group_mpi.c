@@ -1,14 +1,16 @@
 /* Sums by groups of slots over several nodes, whose ranks add up before anything travels, against a
  * scalar loop: nodes of one group and of two, groups that nodes do not divide into, slots that fill
- * the last group in part. Run with mpirun -n 8. */
+ * the last group in part. Run with mpirun -n 8; with "cuda" as argument over transport ipc, with 6,
+ * which leaves the larger worlds out. */
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <zopt/zopt_mpi.h>
 
 #include "slot_group.h"
 
-static int job_rank;
+static int job_rank, on_gpus;
 
 static const struct {
     int world, ranks_per_node;
@@ -22,6 +24,10 @@ static void set_layout(zopt_options *options, int layout)
 {
     zopt_options_set_comm(options, part[layout]);
     options->transport = layouts[layout].transport;
+    if (on_gpus) {
+        options->device = "cuda";
+        options->transport = strcmp(options->transport, "shm") == 0 ? "ipc" : "mpi";
+    }
     options->ranks_per_node = layouts[layout].ranks_per_node;
 }
 
@@ -126,11 +132,15 @@ END_TEST
 
 int main(int argc, char **argv)
 {
+    int job_world;
     MPI_Init(&argc, &argv);
     MPI_Comm_rank(MPI_COMM_WORLD, &job_rank);
-    for (int l = 0; l < N_LAYOUTS; l++)
-        MPI_Comm_split(MPI_COMM_WORLD, job_rank < layouts[l].world ? 0 : MPI_UNDEFINED, job_rank,
-                       &part[l]);
+    MPI_Comm_size(MPI_COMM_WORLD, &job_world);
+    on_gpus = argc > 1 && strcmp(argv[1], "cuda") == 0;
+    for (int l = 0; l < N_LAYOUTS; l++) {
+        int is_in = job_rank < layouts[l].world && layouts[l].world <= job_world;
+        MPI_Comm_split(MPI_COMM_WORLD, is_in ? 0 : MPI_UNDEFINED, job_rank, &part[l]);
+    }
     Suite *suite = suite_create("groups of slots over nodes");
     TCase *tests = tcase_create("mpi");
     tcase_set_timeout(tests, 300);

@@ -79,7 +79,7 @@ static void check_transport(finding *f)
              "else mpi: the launcher does not tell which");
     else if (here == world)
         find(f, OK, "",
-             "auto takes shm: all %ld ranks are on this node; for device cuda ipc, and mpi where "
+             "auto takes shm: all %ld ranks are on this node; for device cuda ipc, or mpi where "
              "its GPUs cannot reach each other",
              world);
     else if (here == 1)
@@ -90,7 +90,7 @@ static void check_transport(finding *f)
              "next to each other");
     else
         find(f, OK, "",
-             "auto takes shm, with messages between %ld nodes of %ld ranks; "
+             "auto takes shm, with messages between %ld nodes of %ld ranks; for device cuda ipc; "
              "zero_optimization.reduce_group=%ld sends sums between them",
              world / here, here, here);
 }

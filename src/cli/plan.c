@@ -248,7 +248,8 @@ static int count_worlds(const char *command, const plan_source *source, const in
         }
         int node = p->options.ranks_per_node;
         world->node = node > 0 && node < ranks[w] ? node : ranks[w];
-        world->is_flat = strcmp(world->transport, "shm") != 0;
+        world->is_flat =
+            strcmp(world->transport, "shm") != 0 && strcmp(world->transport, "ipc") != 0;
         plan_count_sent(p, world);
     }
     return 0;

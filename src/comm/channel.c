@@ -159,13 +159,9 @@ zopt_status zi_channel_check(zi_channel_comm *k, const zi_awaited *what)
     return stopped >= 0 ? stop(k, stopped) : ZOPT_OK;
 }
 
-zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
+zopt_status zi_channel_poll(zi_channel_comm *k, const zi_awaited *what)
 {
     zi_wait wait;
-    if (what->missing(k, what, 0) == k->base.world)
-        return ZOPT_OK;
-    if (k->await != NULL)
-        return k->await(k, what);
     zi_wait_begin(&wait, &k->base);
     wait.n_spins = k->n_spins;
     for (int expired = 0;; expired = zi_wait_pause(&wait)) {
@@ -177,6 +173,13 @@ zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
         if (expired)
             return hang(k, what);
     }
+}
+
+zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what)
+{
+    if (what->missing(k, what, 0) == k->base.world)
+        return ZOPT_OK;
+    return k->await != NULL ? k->await(k, what) : zi_channel_poll(k, what);
 }
 
 zi_awaited zi_channel_counts(zi_counter which, uint64_t target, int n)
@@ -206,17 +209,19 @@ static const char *const operations[] = {
 
 static zopt_status compare_calls(zi_channel_comm *k, int side)
 {
-    const zi_call *a = &block_of(k, 0)->call[side];
-    for (int r = 1; r < k->base.world; r++) {
+    int first = k->base.node.base;
+    const zi_call *a = &block_of(k, first)->call[side];
+    for (int r = first + 1; r < end_of_node(k); r++) {
         const zi_call *b = &block_of(k, r)->call[side];
         if (a->operation == b->operation && a->variant == b->variant && a->bytes == b->bytes)
             continue;
         give_up(k, k->base.rank);
-        return ZI_FAIL(ZOPT_ERR_COMM,
-                       "collective %llu: rank 0 calls %s(%d) of %llu bytes, rank %d %s(%d) of %llu",
-                       (unsigned long long)zi_channel_count(k, ZI_CALLED), operations[a->operation],
-                       a->variant, (unsigned long long)a->bytes, r, operations[b->operation],
-                       b->variant, (unsigned long long)b->bytes);
+        return ZI_FAIL(
+            ZOPT_ERR_COMM,
+            "collective %llu: rank %d calls %s(%d) of %llu bytes, rank %d %s(%d) of %llu",
+            (unsigned long long)zi_channel_count(k, ZI_CALLED), first, operations[a->operation],
+            a->variant, (unsigned long long)a->bytes, r, operations[b->operation], b->variant,
+            (unsigned long long)b->bytes);
     }
     return ZOPT_OK;
 }
@@ -252,8 +257,9 @@ zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes,
     do {
         size_t n = piece_at(offset, bytes);
         ZI_TRY(exchange(k, &call, (const char *)send + offset, n, &side));
-        for (int r = 0; r < comm->world && n > 0; r++)
-            memcpy((char *)recv + (size_t)r * bytes + offset, block_of(k, r)->data[side], n);
+        for (int i = 0; i < comm->node.size && n > 0; i++)
+            memcpy((char *)recv + (size_t)i * bytes + offset,
+                   block_of(k, comm->node.base + i)->data[side], n);
         offset += n;
     } while (offset < bytes);
     return ZOPT_OK;
@@ -282,10 +288,11 @@ zopt_status zi_channel_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *value
     do {
         size_t m = piece_at(done * sizeof *values, call.bytes) / sizeof *values;
         ZI_TRY(exchange(k, &call, values + done, m * sizeof *values, &side));
-        for (int r = 0; r < comm->world; r++) {
+        for (int r = comm->node.base; r < end_of_node(k); r++) {
             const int64_t *theirs = (const int64_t *)(const void *)block_of(k, r)->data[side];
             for (size_t i = 0; i < m; i++)
-                values[done + i] = r == 0 ? theirs[i] : reduce_one(op, values[done + i], theirs[i]);
+                values[done + i] =
+                    r == comm->node.base ? theirs[i] : reduce_one(op, values[done + i], theirs[i]);
         }
         done += m;
     } while (done < n);

@@ -62,7 +62,7 @@ struct zi_channel_comm {
     zi_comm base;
     void **block;     /* [node.size] the zi_channel_rank of each; NULL: a plan */
     unsigned n_spins; /* tests of a condition before a wait gives its core away */
-    /* How to wait where more than counts must be looked after; NULL: zi_channel_wait_for's way. */
+    /* How to wait where more than counts must be looked after; NULL: zi_channel_poll. */
     zopt_status (*await)(zi_channel_comm *k, const zi_awaited *what);
     /* Where memory is a device's: [node.size] events of each rank, n_fences of a kind (0: none). */
     zi_fences *fences;
@@ -96,6 +96,9 @@ zi_awaited zi_channel_counts(zi_counter which, uint64_t target, int n);
 /* Wait until no rank is missing; a failure of any rank ends it with ERR_PEER. */
 zopt_status zi_channel_wait_for(zi_channel_comm *k, const zi_awaited *what);
 
+/* The same, whatever else must be looked after. */
+zopt_status zi_channel_poll(zi_channel_comm *k, const zi_awaited *what);
+
 /* 1: each rank of the node below n has counted to the target. */
 int zi_channel_reached(const zi_channel_comm *k, zi_counter which, uint64_t target, int n);
 
@@ -109,7 +112,7 @@ zopt_status zi_channel_wait(zi_channel_comm *k, zi_counter which, uint64_t targe
 /* Pass on a status; tell the peers if it is an error. */
 zopt_status zi_channel_checked(zi_channel_comm *k, zopt_status status);
 
-/* The small collectives of zi_comm_ops. */
+/* The small collectives of zi_comm_ops, of the node's ranks. */
 zopt_status zi_channel_all_gather(zi_comm *comm, const void *send, size_t bytes, void *recv);
 zopt_status zi_channel_all_reduce(zi_comm *comm, zi_reduce_op op, int64_t *values, size_t n);
 zopt_status zi_channel_broadcast(zi_comm *comm, int root, void *buffer, size_t bytes);

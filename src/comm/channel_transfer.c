@@ -66,7 +66,7 @@ zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, c
 {
     ZI_TRY(wait_begun(comm, "expose_wait", ZI_EXPOSED, ZI_EXPOSED, transfer->ordinal,
                       transfer->n_contributors));
-    ZI_TRY(zi_fence_await((zi_channel_comm *)comm, ZI_EXPOSED, transfer->ordinal,
+    ZI_TRY(zi_fence_await((zi_channel_comm *)comm, ZI_EXPOSED, transfer->ordinal, 0,
                           transfer->n_contributors));
     int end = comm->node.base + comm->node.size;
     for (int i = comm->node.base; i < end && i < transfer->n_contributors; i++)
@@ -102,7 +102,7 @@ static zopt_status wait_opened(zi_channel_comm *k)
     uint64_t n = zi_channel_count(k, ZI_OPENED);
     ZI_TRY(zi_channel_wait(k, ZI_OPENED, n, k->base.world));
     if (n > k->n_openings)
-        ZI_TRY(zi_fence_await(k, ZI_OPENED, n - 1, k->base.world));
+        ZI_TRY(zi_fence_await(k, ZI_OPENED, n - 1, 0, k->base.world));
     k->n_openings = n;
     return ZOPT_OK;
 }

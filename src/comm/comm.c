@@ -66,7 +66,7 @@ const zi_comm_ops zi_comm_shm = {
 
 const zi_comm_ops zi_comm_ipc = {
     .name = "ipc",
-    .help = "an MPI world on one node, on GPUs",
+    .help = "an MPI world on GPUs",
     .missing = built_without,
     .wanted = never_wanted,
 };
@@ -300,11 +300,18 @@ static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
     return comm->device->wait(comm->queue); /* zeroed, before other queues write it */
 }
 
-/* Messages need host memory, which counts as what it is: bytes in transit. */
+/* Messages leave from the host. */
+static int has_host(const zi_comm *comm, const zi_symmetric *memory)
+{
+    int all_near = memory->peer != NULL && comm->node.size == comm->world;
+    return !all_near && !comm->device->on_host && !comm->ops->device_direct;
+}
+
+/* It counts as what it is: bytes in transit. */
 static zopt_status symmetric_host(const zi_comm *comm, zi_symmetric *memory)
 {
     memory->host = memory->base;
-    if (memory->peer != NULL || comm->device->on_host || comm->ops->device_direct)
+    if (!has_host(comm, memory))
         return ZOPT_OK;
     return zi_mem_array(comm->mem, ZI_MEM_STAGING, memory->bytes, &memory->host);
 }
@@ -325,14 +332,18 @@ void zi_heap_free(const zi_heap *heap, zi_queue *queue)
     heap->device->free(queue, &uncounted, heap->category, heap->memory, heap->bytes);
 }
 
-/* What symmetric_base got, and symmetric_host. */
-static void free_memory(zi_comm *comm, const zi_symmetric_node *node)
+/* What symmetric_host got. */
+static void free_host(zi_comm *comm, const zi_symmetric *memory)
 {
-    const zi_symmetric *memory = &node->memory;
+    if (has_host(comm, memory))
+        zi_mem_free_array(comm->mem, ZI_MEM_STAGING, memory->host, memory->bytes);
+}
+
+/* What symmetric_base got. */
+static void free_base(zi_comm *comm, const zi_symmetric_node *node)
+{
     const zi_heap heap = heap_of(comm, node);
     zi_heap_free(&heap, comm->queue);
-    if (memory->host != memory->base)
-        zi_mem_free_array(comm->mem, ZI_MEM_STAGING, memory->host, memory->bytes);
 }
 
 static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
@@ -353,7 +364,7 @@ static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t byt
     if (status == ZOPT_OK)
         status = symmetric_host(comm, &node->memory);
     if (status != ZOPT_OK) {
-        free_memory(comm, node);
+        free_base(comm, node);
         zi_mem_free_table(comm->mem, node, node_bytes);
         return status;
     }
@@ -385,8 +396,12 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
         move_peers(comm, node, -1);
         comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer + comm->node.base);
     } else if (!keep) {
-        free_memory(comm, node);
+        free_base(comm, node);
     }
+    if (!keep)
+        free_host(comm, memory);
+    else if (has_host(comm, memory))
+        zi_mem_uncount(comm->mem, ZI_MEM_STAGING, memory->bytes);
     uncount(comm->device, comm->mem, node->category, node->counted_bytes);
     zi_mem_free_table(comm->mem, node, node->node_bytes);
 }
@@ -404,7 +419,9 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
                                    node->peer + comm->node.base);
         if (status == ZOPT_OK) {
             move_peers(comm, node, 1);
-            node->memory.base = node->memory.host = node->peer[comm->rank];
+            node->memory.base = node->peer[comm->rank];
+            if (!has_host(comm, &node->memory))
+                node->memory.host = node->memory.base;
         }
     }
     if (status == ZOPT_OK)

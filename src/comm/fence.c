@@ -23,7 +23,8 @@ zopt_status zi_fences_create(zi_channel_comm *k, size_t n_transfers)
     size_t depth = n_transfers / 2 + 1; /* 2 at least: a step opens once, and the next may follow */
     k->n_fences = depth < 2 ? 2 : depth < ZI_FENCE_DEPTH ? depth : ZI_FENCE_DEPTH;
     own->device = device;
-    for (int which = 0; which < ZI_N_FENCES; which++)
+    int n_kinds = k->base.node.size < k->base.world ? ZI_N_FENCES : ZI_FORWARDED;
+    for (int which = 0; which < n_kinds; which++)
         for (uint64_t i = 0; i < k->n_fences; i++) {
             zi_event **event = &own->event[which][i];
             ZI_TRY(handles != NULL
@@ -66,22 +67,24 @@ static zopt_status reach(zi_channel_comm *k, int rank, zi_counter which, uint64_
                                        &fences->event[which][i]);
 }
 
-/* The ranks of the node below n. */
-static zopt_status reach_all(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int n)
+/* Ranks first..n-1 of the node. */
+static zopt_status reach_all(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first,
+                             int n)
 {
-    int end = k->base.node.base + k->base.node.size;
-    for (int r = k->base.node.base; r < end && r < n; r++)
+    for (int r = first; r < n; r++)
         ZI_TRY(reach(k, r, which, ordinal));
     return ZOPT_OK;
 }
 
-zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int n)
+zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first, int n)
 {
-    int end = k->base.node.base + k->base.node.size;
+    int base = k->base.node.base, end = base + k->base.node.size;
     if (k->n_fences == 0)
         return ZOPT_OK;
-    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, n)));
-    for (int r = k->base.node.base; r < end && r < n; r++)
+    first = first > base ? first : base;
+    n = n < end ? n : end;
+    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, first, n)));
+    for (int r = first; r < n; r++)
         if (r != k->base.rank)
             k->base.device->event_await(k->base.queue, *event_at(k, r, which, ordinal));
     return ZOPT_OK;
@@ -106,14 +109,14 @@ static int undone(const zi_channel_comm *k, const zi_awaited *what, int from)
 
 zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal)
 {
-    int end = k->base.node.base + k->base.node.size, done;
+    int base = k->base.node.base, end = base + k->base.node.size, done;
     if (k->n_fences == 0)
         return ZOPT_OK;
-    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, end)));
+    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, base, end)));
     zi_awaited what = zi_channel_counts(which, ordinal + 1, end);
     what.missing = undone;
     ZI_TRY(zi_channel_wait_for(k, &what));
-    for (int r = k->base.node.base; r < end; r++)
+    for (int r = base; r < end; r++)
         ZI_TRY(zi_channel_checked(
             k, k->base.device->event_query(*event_at(k, r, which, ordinal), &done)));
     return ZOPT_OK;

@@ -13,7 +13,7 @@
 
 #include "comm/channel.h"
 
-enum { ZI_FENCE_DEPTH = 256, ZI_N_FENCES = ZI_PUBLISHED + 1 };
+enum { ZI_FENCE_DEPTH = 256, ZI_N_FENCES = ZI_FORWARDED + 1 };
 
 /* One rank's events, as one process has them. */
 struct zi_fences {
@@ -36,9 +36,10 @@ void zi_fences_destroy(zi_fences *fences);
  * ordinal + 1, which it must not have yet. Where there are no fences, waits for the queue. */
 zopt_status zi_fence_set(zi_channel_comm *k, zi_counter which, uint64_t ordinal);
 
-/* What is enqueued from here on comes behind what the node's ranks below n had enqueued before they
- * counted `ordinal`, which all of them have. Never waits. */
-zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int n);
+/* What is enqueued from here on comes behind what the node's ranks of first..n-1 had enqueued
+ * before they counted `ordinal`, which all of them have. Never waits. */
+zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first,
+                           int n);
 
 /* Wait until all ranks of the node have done it, this one too. */
 zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal);

@@ -1,9 +1,9 @@
-/* Transport ipc: the ranks of an MPI world on one node, on GPUs, reach each other's device memory
- * through handles of whole arrays (device.h), so that sums, updates and stores of parameters are
- * one pass, over NVLink or on a GPU that they share. Where they meet and what their hosts tell each
- * other is transport shm's; events between processes keep their queues in order (fence.c). This
- * file has the memory and the life of the object, which begins with a trial: each rank opens an
- * array of every other's. */
+/* Transport ipc: ranks of an MPI world on GPUs reach the device memory of all on their node through
+ * handles of whole arrays (device.h), so that sums, updates and stores of parameters are one pass,
+ * over NVLink or on a GPU that they share. Where they meet, what their hosts tell each other, and
+ * what goes to other nodes is transport shm's (shm.c, nodes.c); events between processes keep their
+ * queues in order (fence.c). This file has the memory and the life of the object, which begins with
+ * a trial: each rank opens an array of every other's on its node. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -172,19 +172,18 @@ static const char *missing(void)
 
 static int wanted(const zi_comm_config *config)
 {
-    if (config->device == NULL || config->device->share_unit == 0)
-        return 0;
-    return zi_mpi_wanted(config) && (config->plan_world == 0 || zi_shm_plans_one_node(config));
+    return config->device != NULL && config->device->share_unit > 0 && zi_shm_wanted(config);
 }
 
 /* Peers may await this rank's events and read its memory until they have left too. After a failure,
  * or where one does not leave, all of it is leaked. */
-static void destroy(zi_comm *comm)
+void zi_ipc_destroy(zi_comm *comm)
 {
     zi_shm *s = (zi_shm *)comm;
     if (s == NULL)
         return;
     zi_ipc *ipc = s->ipc;
+    zi_shm_drain(comm);
     if (!comm->planned && !comm->broken)
         (void)zi_channel_checked(&s->base, comm->device->wait(comm->queue));
     zi_symmetric_free_all(comm, comm->broken);
@@ -223,7 +222,7 @@ static zopt_status equip(zi_shm *s)
 }
 
 static const zi_shm_kind ipc = {
-    .row = &zi_comm_ipc, .block_bytes = sizeof(ipc_block), .one_node = 1};
+    .row = &zi_comm_ipc, .nodes_row = &zi_comm_ipc_nodes, .block_bytes = sizeof(ipc_block)};
 
 static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
 {
@@ -236,28 +235,29 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
         status = try_out(comm, config->device);
     if (status == ZOPT_OK)
         return ZOPT_OK;
-    destroy(comm);
+    zi_ipc_destroy(comm);
     *out = NULL;
     return status;
 }
 
 /* Peers may still have it: it lives until all have left. */
-static void free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
+void zi_ipc_free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
 {
+    zi_shm_drain(comm);
     zi_symmetric_free(comm, category, memory, comm->broken);
 }
 
 const zi_comm_ops zi_comm_ipc = {
     .name = "ipc",
-    .help = "an MPI world on one node, whose ranks reach each other's GPU memory",
+    .help = "an MPI world, whose ranks on one node reach each other's GPU memory",
     .device_memory = 1,
     .missing = missing,
     .wanted = wanted,
     .otherwise = &zi_comm_mpi,
     .create = create,
-    .destroy = destroy,
+    .destroy = zi_ipc_destroy,
     .alloc_symmetric = zi_shm_alloc_symmetric,
-    .free_symmetric = free_symmetric,
+    .free_symmetric = zi_ipc_free_symmetric,
     .exchange = zi_shm_exchange,
     ZI_CHANNEL_OPS,
 };

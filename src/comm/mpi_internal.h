@@ -1,5 +1,6 @@
 /* The object of transport mpi: mpi.c makes it, mpi_process.c starts and ends MPI, mpi_wait.c waits,
- * mpi_collective.c has the small collectives, mpi_transfer.c moves slices, mpi_message.c messages.
+ * mpi_collective.c has the small collectives, mpi_transfer.c moves slices (mpi_place.c: from and to
+ * where), mpi_message.c messages.
  * The only header of the library that includes mpi.h. */
 #ifndef ZI_COMM_MPI_INTERNAL_H
 #define ZI_COMM_MPI_INTERNAL_H
@@ -66,11 +67,11 @@ typedef struct zi_mpi_user {
     zi_comm *comm;
     /* In every wait; an error ends it. */
     zopt_status (*check)(zi_comm *comm);
-    /* Make the sums that the first job sends; may be called again and again. The rank that is
-     * waited for, or -1: they are there, and slices may be received over. */
-    int (*make_sums)(zi_comm *comm, const zi_mpi_job *job);
-    /* All slices of a job have come. */
-    void (*landed)(zi_comm *comm, const zi_mpi_job *job);
+    /* Make the sums that the first job sends; may be called again and again. *missing: the rank
+     * that is waited for, or -1: they are there, and slices may be received over. */
+    zopt_status (*make_sums)(zi_comm *comm, const zi_mpi_job *job, int *missing);
+    /* All slices of a job have come, and are, or on the queue, in memory.base. */
+    zopt_status (*landed)(zi_comm *comm, const zi_mpi_job *job);
 } zi_mpi_user;
 
 typedef struct zi_mpi {
@@ -151,9 +152,6 @@ void zi_engine_init(zi_mpi *m);
 zi_mpi_job zi_engine_job(const zi_mpi *m, zi_mpi_job_kind kind, const zi_transfer *transfer);
 /* Enqueue it, the next of its kind. Errors: ERR_COMM out of order, or past what was reserved. */
 zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, const zi_mpi_job *job);
-/* Where among the sums the one for the owner with index `other` of the route is; mine: this rank's
- * index. */
-size_t zi_engine_sum_at(const zi_mpi_job *job, int mine, int other);
 /* Wait until transfer `ordinal` of the kind is done. */
 zopt_status zi_engine_wait(zi_mpi *m, zi_mpi_job_kind kind, uint64_t ordinal);
 /* Push jobs on as far as messages have come; never waits. */
@@ -162,6 +160,21 @@ zopt_status zi_engine_progress(zi_mpi *m);
 zopt_status zi_engine_drain(zi_mpi *m);
 /* Take back the receives that can be. */
 void zi_engine_cancel(zi_mpi *m);
+
+/* mpi_place.c: `other` and zi_engine_index are indices in the job's route. */
+int zi_engine_index(const zi_mpi *m, const zi_mpi_job *job);
+/* Whose place in the bucket what goes to that rank leaves from, and what comes from it arrives at;
+ * -1: nothing does. Sums leave from e->sums. */
+int zi_engine_leaves_from(const zi_mpi *m, const zi_mpi_job *job, int other);
+int zi_engine_arrives_at(const zi_mpi *m, const zi_mpi_job *job, int other);
+/* Where among the sums the one for the owner with index `other` is; mine: this rank's. */
+size_t zi_engine_sum_at(const zi_mpi_job *job, int mine, int other);
+/* The bucket in the host's memory. */
+char *zi_engine_bucket(const zi_mpi_job *job);
+/* Bring this rank's own, but for sums, from the device to where messages leave from, and wait. */
+zopt_status zi_engine_take_off(zi_mpi *m, const zi_mpi_job *job);
+/* Enqueue the way of what has arrived to where kernels read it, and tell the user. */
+zopt_status zi_engine_land(zi_mpi *m, const zi_mpi_job *job);
 
 zopt_status zi_mpi_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer);

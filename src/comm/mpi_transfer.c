@@ -57,28 +57,9 @@ static const zi_mpi_job *first_job(const zi_mpi_engine *e)
     return &e->ring[e->finished % e->capacity];
 }
 
-static char *bucket_of(const zi_mpi_job *job)
-{
-    return (char *)job->memory.host + job->transfer.offset_bytes;
-}
-
-/* In the device's memory; NULL where that is the host's. */
-static char *device_of(const zi_mpi_job *job)
-{
-    return job->memory.host != job->memory.base
-               ? (char *)job->memory.base + job->transfer.offset_bytes
-               : NULL;
-}
-
 static int is_swap(const zi_mpi_engine *e, const zi_mpi_job *job)
 {
     return job->kind == ZI_JOB_EXCHANGE && job->group == 0 && e->send != NULL && e->receive != NULL;
-}
-
-size_t zi_engine_sum_at(const zi_mpi_job *job, int mine, int other)
-{
-    int apart = job->route.apart;
-    return (size_t)(other < mine ? other : other - apart) * job->bytes;
 }
 
 static void begin_round(zi_mpi *m)
@@ -86,42 +67,35 @@ static void begin_round(zi_mpi *m)
     zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
     const zi_ranks *ranks = &job->route.ranks;
-    int n = ranks->size, mine = (m->base.rank - ranks->base) / ranks->stride;
-    int other = (e->round - mine + n) % n;
+    int n = ranks->size, mine = zi_engine_index(m, job), other = (e->round - mine + n) % n;
+    int from = zi_engine_leaves_from(m, job, other), to = zi_engine_arrives_at(m, job, other);
+    size_t slice_bytes = job->transfer.slice_bytes;
     e->partner = ranks->base + other * ranks->stride;
-    /* A sum is a group's: it is sent, and has its place, as its first rank's slice is. */
-    int sender = job->group > 0 ? m->base.rank - m->base.rank % job->group : m->base.rank;
-    int from = job->group > 0 ? e->partner - e->partner % job->group : e->partner;
-    int meet = other / job->route.apart != mine / job->route.apart;
-    const zi_transfer *transfer = &job->transfer;
-    char *theirs = bucket_of(job) + (size_t)from * transfer->slice_bytes;
-    char *own = bucket_of(job) + (size_t)sender * transfer->slice_bytes;
-    e->send = !meet || sender >= transfer->n_contributors ? NULL
-              : job->group > 0               ? e->sums + zi_engine_sum_at(job, mine, other)
-              : job->kind == ZI_JOB_EXCHANGE ? theirs
-                                             : own;
-    e->receive = meet && from < transfer->n_contributors ? theirs : NULL;
+    e->send = from < 0         ? NULL
+              : job->group > 0 ? e->sums + zi_engine_sum_at(job, mine, other)
+                               : zi_engine_bucket(job) + (size_t)from * slice_bytes;
+    e->receive = to < 0 ? NULL : zi_engine_bucket(job) + (size_t)to * slice_bytes;
     for (size_t i = 0; i < ZI_MPI_LANES; i++)
         e->lane[i].next = i * e->piece_bytes;
 }
 
-/* 0: it must wait for e->partner. */
-static int begin_job(zi_mpi *m)
+/* e->active = 0: it must wait for e->partner. */
+static zopt_status begin_job(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
     const zi_mpi_job *job = first_job(e);
     int is_staged = job->kind == ZI_JOB_EXCHANGE && job->group == 0;
     size_t piece = is_staged ? e->staging_bytes / ZI_MPI_LANES : (size_t)GATHER_PIECE;
     if (job->group > 0) {
-        e->partner = m->user.make_sums(m->user.comm, job);
+        ZI_TRY(m->user.make_sums(m->user.comm, job, &e->partner));
         if (e->partner >= 0)
-            return 0;
+            return ZOPT_OK;
     }
     e->piece_bytes = piece < job->bytes ? piece : job->bytes;
     e->active = 1;
     e->round = 0;
     begin_round(m);
-    return 1;
+    return ZOPT_OK;
 }
 
 static int has_next(const zi_mpi_engine *e, const zi_mpi_lane *lane)
@@ -188,27 +162,18 @@ static int round_is_over(const zi_mpi_engine *e)
     return 1;
 }
 
-/* What has arrived, from the host to where kernels read it. */
-static void land(zi_mpi *m, const zi_mpi_job *job)
-{
-    if (device_of(job) != NULL)
-        m->base.device->copy(m->base.queue, device_of(job), bucket_of(job),
-                             (size_t)job->transfer.n_contributors * job->transfer.slice_bytes);
-    if (m->user.landed != NULL)
-        m->user.landed(m->user.comm, job);
-}
-
-static void end_round(zi_mpi *m)
+static zopt_status end_round(zi_mpi *m)
 {
     zi_mpi_engine *e = &m->engine;
     if (++e->round < first_job(e)->route.ranks.size) {
         begin_round(m);
-        return;
+        return ZOPT_OK;
     }
-    land(m, first_job(e));
+    ZI_TRY(zi_engine_land(m, first_job(e)));
     e->n_finished[first_job(e)->kind]++;
     e->finished++;
     e->active = 0;
+    return ZOPT_OK;
 }
 
 zopt_status zi_engine_progress(zi_mpi *m)
@@ -216,13 +181,15 @@ zopt_status zi_engine_progress(zi_mpi *m)
     zi_mpi_engine *e = &m->engine;
     while (e->finished < e->queued) {
         int moved = 0;
-        if (!e->active && !begin_job(m))
+        if (!e->active)
+            ZI_TRY(begin_job(m));
+        if (!e->active)
             return ZOPT_OK;
         for (int i = 0; i < ZI_MPI_LANES; i++)
             ZI_TRY(turn(m, i, &moved));
         e->n_moves += (uint64_t)moved;
         if (round_is_over(e))
-            end_round(m);
+            ZI_TRY(end_round(m));
         else if (!moved)
             return ZOPT_OK;
     }
@@ -267,21 +234,6 @@ void zi_engine_cancel(zi_mpi *m)
 
 /* ------------------------------------------------------------------ operations --------------- */
 
-/* This rank's own, from the device to where messages leave from: all slices of a gradient, its own
- * of the parameters. */
-static zopt_status take_off(zi_comm *comm, const zi_mpi_job *job)
-{
-    size_t bytes = job->transfer.slice_bytes, at = (size_t)comm->rank * bytes;
-    if (device_of(job) == NULL)
-        return ZOPT_OK;
-    if (job->kind == ZI_JOB_EXCHANGE) {
-        at = 0;
-        bytes *= comm->rank < job->transfer.n_contributors ? (size_t)comm->world : 0;
-    }
-    comm->device->copy(comm->queue, bucket_of(job) + at, device_of(job) + at, bytes);
-    return comm->device->wait(comm->queue);
-}
-
 zi_mpi_job zi_engine_job(const zi_mpi *m, zi_mpi_job_kind kind, const zi_transfer *transfer)
 {
     zi_mpi_job job = {
@@ -309,7 +261,7 @@ zopt_status zi_engine_enqueue(zi_mpi *m, const char *call, const zi_mpi_job *job
         return ZI_FAIL(ZOPT_ERR_COMM, "rank %d: %s of transfer %llu, but only %zu were reserved",
                        comm->rank, call, (unsigned long long)ordinal, e->capacity);
     }
-    ZI_TRY(take_off(comm, job));
+    ZI_TRY(zi_engine_take_off(m, job));
     e->ring[e->queued % e->capacity] = *job;
     e->queued++;
     e->n_queued[job->kind]++;

@@ -1,5 +1,5 @@
-/* Transport shm over several nodes: shared memory within a node, messages between them, so that a
- * byte crosses once what several ranks of a node read.
+/* Transports shm and ipc over several nodes: shared memory, or each other's GPU memory, within a
+ * node, and messages between them, so that a byte crosses once what several ranks of a node read.
  *
  * Gradients: the engine of mpi_transfer.c exchanges with ranks of other nodes alone. Rank p's slice
  * for this rank takes the place of this one's for p, as in transport mpi (or a group's sum takes
@@ -12,11 +12,16 @@
  * memories, to none where it is shared, and counts a ZI_FORWARDED. It may copy because it has
  * waited for its own destinations, and so for the whole node's ZI_OPENED, before it published.
  *
+ * A GPU's slices pass through as much host memory as it has memory for them (zi_symmetric.host) on
+ * their way to other nodes and from there, as in transport mpi; those of its own node do not. What
+ * arrives is copied on, and on to the node's other memories, on this rank's queue: events stand
+ * behind ZI_FORWARDED as behind the other counts (fence.h). What leaves, and sums, are waited for
+ * on the host, before MPI or a peer's count says that they are there.
+ *
  * Every wait drives the engine (mpi_wait.c), also one for a count in shared memory: a peer may need
  * what is queued here. Small collectives and messages are those of transport mpi. */
+#include "comm/fence.h"
 #include "comm/shm.h"
-
-#include <string.h>
 
 /* ------------------------------------------------------------------ waiting ------------------ */
 
@@ -56,20 +61,22 @@ static int n_nodes(const zi_comm *comm)
 }
 
 /* What came from the owners on other nodes that have this rank's place, to all memories here. */
-static void forward(zi_comm *comm, const zi_mpi_job *job)
+static zopt_status forward(zi_comm *comm, const zi_mpi_job *job)
 {
     const zi_symmetric *memory = &job->memory;
     if (job->kind != ZI_JOB_GATHER)
-        return;
+        return ZOPT_OK;
     for (int owner = comm->local_rank; owner < comm->world; owner += comm->node.size) {
         size_t bytes = job->transfer.slice_bytes;
         size_t at = job->transfer.offset_bytes + (size_t)owner * bytes;
         for (int i = 0; i < comm->node.size && owner != comm->rank && !memory->shared; i++)
             if (i != comm->local_rank)
-                memcpy((char *)memory->peer[comm->node.base + i] + at, (char *)memory->base + at,
-                       bytes);
+                comm->device->copy(comm->queue, (char *)memory->peer[comm->node.base + i] + at,
+                                   (char *)memory->base + at, bytes);
     }
+    ZI_TRY(zi_fence_set((zi_channel_comm *)comm, ZI_FORWARDED, job->transfer.ordinal));
     zi_channel_advance((zi_channel_comm *)comm, ZI_FORWARDED);
+    return ZOPT_OK;
 }
 
 void zi_nodes_join(zi_shm *s)
@@ -81,6 +88,7 @@ void zi_nodes_join(zi_shm *s)
 
 static zopt_status reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
 {
+    ZI_TRY(zi_channel_reserve(comm, n_transfers, max_slice_bytes));
     ZI_TRY(zi_nodes_reserve_sums(comm, max_slice_bytes));
     return zi_mpi_reserve(&zi_shm_meeting(comm)->base, n_transfers, max_slice_bytes);
 }
@@ -166,8 +174,10 @@ static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
 
 static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal)
 {
+    zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_channel_publish_wait(comm, ordinal));
-    return zi_channel_wait((zi_channel_comm *)comm, ZI_FORWARDED, ordinal + 1, comm->world);
+    ZI_TRY(zi_channel_wait(k, ZI_FORWARDED, ordinal + 1, comm->world));
+    return zi_fence_wait(k, ZI_FORWARDED, ordinal);
 }
 
 static zopt_status progress(zi_comm *comm, int *idle)
@@ -177,27 +187,30 @@ static zopt_status progress(zi_comm *comm, int *idle)
                               zi_mpi_progress(&zi_shm_meeting(comm)->base, idle));
 }
 
-const zi_comm_ops zi_comm_nodes = {
+/* The rows of a zi_comm_ops that both have alike. */
+#define NODES_OPS                                                                          \
+    .peer_memory = 1, .reserve = reserve, .alloc_symmetric = zi_shm_alloc_symmetric,       \
+    .all_gather = all_gather, .all_reduce = all_reduce, .broadcast = broadcast,            \
+    .exchange = zi_shm_exchange, .expose = expose, .expose_test = expose_test,             \
+    .expose_wait = expose_wait, .consumed = zi_channel_consumed, .reuse_wait = reuse_wait, \
+    .open = zi_channel_open, .dest_wait = zi_channel_dest_wait, .publish = publish,        \
+    .publish_wait = publish_wait, .progress = progress
+
+const zi_comm_ops zi_comm_shm_nodes = {
     .name = "shm",
     .help = "shared memory within nodes, messages between them",
-    .peer_memory = 1,
     .missing = zi_mpi_missing,
     .destroy = zi_shm_destroy,
-    .reserve = reserve,
-    .alloc_symmetric = zi_shm_alloc_symmetric,
     .free_symmetric = zi_shm_free_symmetric,
-    .all_gather = all_gather,
-    .all_reduce = all_reduce,
-    .broadcast = broadcast,
-    .exchange = zi_shm_exchange,
-    .expose = expose,
-    .expose_test = expose_test,
-    .expose_wait = expose_wait,
-    .consumed = zi_channel_consumed,
-    .reuse_wait = reuse_wait,
-    .open = zi_channel_open,
-    .dest_wait = zi_channel_dest_wait,
-    .publish = publish,
-    .publish_wait = publish_wait,
-    .progress = progress,
+    NODES_OPS,
+};
+
+const zi_comm_ops zi_comm_ipc_nodes = {
+    .name = "ipc",
+    .help = "each other's GPU memory within nodes, messages between them",
+    .device_memory = 1,
+    .missing = zi_mpi_missing,
+    .destroy = zi_ipc_destroy,
+    .free_symmetric = zi_ipc_free_symmetric,
+    NODES_OPS,
 };

@@ -69,11 +69,6 @@ static zopt_status refuse(zi_comm *meeting, const zi_shm_kind *kind, const zi_co
     const char *elsewhere = declared[0] == '\0' && strcmp(first.host, other.host) == 0
                                 ? ", in another process namespace"
                                 : "";
-    if (kind->one_node)
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                       "transport %s needs all ranks on one node: rank 0 is on '%s', and rank %d "
-                       "on '%s'%s%s; use transport \"mpi\"",
-                       name, first.host, found.odd, other.host, declared, elsewhere);
     if (found.size == 1)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "transport %s needs ranks that share a node, next to each other: rank 0 is "
@@ -99,7 +94,7 @@ static zopt_status find_nodes(zi_comm *meeting, const zi_shm_kind *kind,
     int is_odd = begins != (meeting->rank % *size == 0) || meeting->rank >= world - world % *size;
     int64_t odd = is_odd ? meeting->rank : world;
     ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &odd, 1));
-    if (*size < world && (*size == 1 || kind->one_node))
+    if (*size < world && *size == 1)
         odd = *size;
     const found_nodes found = {*size, (int)odd};
     return odd == world ? ZOPT_OK : refuse(meeting, kind, config, &mine, found);
@@ -115,14 +110,9 @@ static int planned_node_size(const zi_comm_config *config)
     return size > 1 && world % size == 0 ? size : 0;
 }
 
-int zi_shm_plans_one_node(const zi_comm_config *config)
-{
-    return planned_node_size(config) == config->plan_world;
-}
-
 /* ------------------------------------------------------------------ life --------------------- */
 
-static int wanted(const zi_comm_config *config)
+int zi_shm_wanted(const zi_comm_config *config)
 {
     return zi_mpi_wanted(config) && (config->plan_world == 0 || planned_node_size(config) > 0);
 }
@@ -134,10 +124,19 @@ zi_mpi *zi_shm_meeting(zi_comm *comm)
     via->step = comm->step;
     via->phase = comm->phase;
     via->bucket = comm->bucket;
+    via->device = comm->device;
+    via->queue = comm->queue;
     return (zi_mpi *)via;
 }
 
 static const zi_symmetric_source shared_memory = {.map = zi_shared_map, .unmap = zi_shared_unmap};
+
+void zi_shm_drain(zi_comm *comm)
+{
+    zi_mpi *via = zi_shm_meeting(comm);
+    if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
+        (void)zi_channel_checked((zi_channel_comm *)comm, zi_engine_drain(via));
+}
 
 /* Peers keep what they have mapped: only messages are waited for, where there are any. What MPI may
  * still write to after a failure is leaked. */
@@ -146,9 +145,9 @@ void zi_shm_destroy(zi_comm *comm)
     zi_shm *s = (zi_shm *)comm;
     if (s == NULL)
         return;
+    zi_shm_drain(comm);
     zi_mpi *via = zi_shm_meeting(comm);
-    if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
-        (void)zi_channel_checked(&s->base, zi_engine_drain(via));
+    zi_nodes_free_sums(comm);
     zi_symmetric_free_all(comm, comm->broken && via->engine.capacity > 0);
     if (s->base.block != NULL) {
         zi_channel_leave(&s->base);
@@ -203,7 +202,7 @@ static zopt_status build(zi_mpi *meeting, const zi_shm_kind *kind, const zi_comm
     zi_mem_count(mem, ZI_MEM_STAGING, kind->block_bytes);
     s->kind = kind;
     s->table_bytes = table_bytes;
-    zi_comm_init(&s->base.base, size < via->world ? &zi_comm_nodes : kind->row, config, mem);
+    zi_comm_init(&s->base.base, size < via->world ? kind->nodes_row : kind->row, config, mem);
     zi_comm_seat(&s->base.base, via->rank, via->world, size);
     connect(s, meeting);
     *out = s;
@@ -221,10 +220,6 @@ zopt_status zi_shm_create(const zi_shm_kind *kind, const zi_comm_config *config,
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "transport %s: %d ranks make no nodes of %d that share memory", name,
                        config->plan_world, config->ranks_per_node);
-    if (config->plan_world > 0 && kind->one_node && !zi_shm_plans_one_node(config))
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                       "transport %s needs all ranks on one node, not %d of %d", name,
-                       config->ranks_per_node, config->plan_world);
     ZI_TRY(zi_mpi_connect(kind->row, config, mem, &meeting));
     zopt_status status = build(meeting, kind, config, mem, &s);
     if (status != ZOPT_OK) {
@@ -242,8 +237,8 @@ zopt_status zi_shm_create(const zi_shm_kind *kind, const zi_comm_config *config,
     return status;
 }
 
-static const zi_shm_kind host_memory = {.row = &zi_comm_shm,
-                                        .block_bytes = sizeof(zi_channel_rank)};
+static const zi_shm_kind host_memory = {
+    .row = &zi_comm_shm, .nodes_row = &zi_comm_shm_nodes, .block_bytes = sizeof(zi_channel_rank)};
 
 static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **out)
 {
@@ -259,11 +254,9 @@ zopt_status zi_shm_alloc_symmetric(zi_comm *comm, zi_category category, size_t b
 /* Queued transfers may still touch it. A drain that fails has broken the comm: leak. */
 void zi_shm_free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
 {
-    zi_shm *s = (zi_shm *)comm;
-    zi_mpi *via = zi_shm_meeting(comm);
-    if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
-        (void)zi_channel_checked(&s->base, zi_engine_drain(via));
-    zi_symmetric_free(comm, category, memory, comm->broken && via->engine.capacity > 0);
+    zi_shm_drain(comm);
+    zi_symmetric_free(comm, category, memory,
+                      comm->broken && ((zi_shm *)comm)->meeting->engine.capacity > 0);
 }
 
 zopt_status zi_shm_exchange(zi_comm *comm, const zi_message *messages, size_t n)
@@ -277,7 +270,7 @@ const zi_comm_ops zi_comm_shm = {
     .name = "shm",
     .help = "an MPI world, whose ranks on one node read and write each other's memory",
     .missing = zi_mpi_missing,
-    .wanted = wanted,
+    .wanted = zi_shm_wanted,
     .otherwise = &zi_comm_mpi,
     .create = create,
     .destroy = zi_shm_destroy,

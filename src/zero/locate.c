@@ -163,7 +163,7 @@ void zi_locate_sum(void *z, const zi_bad_sum *bad)
                         .source = bad->sources,
                         .n_sources = bad->n_sources};
     const suspects at = {.bucket = bucket, .job = &job, .rank = bad->first};
-    (void)locate_slice(z, &at); /* reads the host's memory alone: it cannot fail */
+    (void)locate_slice(z, &at); /* what fails on a queue comes out of its next wait */
 }
 
 /* ---- where a step does not wait for the host ---- */
