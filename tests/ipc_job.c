@@ -1,6 +1,6 @@
 /* A run over transport ipc on the shim, for test_ipc_faults.sh: in its third step rank 1 fails as
- * the argument says (kill, stop, exit, loop; none: not at all), and the others end as zopt's
- * command would. */
+ * the argument says (kill, stop, exit, loop; gpu: its GPU does; none: not at all), and the others
+ * end as zopt's command would. A second argument: ranks of a node. */
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cuda_shim/shim.h"
 #include "harness.h"
 
 static void fail_as(const char *kind)
@@ -38,6 +39,21 @@ static void settle(const h_problem *problem, zopt *z)
     h_free(&result);
 }
 
+/* What waits for gradients waits for the GPU alone. */
+static zopt_status step_on_a_stuck_gpu(const h_problem *problem, zopt *z)
+{
+    void *grad;
+    for (int i = 0; i < problem->n_tensors; i++)
+        if (zopt_grad_acquire(z, i, &grad) != ZOPT_OK)
+            return ZOPT_ERR_FAILURE;
+    shim.stuck = 1;
+    for (int i = 0; i < problem->n_tensors; i++)
+        if (zopt_grad_ready(z, i) != ZOPT_OK)
+            return ZOPT_ERR_FAILURE;
+    zopt_status status = zopt_micro_end(z, 0);
+    return status == ZOPT_OK ? zopt_step(z) : status;
+}
+
 int main(int argc, char **argv)
 {
     h_problem problem;
@@ -49,13 +65,15 @@ int main(int argc, char **argv)
     problem.options.bucket_elems = 700;
     problem.options.deadline_ms = 3000;
     problem.options.on_hang = hang;
+    problem.options.ranks_per_node = argc > 2 ? atoi(argv[2]) : 0;
     zopt_status status = h_create(&problem, &problem.options, &z);
     for (int step = 1; step <= 5 && status == ZOPT_OK; step++) {
         if (step == 3)
             settle(&problem, z);
         if (step == 3 && zopt_rank(z) == 1)
             fail_as(kind);
-        status = h_step(&problem, z, step);
+        int is_stuck = step == 3 && zopt_rank(z) == 1 && strcmp(kind, "gpu") == 0;
+        status = is_stuck ? step_on_a_stuck_gpu(&problem, z) : h_step(&problem, z, step);
     }
     if (status != ZOPT_OK)
         fprintf(stderr, "ipc_job: %s\n", zopt_last_error());

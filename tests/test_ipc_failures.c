@@ -130,6 +130,52 @@ START_TEST(a_kernel_that_breaks_on_one_rank_ends_all)
 }
 END_TEST
 
+/* Gradients of zeros. From the first that is ready on rank 1's GPU does nothing more: its host, and
+ * its peers', go on, and what they wait for is the GPU alone. */
+static zopt_status step_on_a_gpu_that_stops(const h_problem *problem, zopt *z)
+{
+    for (int i = 0; i < problem->n_tensors; i++) {
+        void *grad;
+        ck_assert_int_eq(zopt_grad_acquire(z, i, &grad), ZOPT_OK);
+    }
+    shim.stuck = my_rank == 1;
+    for (int i = 0; i < problem->n_tensors; i++)
+        ck_assert_int_eq(zopt_grad_ready(z, i), ZOPT_OK);
+    zopt_status status = zopt_micro_end(z, 0);
+    return status == ZOPT_OK ? zopt_step(z) : status;
+}
+
+/* Only rank 0's deadline is near. Nothing waits for the GPU behind it, and destroy returns. */
+START_TEST(a_gpu_that_stops_is_given_up_at_the_deadline_and_its_rank_named)
+{
+    h_problem problem;
+    zopt *z;
+    int world;
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.optimizer = "AdamW";
+    problem.options.clip_norm = 1;
+    problem.options.slots = world;
+    problem.options.device = "cuda";
+    problem.options.transport = "ipc";
+    problem.options.bucket_elems = 700;
+    problem.options.deadline_ms = my_rank == 0 ? 2000 : DEADLINE_MS;
+    ck_assert_msg(h_create(&problem, &problem.options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_int_eq(h_step(&problem, z, 1), ZOPT_OK);
+    zopt_status status = step_on_a_gpu_that_stops(&problem, z);
+    ck_assert_msg(zopt_status_exit_code(status) == 75, "status %d: %s", (int)status,
+                  zopt_last_error());
+    /* What rank 2 has enqueued may be behind what rank 1 has. */
+    const char *one =
+        my_rank == 0 ? "results of GPUs of rank 1 have not arrived" : "rank 0 gave up";
+    const char *two = my_rank == 0 ? "results of GPUs of ranks 1, 2 have not arrived" : one;
+    const char *told = zopt_last_error();
+    ck_assert_msg(strstr(told, one) != NULL || strstr(told, two) != NULL, "%s", told);
+    zopt_destroy(z);
+    shim = shim_healthy;
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     MPI_Init(&argc, &argv);
@@ -144,6 +190,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, one_rank_without_a_gpu_is_named_to_all);
     tcase_add_test(tests, too_little_memory_on_one_rank_ends_all_and_frees_all);
     tcase_add_loop_test(tests, a_kernel_that_breaks_on_one_rank_ends_all, 1, 40);
+    tcase_add_test(tests, a_gpu_that_stops_is_given_up_at_the_deadline_and_its_rank_named);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, my_rank == 0 ? CK_NORMAL : CK_SILENT);

@@ -24,6 +24,13 @@ for kind in stop loop; do
     if grep -E "of ranks? [^1]" err.txt; then fail "$kind: another rank was named"; fi
 done
 
+# Rank 1 counts what its GPU never does.
+expect 75 "results of GPUs of rank" mpirun -n 3 "$job" gpu
+# Over two nodes, of which the second waits for messages.
+expect 0 "" mpirun -n 4 "$job" none 2
+expect 75 "of rank" mpirun -n 4 "$job" gpu 2
+expect 75 "of rank 1 have not arrived" mpirun -n 4 "$job" stop 2
+
 if [ "$failures" != 0 ]; then
     echo "$failures failed"
     exit 1

@@ -3,6 +3,7 @@
  * fails, or leaves while others still need it, is seen by them at once. No lock: a rank that is
  * killed leaves nothing locked. */
 #include "comm/channel.h"
+#include "comm/fence.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -70,6 +71,7 @@ static void give_up(zi_channel_comm *k, int rank)
 
 void zi_channel_leave(zi_channel_comm *k)
 {
+    zi_fences_leave(k);
     if (k->base.broken)
         give_up(k, k->base.rank);
     atomic_store_explicit(&block_of(k, k->base.rank)->left, 1, memory_order_release);

@@ -68,7 +68,13 @@ struct zi_channel_comm {
     zi_fences *fences;
     size_t n_fences;
     zi_fence_handles **handles; /* [node.size]; NULL: all ranks are in one process */
-    uint64_t n_openings;        /* of peers that this rank's queue awaits */
+    /* This rank's queue awaits events of first..end-1, of each kind those of transfer n - 1 last.
+     */
+    struct {
+        uint64_t n;
+        int first, end;
+    } awaits[ZI_N_COUNTERS];
+    zi_guard guard; /* of that queue */
 };
 
 /* Join a channel of base.node.size blocks as base.rank. */

@@ -2,6 +2,8 @@
  * made it known has made its handle visible too. */
 #include "comm/fence.h"
 
+#include <stddef.h>
+
 static zi_fences *fences_of(const zi_channel_comm *k, int rank)
 {
     return &k->fences[rank - k->base.node.base];
@@ -10,6 +12,84 @@ static zi_fences *fences_of(const zi_channel_comm *k, int rank)
 static zi_event **event_at(const zi_channel_comm *k, int rank, zi_counter which, uint64_t ordinal)
 {
     return &fences_of(k, rank)->event[which][ordinal % k->n_fences];
+}
+
+/* ------------------------------------------------------------------ the guard ---------------- */
+
+/* A query that fails says no more: the event is as done as it will be. */
+static int is_done(const zi_channel_comm *k, int rank, zi_counter which, uint64_t ordinal)
+{
+    int done = 0;
+    zi_event *event = *event_at(k, rank, which, ordinal);
+    return k->base.device->event_query(event, &done) != ZOPT_OK || done;
+}
+
+/* 1: this rank's queue awaits an event of that one's that has not come. */
+static int is_late(const zi_channel_comm *k, int rank)
+{
+    for (int which = 0; which < ZI_N_FENCES; which++) {
+        uint64_t n = k->awaits[which].n;
+        int is_awaited = n > 0 && rank >= k->awaits[which].first && rank < k->awaits[which].end;
+        if (is_awaited && !is_done(k, rank, (zi_counter)which, n - 1))
+            return 1;
+    }
+    return 0;
+}
+
+static int first_late(const zi_channel_comm *k, int from)
+{
+    int base = k->base.node.base, end = base + k->base.node.size;
+    for (int r = from > base ? from : base; r < end; r++)
+        if (r != k->base.rank && is_late(k, r))
+            return r;
+    return k->base.world;
+}
+
+typedef struct gpu_wait {
+    zi_awaited base;
+    int (*is_done)(const void *what);
+    const void *what;
+} gpu_wait;
+
+/* Where no peer is late it is this rank's own GPU. */
+static int unfinished(const zi_channel_comm *k, const zi_awaited *awaited, int from)
+{
+    const gpu_wait *w = (const gpu_wait *)awaited;
+    int world = k->base.world, late;
+    if (w->is_done(w->what))
+        return world;
+    late = first_late(k, from);
+    if (late < world || first_late(k, 0) < world)
+        return late;
+    return from <= k->base.rank ? k->base.rank : world;
+}
+
+/* Behind a failure only what needs no peer still ends, and soon. */
+enum { GRACE_MS = 1000 };
+
+static zopt_status wait_behind_failure(const zi_channel_comm *k, const gpu_wait *w)
+{
+    zi_wait wait;
+    zi_wait_begin(&wait, &k->base);
+    if (k->base.deadline_ms > GRACE_MS)
+        wait.until_ms += GRACE_MS - k->base.deadline_ms;
+    while (!w->is_done(w->what))
+        if (zi_wait_pause(&wait))
+            return ZI_FAIL(ZOPT_ERR_PEER, "rank %d: work on its GPU waits for a rank that gave up",
+                           k->base.rank);
+    return ZOPT_OK;
+}
+
+/* The peers' hosts have counted already: nothing but GPUs need go on. */
+static zopt_status wait_for_gpu(zi_guard *guard, int (*is_finished)(const void *what),
+                                const void *what)
+{
+    zi_channel_comm *k =
+        (zi_channel_comm *)(void *)((char *)guard - offsetof(zi_channel_comm, guard));
+    const gpu_wait wait = {.base = {.missing = unfinished, .text = "results of GPUs"},
+                           .is_done = is_finished,
+                           .what = what};
+    return k->base.broken ? wait_behind_failure(k, &wait) : zi_channel_poll(k, &wait.base);
 }
 
 /* ------------------------------------------------------------------ life --------------------- */
@@ -23,6 +103,8 @@ zopt_status zi_fences_create(zi_channel_comm *k, size_t n_transfers)
     size_t depth = n_transfers / 2 + 1; /* 2 at least: a step opens once, and the next may follow */
     k->n_fences = depth < 2 ? 2 : depth < ZI_FENCE_DEPTH ? depth : ZI_FENCE_DEPTH;
     own->device = device;
+    k->guard = (zi_guard){.wait = wait_for_gpu};
+    device->guard(k->base.queue, &k->guard);
     int n_kinds = k->base.node.size < k->base.world ? ZI_N_FENCES : ZI_FORWARDED;
     for (int which = 0; which < n_kinds; which++)
         for (uint64_t i = 0; i < k->n_fences; i++) {
@@ -32,6 +114,12 @@ zopt_status zi_fences_create(zi_channel_comm *k, size_t n_transfers)
                        : device->event_create(k->base.queue, event));
         }
     return ZOPT_OK;
+}
+
+void zi_fences_leave(zi_channel_comm *k)
+{
+    if (k->n_fences > 0)
+        k->base.device->guard(k->base.queue, NULL);
 }
 
 void zi_fences_destroy(zi_fences *fences)
@@ -84,18 +172,13 @@ zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordina
     first = first > base ? first : base;
     n = n < end ? n : end;
     ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, first, n)));
+    k->awaits[which].n = ordinal + 1;
+    k->awaits[which].first = first;
+    k->awaits[which].end = n;
     for (int r = first; r < n; r++)
         if (r != k->base.rank)
             k->base.device->event_await(k->base.queue, *event_at(k, r, which, ordinal));
     return ZOPT_OK;
-}
-
-/* A query that fails says no more: the event is as done as it will be. */
-static int is_done(const zi_channel_comm *k, int rank, zi_counter which, uint64_t ordinal)
-{
-    int done = 0;
-    zi_event *event = *event_at(k, rank, which, ordinal);
-    return k->base.device->event_query(event, &done) != ZOPT_OK || done;
 }
 
 static int undone(const zi_channel_comm *k, const zi_awaited *what, int from)

@@ -7,7 +7,10 @@
  * events as a step has transfers of a kind, none is recorded again before all peers are past it:
  * they await exposures before they count them consumed, and so on. Past ZI_FENCE_DEPTH a peer that
  * comes late awaits a later record, as CUDA has it (cudaStreamWaitEvent takes the most recent one):
- * more than it must, never less, and nothing that could wait for it, being older than its call. */
+ * more than it must, never less, and nothing that could wait for it, being older than its call.
+ *
+ * So a rank's queue gets on only if its peers' do. Waits for it, wherever they are made, ask a guard
+ * (device.h) that has the deadline and names the ranks whose events it is that have not come. */
 #ifndef ZI_COMM_FENCE_H
 #define ZI_COMM_FENCE_H
 
@@ -26,9 +29,11 @@ struct zi_fence_handles {
     zi_handle event[ZI_N_FENCES][ZI_FENCE_DEPTH];
 };
 
-/* Make this rank's events on its queue, for at most n_transfers gradients and parameters together.
- * Errors: the device's. */
+/* Make this rank's events on its queue, for at most n_transfers gradients and parameters together,
+ * and guard the queue until zi_fences_leave. Errors: the device's. */
 zopt_status zi_fences_create(zi_channel_comm *k, size_t n_transfers);
+/* The queue is its owner's alone again. */
+void zi_fences_leave(zi_channel_comm *k);
 /* Peers must be done with those that this rank has made. */
 void zi_fences_destroy(zi_fences *fences);
 

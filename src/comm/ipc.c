@@ -184,6 +184,7 @@ void zi_ipc_destroy(zi_comm *comm)
         return;
     zi_ipc *ipc = s->ipc;
     zi_shm_drain(comm);
+    zi_nodes_free_sums(comm);
     if (!comm->planned && !comm->broken)
         (void)zi_channel_checked(&s->base, comm->device->wait(comm->queue));
     zi_symmetric_free_all(comm, comm->broken);

@@ -95,7 +95,7 @@ typedef struct zi_nccl_comm {
     char *staging; /* one bucket of received slices: NCCL does not swap in place */
     size_t staging_bytes;
     zi_nccl_buffer *buffers;
-    zi_cuda_guard guard;
+    zi_guard guard;
 } zi_nccl_comm;
 
 /* The meeting, with the comm's place for the text of a hang. */

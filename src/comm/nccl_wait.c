@@ -100,7 +100,7 @@ zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call
 typedef struct gpu_wait {
     zi_mpi_wait base;
     zi_nccl_comm *n;
-    cudaError_t (*query)(const void *what);
+    int (*is_done)(const void *what);
     const void *what;
 } gpu_wait;
 
@@ -119,18 +119,18 @@ static zopt_status test_gpu(zi_mpi *m, zi_mpi_wait *wait, int *done)
 {
     gpu_wait *w = (gpu_wait *)wait;
     (void)m;
-    *done = w->query(w->what) != cudaErrorNotReady;
+    *done = w->is_done(w->what);
     if (!*done)
         wait->what = what_is_late(w->n);
     return ZOPT_OK;
 }
 
 /* Once the comm is broken its work has been aborted, and CUDA's own wait ends. */
-static zopt_status wait_for_gpu(zi_cuda_guard *guard, cudaError_t (*query)(const void *what),
-                                const void *what)
+static zopt_status wait_for_gpu(zi_guard *guard, int (*is_done)(const void *what), const void *what)
 {
     zi_nccl_comm *n = (zi_nccl_comm *)(void *)((char *)guard - offsetof(zi_nccl_comm, guard));
-    gpu_wait wait = {.base = {.test = test_gpu, .peer = -1}, .n = n, .query = query, .what = what};
+    gpu_wait wait = {
+        .base = {.test = test_gpu, .peer = -1}, .n = n, .is_done = is_done, .what = what};
     if (n->base.broken)
         return ZOPT_OK;
     return zi_nccl_checked(n, zi_mpi_await(zi_nccl_meeting(&n->base), &wait.base));
@@ -138,7 +138,7 @@ static zopt_status wait_for_gpu(zi_cuda_guard *guard, cudaError_t (*query)(const
 
 void zi_nccl_guard(zi_nccl_comm *n, zi_queue *queue)
 {
-    n->guard.wait = wait_for_gpu;
+    n->guard = (zi_guard){.wait = wait_for_gpu, .calls_off = 1};
     if (queue != NULL)
         queue->guard = &n->guard;
 }

@@ -147,7 +147,6 @@ void zi_shm_destroy(zi_comm *comm)
         return;
     zi_shm_drain(comm);
     zi_mpi *via = zi_shm_meeting(comm);
-    zi_nodes_free_sums(comm);
     zi_symmetric_free_all(comm, comm->broken && via->engine.capacity > 0);
     if (s->base.block != NULL) {
         zi_channel_leave(&s->base);

@@ -10,7 +10,10 @@
 #include "device/cuda_graph.h"
 #include "device/cuda_queue.h"
 
-enum { LEAST_MAJOR = 8 }; /* compute capability that kernels are compiled for */
+enum {
+    LEAST_MAJOR = 8,        /* compute capability that kernels are compiled for */
+    TAKEN_ALONG = 64 << 10, /* bytes; CUDA Runtime API, "API synchronization behavior" */
+};
 
 /* ---- life ---- */
 
@@ -97,7 +100,7 @@ static zopt_status open_beside(const zi_queue *q, zi_queue **out)
     zi_queue *beside = calloc(1, sizeof *beside);
     if (beside == NULL)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a queue");
-    *beside = (zi_queue){.ordinal = q->ordinal, .n_processors = q->n_processors};
+    *beside = (zi_queue){.ordinal = q->ordinal, .n_processors = q->n_processors, .guard = q->guard};
     zopt_status status = open_stream(beside);
     if (status != ZOPT_OK)
         free(beside);
@@ -131,11 +134,17 @@ static int is_pageable(const void *address)
            attributes.type == cudaMemoryTypeUnregistered;
 }
 
-/* From pageable host memory CUDA copies to a buffer of its own before it returns; and a copy to
- * such memory returns when it is done, which a guard must see to. */
+/* 1: a copy that returns when what was enqueued before is done: one to pageable memory of the host,
+ * and one from it that does not fit into what CUDA takes along. */
+static int waits(const void *dst, const void *src, size_t bytes)
+{
+    return is_pageable(dst) || (bytes > TAKEN_ALONG && is_pageable(src));
+}
+
+/* From pageable host memory CUDA copies to a buffer of its own before it returns. */
 static void copy(zi_queue *q, void *dst, const void *src, size_t bytes)
 {
-    if (bytes > 0 && q->guard != NULL && is_pageable(dst) && zi_cuda_wait(q) != ZOPT_OK)
+    if (bytes > 0 && q->guard != NULL && waits(dst, src, bytes) && zi_cuda_wait(q) != ZOPT_OK)
         return;
     if (bytes > 0 && zi_cuda_enter(q))
         zi_cuda_note(q, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, q->stream),
@@ -207,11 +216,8 @@ static void free_host(zi_queue *q, zi_mem *mem, zi_category category, void *arra
 {
     if (array == NULL && !(mem->dry && bytes > 0))
         return;
-    if (array != NULL) {
-        if (q != NULL)
-            zi_cuda_wait(q);
+    if (array != NULL && (q == NULL || zi_cuda_settle(q)))
         cudaFreeHost(array);
-    }
     zi_mem_uncount(mem, category, bytes);
 }
 
@@ -219,11 +225,8 @@ static void free_array(zi_queue *q, zi_mem *mem, zi_category category, void *arr
 {
     if (array == NULL && !(mem->dry && bytes > 0))
         return;
-    if (array != NULL) {
-        if (q != NULL)
-            zi_cuda_wait(q);
+    if (array != NULL && (q == NULL || zi_cuda_settle(q)))
         cudaFree(array);
-    }
     zi_mem_uncount_device(mem, category, bytes);
 }
 
@@ -325,6 +328,7 @@ const zi_device_ops zi_device_cuda = {
     .open = open_queue,
     .close = close_queue,
     .open_beside = open_beside,
+    .guard = zi_cuda_guard,
     .event_create = zi_cuda_event_create,
     .event_destroy = zi_cuda_event_destroy,
     .event_record = zi_cuda_event_record,

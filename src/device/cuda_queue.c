@@ -30,31 +30,54 @@ int zi_cuda_enter(zi_queue *q)
     return q->error == cudaSuccess && q->lost == ZOPT_OK;
 }
 
-static cudaError_t query_stream(const void *queue)
+/* Errors come out of CUDA's own wait. */
+static int stream_is_done(const void *queue)
 {
-    return cudaStreamQuery(((const zi_queue *)queue)->stream);
+    return cudaStreamQuery(((const zi_queue *)queue)->stream) != cudaErrorNotReady;
 }
 
-static cudaError_t query_event(const void *event)
+static int event_is_done(const void *event)
 {
-    return cudaEventQuery(((const zi_event *)event)->event);
+    return cudaEventQuery(((const zi_event *)event)->event) != cudaErrorNotReady;
 }
 
-/* Behind a failure of the guard's the peers' work has been called off: CUDA's wait ends. */
+void zi_cuda_guard(zi_queue *q, zi_guard *guard)
+{
+    q->guard = guard;
+}
+
+/* 1: CUDA's wait may never end. */
+static int is_lost(const zi_queue *q)
+{
+    return q->lost != ZOPT_OK && (q->is_stuck || q->guard == NULL || !q->guard->calls_off);
+}
+
 zopt_status zi_cuda_wait(zi_queue *q)
 {
     zi_cuda_enter(q);
     if (!q->is_idle && q->guard != NULL && q->lost == ZOPT_OK) {
-        q->lost = q->guard->wait(q->guard, query_stream, q);
+        q->lost = q->guard->wait(q->guard, stream_is_done, q);
         snprintf(q->lost_text, sizeof q->lost_text, "%s", q->lost ? zopt_last_error() : "");
         ZI_TRY(q->lost);
     }
+    if (is_lost(q))
+        return ZI_FAIL(q->lost, "%s", q->lost_text);
     if (!q->is_idle)
         zi_cuda_note(q, cudaStreamSynchronize(q->stream), "the work up to cudaStreamSynchronize");
     q->is_idle = 1;
     if (q->lost != ZOPT_OK)
         return ZI_FAIL(q->lost, "%s", q->lost_text);
     return zi_cuda_check(q->error, q->ordinal, q->failed);
+}
+
+int zi_cuda_settle(zi_queue *q)
+{
+    (void)zi_cuda_wait(q);
+    if (!is_lost(q))
+        return 1;
+    if (!q->is_stuck)
+        q->is_stuck = q->guard == NULL || q->guard->wait(q->guard, stream_is_done, q) != ZOPT_OK;
+    return !q->is_stuck;
 }
 
 zopt_status zi_cuda_adopt(const zi_queue *q, void *stream, zi_queue **out)
@@ -126,7 +149,7 @@ zopt_status zi_cuda_event_wait(const zi_event *event)
 {
     ZI_TRY(zi_cuda_check(event->error, event->ordinal, event->failed));
     if (event->guard != NULL)
-        ZI_TRY(event->guard->wait(event->guard, query_event, event));
+        ZI_TRY(event->guard->wait(event->guard, event_is_done, event));
     return zi_cuda_check(cudaEventSynchronize(event->event), event->ordinal,
                          "the work up to cudaEventSynchronize");
 }

@@ -7,15 +7,6 @@
 
 #include "device/device.h"
 
-/* A transport whose work is on a queue: it then ends only if peers come, and CUDA's own waits have
- * no deadline. */
-typedef struct zi_cuda_guard {
-    /* Poll until query(what) is not cudaErrorNotReady. Errors: the transport's; CUDA's come out of
-     * CUDA's own wait. */
-    zopt_status (*wait)(struct zi_cuda_guard *guard, cudaError_t (*query)(const void *what),
-                        const void *what);
-} zi_cuda_guard;
-
 struct zi_queue {
     int ordinal; /* of the GPU */
     int n_processors;
@@ -24,9 +15,10 @@ struct zi_queue {
     cudaStream_t stream;
     cudaError_t error;  /* the first */
     const char *failed; /* what it came out of */
-    zi_cuda_guard *guard;
+    zi_guard *guard;
     zopt_status lost; /* what the guard met, for good */
     char lost_text[256];
+    int is_stuck; /* 1: and its work does not end */
 };
 
 struct zi_event {
@@ -36,7 +28,7 @@ struct zi_event {
      * queue may await the event while it is recorded anew. */
     _Atomic(cudaError_t) error;
     _Atomic(const char *) failed;
-    _Atomic(zi_cuda_guard *) guard; /* of that queue */
+    _Atomic(zi_guard *) guard; /* of that queue */
 };
 
 /* Errors: ERR_FAILURE with CUDA's words. */
@@ -46,7 +38,11 @@ void zi_cuda_note(zi_queue *q, cudaError_t error, const char *call);
 /* Make the queue's GPU current. 1: go on. Nothing is enqueued behind a failure. */
 int zi_cuda_enter(zi_queue *q);
 
+/* Wait for what was enqueued. 0: it does not end, and memory that it uses must stay. */
+int zi_cuda_settle(zi_queue *q);
+
 /* Of zi_device_ops: */
+void zi_cuda_guard(zi_queue *q, zi_guard *guard);
 zopt_status zi_cuda_adopt(const zi_queue *q, void *stream, zi_queue **out);
 zopt_status zi_cuda_wait(zi_queue *q);
 zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out);

@@ -79,8 +79,8 @@ zopt_status zi_cuda_reach(zi_queue *q, const zi_handle *handle, void **array)
 
 void zi_cuda_leave(zi_queue *q, void *array)
 {
-    zi_cuda_wait(q);
-    cudaIpcCloseMemHandle(array);
+    if (zi_cuda_settle(q))
+        cudaIpcCloseMemHandle(array);
 }
 
 /* ---- events ---- */

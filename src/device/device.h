@@ -30,6 +30,15 @@ typedef struct zi_handle {
     unsigned char bytes[96];
 } zi_handle;
 
+/* Who has work on a queue that ends only if peers come: the device's own waits have no deadline. */
+typedef struct zi_guard {
+    /* Poll until is_done(what). Errors: its own; the queue has failed for good then. */
+    zopt_status (*wait)(struct zi_guard *guard, int (*is_done)(const void *what), const void *what);
+    /* 1: behind an error the work ends all the same. 0: it may not, and is not waited for again:
+     * then memory that it may use is leaked. */
+    int calls_off;
+} zi_guard;
+
 /* Work that was recorded, to be run as a whole. */
 typedef struct zi_graph zi_graph;
 
@@ -91,6 +100,11 @@ typedef struct zi_device_ops {
     /* One more queue on q's device, whose work runs beside q's. NULL where on_host, as are all
      * calls on events. */
     zopt_status (*open_beside)(const zi_queue *q, zi_queue **out);
+
+    /* Ask this one, which is lent, before every wait for q and its events, those of copies to
+     * memory that is not page-locked too; NULL: nobody. Queues that are opened beside q from here
+     * on ask it too. NULL where on_host. */
+    void (*guard)(zi_queue *q, zi_guard *guard);
 
     /* An event that nobody waits for until it is recorded. */
     zopt_status (*event_create)(zi_queue *q, zi_event **out);

@@ -17,6 +17,7 @@ typedef struct shim_machine {
     int no_locked;        /* 1: page-locked memory is used up */
     int eager;            /* 1: what is enqueued runs at once, not when it is waited for */
     int fail_capture;     /* 1: nothing can be captured */
+    int stuck;            /* 1: nothing runs any more, of this process */
 } shim_machine;
 
 extern shim_machine shim;

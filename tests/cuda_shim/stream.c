@@ -302,6 +302,7 @@ typedef struct target {
 } target;
 
 static void run_stream(cudaStream_t stream, const target *to);
+static void advance(cudaStream_t stream, const target *to);
 
 static node *take(cudaStream_t stream, node_kind kind)
 {
@@ -589,7 +590,7 @@ static void run_to_foreign(struct shim_event *event, long nth)
 
 int shim_serve(struct shim_event *event, long nth)
 {
-    int in_use = event->stream->is_running;
+    int in_use = event->stream->is_running || shim.stuck;
     const target to = {.event = event, .nth = nth};
     if (!in_use)
         run_stream(event->stream, &to);
@@ -623,7 +624,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event)
     else if (pending && has_calls())
         shim_push(); /* a question does not wait */
     else if (pending)
-        run_to_mark(event->last);
+        advance(event->last->stream, &(target){.mark = event->last});
     cudaError_t error = pending ? cudaErrorNotReady : error_of(event);
     shim_unlock();
     return error;
@@ -647,13 +648,15 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     return wait_for(event);
 }
 
+/* Returns at once, as CUDA's does: work that holds it runs first, or it stays as long as that. */
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     cudaError_t error = cudaSuccess;
     if (event->is_foreign)
         shim_signal_close(event->signal);
-    else
-        error = wait_for(event); /* work that holds it runs first */
+    else if (cudaEventQuery(event) == cudaErrorNotReady &&
+             (error = cudaEventQuery(event)) == cudaErrorNotReady)
+        return cudaSuccess;
     if (event->signal != &event->own && !event->is_foreign) {
         shim_lock();
         shim_signal_destroy(event->signal);
@@ -844,7 +847,7 @@ static int run(const work *w)
 static int run_first(cudaStream_t stream)
 {
     work *w = stream->first;
-    if ((stream->error == cudaSuccess || w->kind == RECORD) && !run(w))
+    if (shim.stuck || ((stream->error == cudaSuccess || w->kind == RECORD) && !run(w)))
         return 0;
     stream->first = w->next;
     if (stream->first == NULL)
@@ -858,7 +861,7 @@ static int run_first(cudaStream_t stream)
 static int can_go_on(cudaStream_t stream)
 {
     const work *w = stream->first;
-    if (w == NULL || stream->is_running)
+    if (w == NULL || stream->is_running || shim.stuck)
         return 0;
     if (w->kind == CALL)
         return w->ready(w->arg);
@@ -884,10 +887,44 @@ void shim_push(void)
     shim_unlock();
 }
 
+/* Have what the first work waits for go on. */
+static void ask(cudaStream_t stream)
+{
+    const work *w = stream->first;
+    if (w->kind != AWAIT)
+        return;
+    if (w->mark != NULL && !w->mark->is_reached)
+        advance(w->mark->stream, &(target){.mark = w->mark});
+    else if (w->mark == NULL && w->event->is_foreign && !has_reached(w->event, w->nth))
+        shim_signal_want(w->event->signal, w->nth);
+}
+
 static int has_come_to(const target *to)
 {
     return to != NULL && ((to->mark != NULL && to->mark->is_reached) ||
                           (to->event != NULL && has_reached(to->event, to->nth)));
+}
+
+/* 1: its first work can run now. */
+static int gets_on(cudaStream_t stream, const target *to)
+{
+    if (stream->first == NULL || has_come_to(to))
+        return 0;
+    ask(stream);
+    return can_go_on(stream);
+}
+
+/* As far as it goes without a wait for others. */
+static void advance(cudaStream_t stream, const target *to)
+{
+    if (stream == NULL || stream->is_running)
+        return;
+    if (!gets_on(stream, to))
+        return;
+    shim_enter();
+    while (gets_on(stream, to) && run_first(stream))
+        ;
+    shim_leave();
 }
 
 static void run_stream(cudaStream_t stream, const target *to)
@@ -907,12 +944,18 @@ static void run_stream(cudaStream_t stream, const target *to)
     stream->is_running = 0;
 }
 
+/* As for events: what is asked for gets on. */
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    stream = real(stream);
     if (stream->capture != NULL)
         return stream->capture->error = cudaErrorStreamCaptureUnsupported;
     shim_lock();
     cudaError_t error = stream->first != NULL ? cudaErrorNotReady : stream->error;
+    if (has_calls())
+        shim_push();
+    else
+        advance(stream, NULL);
     shim_unlock();
     return error;
 }
@@ -929,10 +972,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     return stream->error;
 }
 
+/* Returns at once, as CUDA's does: what waits for others stays, until they ask for it. */
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
-    cudaStreamSynchronize(stream);
     shim_lock();
+    advance(stream, NULL);
+    if (stream->first != NULL) {
+        shim_unlock();
+        return cudaSuccess;
+    }
     struct shim_stream **link = &streams;
     while (*link != stream)
         link = &(*link)->next;
