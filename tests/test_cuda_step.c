@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api_local.h"
 #include "cuda_shim/shim.h"
+#include "device/cuda_queue.h"
 #include "harness.h"
 
 enum { N_STEPS = 8 };
@@ -70,6 +72,31 @@ START_TEST(a_step_waits_for_nothing)
     ck_assert_uint_eq(report.step, N_STEPS);
     ck_assert_uint_eq(report.good_step, N_STEPS);
     zopt_destroy(z);
+    heal();
+}
+END_TEST
+
+/* Over a transport whose transfers have events: on a thread that is a world of its own. */
+START_TEST(the_first_parameters_are_there_while_later_ones_are_made)
+{
+    h_problem problem;
+    const void *param;
+    zopt_threads *threads;
+    zopt *z;
+    make_problem(&problem);
+    ok(zopt_threads_create(1, &threads));
+    problem.options.transport = "threads";
+    problem.options.threads = threads;
+    ok(h_create(&problem, &problem.options, &z));
+    cudaStream_t stream = zi_zero_of(z)->queue->stream;
+    give_gradients(&problem, z);
+    ok(zopt_step(z));
+    ok(zopt_param_acquire(z, 0, &param));
+    ck_assert_int_eq(cudaStreamQuery(stream), cudaErrorNotReady);
+    for (int t = 0; t < problem.n_tensors; t++)
+        ok(zopt_param_acquire(z, t, &param));
+    zopt_destroy(z);
+    zopt_threads_destroy(threads);
     heal();
 }
 END_TEST
@@ -184,6 +211,7 @@ int main(void)
     Suite *suite = suite_create("cuda_step");
     TCase *tcase = tcase_create("cuda_step");
     tcase_add_test(tcase, a_step_waits_for_nothing);
+    tcase_add_test(tcase, the_first_parameters_are_there_while_later_ones_are_made);
     tcase_add_test(tcase, with_a_stream_no_call_waits);
     tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0, 2);
     tcase_add_loop_test(tcase, what_cannot_be_recorded_runs_without_or_fails_if_that_was_asked_for,

@@ -138,13 +138,13 @@ zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal);
 zopt_status zi_channel_progress(zi_comm *comm, int *idle);
 
 /* The rows of a zi_comm_ops that every such transport has alike; not exchange. */
-#define ZI_CHANNEL_OPS                                                                    \
-    .peer_memory = 1, .reserve = zi_channel_reserve, .all_gather = zi_channel_all_gather, \
-    .all_reduce = zi_channel_all_reduce, .broadcast = zi_channel_broadcast,               \
-    .expose = zi_channel_expose, .expose_test = zi_channel_expose_test,                   \
-    .expose_wait = zi_channel_expose_wait, .consumed = zi_channel_consumed,               \
-    .reuse_wait = zi_channel_reuse_wait, .open = zi_channel_open,                         \
-    .dest_wait = zi_channel_dest_wait, .publish = zi_channel_publish,                     \
+#define ZI_CHANNEL_OPS                                                                             \
+    .peer_memory = 1, .device_waits = 1, .reserve = zi_channel_reserve,                            \
+    .all_gather = zi_channel_all_gather, .all_reduce = zi_channel_all_reduce,                      \
+    .broadcast = zi_channel_broadcast, .expose = zi_channel_expose,                                \
+    .expose_test = zi_channel_expose_test, .expose_wait = zi_channel_expose_wait,                  \
+    .consumed = zi_channel_consumed, .reuse_wait = zi_channel_reuse_wait, .open = zi_channel_open, \
+    .dest_wait = zi_channel_dest_wait, .publish = zi_channel_publish,                              \
     .publish_wait = zi_channel_publish_wait, .progress = zi_channel_progress
 
 #endif

@@ -11,7 +11,8 @@
  * same ordinals in the same order; those ending in _wait block, up to the deadline, the others do
  * not. A wait drives all queued transfers, whatever it waits for. On a device expose_wait and
  * dest_wait are for its queue: what is enqueued behind them finds all there. reuse_wait and
- * publish_wait are for the caller: the device is done too.
+ * publish_wait are for the caller: the device is done too, or, where the row does not say that it
+ * waits for the device, is once its queue has been waited for.
  *
  * Errors of every call: ERR_TIMEOUT past the deadline, ERR_PEER where a peer gave up, ERR_COMM.
  * After one of them the transport is broken: only destroy may follow. */
@@ -88,6 +89,8 @@ typedef struct zi_comm_ops {
     int peer_memory;   /* 1: tables point into peers' memory */
     int device_memory; /* 1: symmetric memory may be a device's, not only the host's */
     int device_direct; /* 1: which needs no host memory beside it */
+    int device_waits;  /* 1: reuse_wait and publish_wait wait for the device, and for no more of it
+                          than the transfer */
     int bits_vary;     /* 1: sums depend on the number of ranks */
     /* 1: each transfer of a bucket finds the same tables, and what publish and sum_enqueue enqueue
      * can be recorded with the kernels around it, see zi_recording. */

@@ -350,16 +350,17 @@ static zopt_status exchange(zi_comm *comm, const zi_message *messages, size_t n)
 
 /* ------------------------------------------------------------------ the rows ----------------- */
 
-#define NCCL_OPS                                                                          \
-    .device_memory = 1, .device_direct = 1, .replayable = 1, .missing = zi_nccl_missing,  \
-    .destroy = destroy, .reserve = zi_nccl_reserve, .alloc_symmetric = alloc_symmetric,   \
-    .free_symmetric = free_symmetric, .all_gather = all_gather, .all_reduce = all_reduce, \
-    .broadcast = broadcast, .exchange = exchange, .expose = zi_nccl_expose,               \
-    .expose_test = zi_nccl_expose_test, .expose_wait = zi_nccl_expose_wait,               \
-    .consumed = zi_nccl_consumed, .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open, \
-    .dest_wait = zi_nccl_dest_wait, .publish = zi_nccl_publish,                           \
-    .publish_wait = zi_nccl_publish_wait, .record_end = zi_nccl_record_end,               \
-    .progress = zi_nccl_progress, .sum_enqueue = zi_nccl_sum_enqueue
+#define NCCL_OPS                                                                            \
+    .device_memory = 1, .device_direct = 1, .replayable = 1, .device_waits = 1,             \
+    .missing = zi_nccl_missing, .destroy = destroy, .reserve = zi_nccl_reserve,             \
+    .alloc_symmetric = alloc_symmetric, .free_symmetric = free_symmetric,                   \
+    .all_gather = all_gather, .all_reduce = all_reduce, .broadcast = broadcast,             \
+    .exchange = exchange, .expose = zi_nccl_expose, .expose_test = zi_nccl_expose_test,     \
+    .expose_wait = zi_nccl_expose_wait, .consumed = zi_nccl_consumed,                       \
+    .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open, .dest_wait = zi_nccl_dest_wait, \
+    .publish = zi_nccl_publish, .publish_wait = zi_nccl_publish_wait,                       \
+    .record_end = zi_nccl_record_end, .progress = zi_nccl_progress,                         \
+    .sum_enqueue = zi_nccl_sum_enqueue
 
 const zi_comm_ops zi_comm_nccl = {
     .name = "nccl",

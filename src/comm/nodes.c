@@ -188,13 +188,13 @@ static zopt_status progress(zi_comm *comm, int *idle)
 }
 
 /* The rows of a zi_comm_ops that both have alike. */
-#define NODES_OPS                                                                          \
-    .peer_memory = 1, .reserve = reserve, .alloc_symmetric = zi_shm_alloc_symmetric,       \
-    .all_gather = all_gather, .all_reduce = all_reduce, .broadcast = broadcast,            \
-    .exchange = zi_shm_exchange, .expose = expose, .expose_test = expose_test,             \
-    .expose_wait = expose_wait, .consumed = zi_channel_consumed, .reuse_wait = reuse_wait, \
-    .open = zi_channel_open, .dest_wait = zi_channel_dest_wait, .publish = publish,        \
-    .publish_wait = publish_wait, .progress = progress
+#define NODES_OPS                                                                                  \
+    .peer_memory = 1, .device_waits = 1, .reserve = reserve,                                       \
+    .alloc_symmetric = zi_shm_alloc_symmetric, .all_gather = all_gather, .all_reduce = all_reduce, \
+    .broadcast = broadcast, .exchange = zi_shm_exchange, .expose = expose,                         \
+    .expose_test = expose_test, .expose_wait = expose_wait, .consumed = zi_channel_consumed,       \
+    .reuse_wait = reuse_wait, .open = zi_channel_open, .dest_wait = zi_channel_dest_wait,          \
+    .publish = publish, .publish_wait = publish_wait, .progress = progress
 
 const zi_comm_ops zi_comm_shm_nodes = {
     .name = "shm",

@@ -183,7 +183,7 @@ static zopt_status wait_published(zi_zero *z, uint32_t b)
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     z->comm->bucket = (int)bucket->position;
     ZI_TRY(z->comm->ops->publish_wait(z->comm, zi_param_ordinal(z, bucket, z->n_updates - 1)));
-    if (z->caller.stream == NULL)
+    if (z->caller.stream == NULL && !z->comm->ops->device_waits)
         ZI_TRY(z->config.device->wait(z->queue));
     zi_phase(z, phase);
     z->waited[b].n_updates = z->n_updates;
@@ -209,8 +209,9 @@ zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
     const zi_tensor *tensor = &z->tensors[id];
     if (tensor->variant != NULL)
         ZI_TRY(wait_moved(z, tensor));
-    if (!z->config.device->on_host)
-        ZI_TRY(zi_caller_follow(z, &z->caller.n_updates, z->n_updates)); /* and what was set */
+    int is_there = z->config.device->on_host || z->comm->ops->device_waits;
+    if (z->caller.stream != NULL || !is_there) /* what was set, too */
+        ZI_TRY(zi_caller_follow(z, &z->caller.n_updates, z->n_updates));
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);
     return ZOPT_OK;
