@@ -22,6 +22,8 @@ static void expect_refusal(const char *text)
     ck_assert_ptr_null(z);
     ck_assert_msg(strstr(zopt_last_error(), text) != NULL, "'%s' is not in: %s", text,
                   zopt_last_error());
+    const char *way_out = "; use transport \"nccl\" or \"mpi\"";
+    ck_assert_msg(strstr(zopt_last_error(), way_out) != NULL, "%s", zopt_last_error());
     options.transport = "auto";
     ck_assert_msg(zopt_create(&options, &z) == ZOPT_OK, "%s", zopt_last_error());
     ck_assert_str_eq(zopt_transport(z), "mpi");

@@ -121,8 +121,8 @@ static zopt_status open_each_other(zi_comm *comm)
 {
     void *peer[ZI_MAX_GROUP];
     if (comm->node.size > ZI_MAX_GROUP)
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport ipc: %d ranks on one node, of %d at most",
-                       comm->node.size, ZI_MAX_GROUP);
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "%d ranks on one node, of %d at most", comm->node.size,
+                       ZI_MAX_GROUP);
     zopt_status status = map(comm, 1, 0, peer);
     if (status == ZOPT_OK)
         unmap(comm, 1, peer);
@@ -153,6 +153,9 @@ static zopt_status try_out(zi_comm *comm, const zi_device_ops *device)
     ZI_TRY(zi_comm_agree(comm, device->open(comm->local_rank, &comm->queue)));
     comm->device = device;
     zopt_status status = open_each_other(comm);
+    if (status == ZOPT_ERR_UNSUPPORTED)
+        status = ZI_FAIL(status, "transport ipc: %s; use transport \"nccl\" or \"mpi\"",
+                         zopt_last_error());
     device->close(comm->queue);
     comm->device = host;
     comm->queue = NULL;
