@@ -102,7 +102,7 @@ static zopt_status wait_opened(zi_channel_comm *k)
     uint64_t n = zi_channel_count(k, ZI_OPENED);
     ZI_TRY(zi_channel_wait(k, ZI_OPENED, n, k->base.world));
     return n > k->awaits[ZI_OPENED].n ? zi_fence_await(k, ZI_OPENED, n - 1, 0, k->base.world)
-                                       : ZOPT_OK;
+                                      : ZOPT_OK;
 }
 
 zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,

@@ -9,8 +9,9 @@
  * comes late awaits a later record, as CUDA has it (cudaStreamWaitEvent takes the most recent one):
  * more than it must, never less, and nothing that could wait for it, being older than its call.
  *
- * So a rank's queue gets on only if its peers' do. Waits for it, wherever they are made, ask a guard
- * (device.h) that has the deadline and names the ranks whose events it is that have not come. */
+ * So a rank's queue gets on only if its peers' do. Waits for it, wherever they are made, ask a
+ * guard (device.h) that has the deadline and names the ranks whose events it is that have not come.
+ */
 #ifndef ZI_COMM_FENCE_H
 #define ZI_COMM_FENCE_H
 
