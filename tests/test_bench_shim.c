@@ -35,7 +35,11 @@ START_TEST(steps_of_one_rank_are_right)
     r.optimizer[r.n_optimizers++] = "adamw";
     r.optimizer[r.n_optimizers++] = "adamw8bit";
     r.optimizer[r.n_optimizers++] = "adafactor";
+    r.transport[r.n_transports++] = "threads";
+    r.transport[r.n_transports++] = "self"; /* whose steps are replayed as a graph */
+    int n_graphs = shim_n_graph_launches();
     must_be(ZOPT_OK, &r, NULL);
+    ck_assert_int_gt(shim_n_graph_launches(), n_graphs);
 }
 END_TEST
 
@@ -63,6 +67,16 @@ START_TEST(kernels_are_right)
 }
 END_TEST
 
+START_TEST(passes_are_right)
+{
+    bench_request r = request_of(_i % 2 ? "norm" : "accumulate", 1 + _i / 2);
+    r.params[0] = 70003; /* more than a period of the data */
+    r.params[r.n_params++] = 1;
+    r.dtype = _i / 2 ? ZOPT_BF16 : ZOPT_FP16;
+    must_be(ZOPT_OK, &r, NULL);
+}
+END_TEST
+
 START_TEST(transfers_are_right)
 {
     bench_request r = request_of("comm", 1 + _i);
@@ -73,11 +87,15 @@ END_TEST
 
 START_TEST(what_is_left_out_or_wrong_is_found)
 {
-    static const char *const faults[] = {"subject", "limit", "copy", "element"};
-    static const char *const benches[] = {"step", "adam", "comm"};
-    bench_request r = request_of(benches[_i % 3], 1 + _i % 2);
-    setenv("ZOPT_BENCH_FAULT", faults[_i / 3], 1);
-    must_be(ZOPT_ERR_MISMATCH, &r, "are wrong");
+    static const char *const faults[] = {"subject", "copy", "element", "limit", "no graph"};
+    static const char *const benches[] = {"step", "adam", "norm", "accumulate", "comm"};
+    for (int b = 0; b < 5; b++) {
+        bench_request r = request_of(benches[b], 2 - b % 2);
+        if ((_i == 3 && (b == 2 || b == 3)) || (_i == 4 && b > 0))
+            continue; /* they have none */
+        setenv("ZOPT_BENCH_FAULT", faults[_i], 1);
+        must_be(ZOPT_ERR_MISMATCH, &r, "are wrong");
+    }
     unsetenv("ZOPT_BENCH_FAULT");
 }
 END_TEST
@@ -109,8 +127,9 @@ int main(void)
     tcase_add_test(tcase, steps_of_one_rank_are_right);
     tcase_add_loop_test(tcase, steps_of_threads_are_right, 0, 2);
     tcase_add_loop_test(tcase, kernels_are_right, 0, 2);
+    tcase_add_loop_test(tcase, passes_are_right, 0, 4);
     tcase_add_loop_test(tcase, transfers_are_right, 0, 3);
-    tcase_add_loop_test(tcase, what_is_left_out_or_wrong_is_found, 0, 12);
+    tcase_add_loop_test(tcase, what_is_left_out_or_wrong_is_found, 0, 5);
     tcase_add_test(tcase, what_is_not_measured_there_is_refused);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);

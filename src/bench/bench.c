@@ -23,6 +23,7 @@ typedef struct bench_row {
     int alone;   /* 1: each rank works on a part of its own */
     int has_files, has_calibration;
     int on_devices;  /* 1: not on the CPU alone */
+    double bytes;    /* that it moves for each parameter; 0: those of a step */
     uint64_t params; /* if none are given; 0: DEFAULT_PARAMS */
     /* In place of the contestants. */
     zopt_status (*measure)(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
@@ -41,6 +42,18 @@ static const bench_row rows[] = {
      .help = "the update kernel alone",
      .contestant = {&bench_kernel, &bench_limit, &bench_passes},
      .has_rule = 1,
+     .alone = 1,
+     .on_devices = 1},
+    {.name = "norm",
+     .help = "the exact sum of squares of 16-bit gradients, alone, beside a copy of memory",
+     .contestant = {[BENCH_SUBJECT] = &bench_pass_norm, [BENCH_COPY] = &bench_device_copy},
+     .bytes = 2,
+     .alone = 1,
+     .on_devices = 1},
+    {.name = "accumulate",
+     .help = "16-bit gradients added to FP32 accumulators, alone, beside a copy of memory",
+     .contestant = {[BENCH_SUBJECT] = &bench_pass_accumulate, [BENCH_COPY] = &bench_device_copy},
+     .bytes = 10,
      .alone = 1,
      .on_devices = 1},
     {.name = "comm",
@@ -98,6 +111,8 @@ typedef struct bench_rank {
 /* Why it does not take part, or NULL. */
 static const char *no_baseline(const bench_rank *run)
 {
+    if (run->row->contestant[BENCH_BASELINE] == NULL)
+        return "there is nothing simpler";
     if (!run->crew.device->on_host)
         return "it computes on the host";
     return run->row->collective_baseline ? bench_textbook_missing(run->threads) : NULL;
@@ -114,7 +129,10 @@ static zopt_status measure_apart(bench_rank *run, const bench_case *c)
 static zopt_status measure(bench_rank *run, const bench_case *c)
 {
     const bench_row *row = run->row;
-    bench_result result = {.c = c, .bytes = 4.0 * c->n_slots, .backward_ms = NAN};
+    bench_result result = {.c = c,
+                           .bytes = row->bytes > 0 ? row->bytes : 4.0 * c->n_slots,
+                           .backward_ms = NAN,
+                           .call_ms = NAN};
     bench_contest contest = {.fault = run->fault, .has_transport = row->has_transport};
     if (row->has_rule)
         result.bytes += 8 + 2 * bench_rule_state_bytes(&c->rule);
@@ -124,8 +142,10 @@ static zopt_status measure(bench_rank *run, const bench_case *c)
     if (no_baseline(run) != NULL)
         contest.contestant[BENCH_BASELINE] = NULL;
     if (!c->crew->device->on_host) {
-        contest.contestant[BENCH_LIMIT] = &bench_device_limit;
+        if (row->contestant[BENCH_LIMIT] != NULL)
+            contest.contestant[BENCH_LIMIT] = &bench_device_limit;
         contest.contestant[BENCH_COPY] = &bench_device_copy;
+        contest.contestant[BENCH_NO_GRAPH] = row->is_step ? &bench_no_graph : NULL;
     }
     ZI_TRY(bench_contest_run(c, &contest, run->crew.rank == 0 ? run->n_printed : -1, &result));
     run->n_printed++;
@@ -213,8 +233,10 @@ static zopt_status run_rank(bench_rank *run)
     bench_data_make(run->request->dtype, run->data);
     if (run->crew.rank == 0)
         bench_print_begin(run->request, &run->crew, no_baseline(run));
+    int on_host = run->crew.device->on_host;
     if (run->crew.rank == 0 && row->measure == NULL)
-        bench_print_heads(run->request, &run->crew);
+        bench_print_heads(run->request, !on_host || row->contestant[BENCH_COPY] != NULL,
+                          !on_host && row->is_step);
     ZI_TRY(sweep(run));
     if (run->crew.rank == 0)
         bench_print_end(run->request);

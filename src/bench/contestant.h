@@ -16,6 +16,7 @@ typedef struct bench_case {
     uint64_t params;
     int norm, overlap;
     int async_save; /* 1: handles save asynchronously */
+    int no_graph;   /* 1: a GPU's steps are enqueued kernel by kernel */
     uint64_t n_tensors;
     int has_rule;    /* 0: bytes are moved and no rule is applied */
     bench_rule rule; /* of the subject, before its first step */
@@ -45,21 +46,28 @@ typedef struct bench_contestant {
     /* What of a round is not the contestant's own: measured before each, and taken off. NULL:
      * nothing. */
     zopt_status (*apart)(void *self);
-    zopt_status (*round)(void *self); /* what is measured */
+    zopt_status (*round)(void *self); /* what is measured: up to where a device is done with it */
+    /* How long the host was held up in the part of the last round that hands work to a device.
+     * NULL: nothing of it is looked at. */
+    double (*call_ms)(const void *self);
     /* Compare what `rounds` rounds have left with an independent computation. */
     zopt_status (*check)(void *self, uint64_t rounds, uint64_t *n_wrong);
     const char *(*transport)(const void *self); /* the one in use; NULL: it has none */
+    const char *(*path)(const void *self);      /* zopt_step_path; NULL: there is no step */
 } bench_contestant;
 
 extern const bench_contestant bench_step;     /* a whole step through the public API */
+extern const bench_contestant bench_no_graph; /* the same, enqueued kernel by kernel */
 extern const bench_contestant bench_overlap;  /* what it adds to a backward pass */
 extern const bench_contestant bench_kernel;   /* the update kernel alone */
+extern const bench_contestant bench_pass_norm, bench_pass_accumulate; /* an owner's first pass */
 extern const bench_contestant bench_transfer; /* a bucket's way to its owners and back */
 extern const bench_contestant bench_limit;
 extern const bench_contestant bench_device_limit; /* where memory is not the host's */
-extern const bench_contestant bench_device_copy;  /* the device's own copy, of as much memory */
-extern const bench_contestant bench_textbook;     /* MPI's collectives and an update between them */
-extern const bench_contestant bench_passes; /* widen, update, narrow: each a pass of its own */
+extern const bench_contestant
+    bench_device_copy; /* the device's own copy of as much memory, the host's memcpy */
+extern const bench_contestant bench_textbook; /* MPI's collectives and an update between them */
+extern const bench_contestant bench_passes;   /* widen, update, narrow: each a pass of its own */
 
 /* NULL where the textbook's collectives can be called, else why not. */
 const char *bench_textbook_missing(const zopt_threads *threads);

@@ -1,5 +1,6 @@
 /* size: of the 16-bit parameters; algbw: size over time; busbw: what the limit moves over time;
- * copy: what the device's own copy reads and writes over its time. */
+ * copy: what the device's own copy reads and writes over its time; call: how long zopt_step held
+ * the host up; no graph: the time of steps that are enqueued kernel by kernel. */
 #include "bench/print.h"
 
 #include <math.h>
@@ -33,20 +34,21 @@ void bench_print_begin(const bench_request *request, const bench_crew *crew,
         printf("# no baseline: %s\n", no_baseline);
 }
 
-void bench_print_heads(const bench_request *request, const bench_crew *crew)
+void bench_print_heads(const bench_request *request, int has_copy, int has_graph)
 {
     static const char format[] =
         "%s%9s %10s %5s %9s %14s %4s %8s %9s %7s %7s %6s %9s %7s %9s %10s %9s %6s";
-    int has_copy = !crew->device->on_host;
     if (request->json)
         return;
     printf(format, "#", "size", "params", "ranks", "transport", "optimizer", "norm", "overlap",
            "time", "algbw", "busbw", "bytes/", "limit", "x limit", "baseline", "x baseline",
            "backward", "#wrong");
-    printf(has_copy ? " %8s %8s\n" : "\n", "copy", "of copy");
+    printf(has_copy ? " %8s %8s" : "", "copy", "of copy");
+    printf(has_graph ? " %8s %9s %7s\n" : "\n", "call", "no graph", "x graph");
     printf(format, "#", "(MB)", "", "", "", "", "", "", "(ms)", "(GB/s)", "(GB/s)", "param", "(ms)",
            "", "(ms)", "faster", "(ms)", "");
-    printf(has_copy ? " %8s %8s\n" : "\n", "(GB/s)", "(busbw)");
+    printf(has_copy ? " %8s %8s" : "", "(GB/s)", "(busbw)");
+    printf(has_graph ? " %8s %9s %7s\n" : "\n", "(ms)", "(ms)", "faster");
 }
 
 /* A number, or what stands for none. */
@@ -77,42 +79,65 @@ static double copy_speed(const bench_result *r)
     return bytes / r->ms[BENCH_COPY] * 1e-6;
 }
 
+/* GB/s, as the limit counts bytes. */
+static double speed(const bench_result *r)
+{
+    return r->bytes * (double)r->c->params / r->ms[BENCH_SUBJECT] * 1e-6;
+}
+
 static void print_json(const bench_result *r, int index)
 {
-    char baseline[32], faster[32], backward[32], copy[32];
+    char text[10][32];
     double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
+    double no_graph = r->ms[BENCH_NO_GRAPH], copy = copy_speed(r);
     bench_print_keys(r->c, r->transport, index);
-    printf("\"time_ms\": %.6f, \"limit_ms\": %.6f, \"baseline_ms\": %s, \"x_limit\": %.4f, "
-           "\"x_baseline\": %s, \"backward_ms\": %s, \"copy_gb_per_s\": %s, \"bytes_per_param\": "
-           "%.4f, "
-           "\"wrong\": %llu}",
-           ms, limit, number(baseline, "%.6f", other, "null"), ms / limit,
-           number(faster, "%.4f", other / ms, "null"),
-           number(backward, "%.6f", r->backward_ms, "null"),
-           number(copy, "%.4f", copy_speed(r), "null"), r->bytes, (unsigned long long)r->n_wrong);
+    printf("\"time_ms\": %.6f, \"limit_ms\": %s, \"baseline_ms\": %s, \"x_limit\": %s, "
+           "\"x_baseline\": %s, \"backward_ms\": %s, \"copy_gb_per_s\": %s, \"of_copy\": %s, "
+           "\"call_ms\": %s, \"no_graph_ms\": %s, \"x_graph\": %s, \"path\": ",
+           ms, number(text[0], "%.6f", limit, "null"), number(text[1], "%.6f", other, "null"),
+           number(text[2], "%.4f", ms / limit, "null"), number(text[3], "%.4f", other / ms, "null"),
+           number(text[4], "%.6f", r->backward_ms, "null"), number(text[5], "%.4f", copy, "null"),
+           number(text[6], "%.4f", speed(r) / copy, "null"),
+           number(text[7], "%.6f", r->call_ms, "null"), number(text[8], "%.6f", no_graph, "null"),
+           number(text[9], "%.4f", no_graph / ms, "null"));
+    if (r->path != NULL)
+        printf("\"%s\"", r->path);
+    else
+        printf("null");
+    printf(", \"bytes_per_param\": %.4f, \"wrong\": %llu}", r->bytes,
+           (unsigned long long)r->n_wrong);
+}
+
+static void print_text(const bench_result *r)
+{
+    const bench_case *c = r->c;
+    char text[6][32];
+    const char *overlap = !c->overlap ? "off" : c->request->progress_thread ? "thread" : "calls";
+    double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
+    double params = (double)c->params, size = params * (double)sizeof(uint16_t);
+    printf("%10.2f %10llu %5d %9s %14s %4s %8s ", size * 1e-6, (unsigned long long)c->params,
+           c->crew->world, r->transport != NULL ? r->transport : "-",
+           c->has_rule ? c->rule.optim->name : "-", c->norm ? "on" : "off", overlap);
+    printf("%9.3f %7.2f %7.2f %6.2f %9s %7s %9s %10s %9s %6llu", ms, size / ms * 1e-6, speed(r),
+           r->bytes, number(text[0], "%.3f", limit, "-"), number(text[1], "%.3f", ms / limit, "-"),
+           number(text[2], "%.3f", other, "-"), number(text[3], "%.2f", other / ms, "-"),
+           number(text[4], "%.3f", r->backward_ms, "-"), (unsigned long long)r->n_wrong);
+    if (isfinite(r->ms[BENCH_COPY]))
+        printf(" %8.1f %8.3f", copy_speed(r), speed(r) / copy_speed(r));
+    if (isfinite(r->ms[BENCH_NO_GRAPH]))
+        printf(" %8s %9.3f %7.2f", number(text[5], "%.3f", r->call_ms, "-"), r->ms[BENCH_NO_GRAPH],
+               r->ms[BENCH_NO_GRAPH] / ms);
+    printf("\n");
+    if (r->path != NULL && isfinite(r->ms[BENCH_NO_GRAPH]))
+        printf("# %s\n", r->path);
 }
 
 void bench_print_row(const bench_result *r, int index)
 {
-    const bench_case *c = r->c;
-    char baseline[32], faster[32], backward[32];
-    const char *overlap = !c->overlap ? "off" : c->request->progress_thread ? "thread" : "calls";
-    double ms = r->ms[BENCH_SUBJECT], limit = r->ms[BENCH_LIMIT], other = r->ms[BENCH_BASELINE];
-    double params = (double)c->params, size = params * (double)sizeof(uint16_t);
-    if (c->request->json) {
+    if (r->c->request->json)
         print_json(r, index);
-    } else {
-        printf("%10.2f %10llu %5d %9s %14s %4s %8s ", size * 1e-6, (unsigned long long)c->params,
-               c->crew->world, r->transport != NULL ? r->transport : "-",
-               c->has_rule ? c->rule.optim->name : "-", c->norm ? "on" : "off", overlap);
-        printf("%9.3f %7.2f %7.2f %6.2f %9.3f %7.3f %9s %10s %9s %6llu", ms, size / ms * 1e-6,
-               r->bytes * params / ms * 1e-6, r->bytes, limit, ms / limit,
-               number(baseline, "%.3f", other, "-"), number(faster, "%.2f", other / ms, "-"),
-               number(backward, "%.3f", r->backward_ms, "-"), (unsigned long long)r->n_wrong);
-        if (isfinite(r->ms[BENCH_COPY]))
-            printf(" %8.1f %8.3f", copy_speed(r), r->bytes * params / ms * 1e-6 / copy_speed(r));
-        printf("\n");
-    }
+    else
+        print_text(r);
     fflush(stdout);
 }
 

@@ -4,13 +4,22 @@
 
 #include "bench/contestant.h"
 
-enum { BENCH_SUBJECT, BENCH_LIMIT, BENCH_BASELINE, BENCH_COPY, BENCH_N_CONTESTANTS };
+enum {
+    BENCH_SUBJECT,
+    BENCH_LIMIT,
+    BENCH_BASELINE,
+    BENCH_COPY,
+    BENCH_NO_GRAPH,
+    BENCH_N_CONTESTANTS
+};
 
 typedef struct bench_result {
     const bench_case *c;
     const char *transport;          /* in use; NULL: none */
     double ms[BENCH_N_CONTESTANTS]; /* medians; NaN: not measured */
     double backward_ms;             /* median of what was taken off; NaN: nothing */
+    double call_ms;                 /* median of the subject's; NaN: it has none */
+    const char *path;               /* the subject's; NULL: it has none */
     double bytes; /* that a step moves for each parameter, all ranks together, in one pass */
     uint64_t n_wrong;
 } bench_result;
@@ -18,8 +27,8 @@ typedef struct bench_result {
 /* no_baseline: why there is none, or NULL. */
 void bench_print_begin(const bench_request *request, const bench_crew *crew,
                        const char *no_baseline);
-/* The heads of bench_print_row's columns; nothing for JSON. */
-void bench_print_heads(const bench_request *request, const bench_crew *crew);
+/* The heads of bench_print_row's columns, of those contestants too; nothing for JSON. */
+void bench_print_heads(const bench_request *request, int has_copy, int has_graph);
 /* JSON: begin a row with what its case is. transport: in use, or NULL. */
 void bench_print_keys(const bench_case *c, const char *transport, int index);
 void bench_print_row(const bench_result *result, int index);

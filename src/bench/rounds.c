@@ -10,12 +10,13 @@
 
 enum { WARMUP = 2 };
 
-static const char *const names[BENCH_N_CONTESTANTS] = {"subject", "limit", "baseline", "copy"};
+static const char *const names[BENCH_N_CONTESTANTS] = {"subject", "limit", "baseline", "copy",
+                                                       "no graph"};
 
 typedef struct entrant {
     const bench_contestant *type; /* NULL: does not take part */
     void *self;
-    double *ms, *apart_ms;
+    double *ms, *apart_ms, *call_ms;
     int skips_last, skips_last_apart; /* faults */
 } entrant;
 
@@ -23,10 +24,11 @@ static zopt_status create_entrant(const bench_case *c, entrant *e)
 {
     e->ms = calloc((size_t)c->request->rounds, sizeof *e->ms);
     e->apart_ms = calloc((size_t)c->request->rounds, sizeof *e->apart_ms);
+    e->call_ms = calloc((size_t)c->request->rounds, sizeof *e->call_ms);
     e->self = zi_aligned_zalloc(e->type->bytes);
-    zopt_status status = e->ms == NULL || e->apart_ms == NULL || e->self == NULL
-                             ? ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a benchmark")
-                             : e->type->create(e->self, c);
+    int has_memory = e->ms != NULL && e->apart_ms != NULL && e->call_ms != NULL && e->self != NULL;
+    zopt_status status = has_memory ? e->type->create(e->self, c)
+                                    : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for a benchmark");
     return zi_comm_agree(c->crew->comm, status);
 }
 
@@ -37,6 +39,7 @@ static void destroy_entrant(entrant *e)
     free(e->self);
     free(e->ms);
     free(e->apart_ms);
+    free(e->call_ms);
 }
 
 /* Negative: before what is measured. */
@@ -54,6 +57,7 @@ static zopt_status take_turn(const bench_case *c, entrant *e, int round)
         return ZOPT_OK;
     e->ms[round] = ms - apart_ms;
     e->apart_ms[round] = apart_ms;
+    e->call_ms[round] = e->type->call_ms != NULL ? e->type->call_ms(e->self) : NAN;
     return ZOPT_OK;
 }
 
@@ -84,6 +88,8 @@ static zopt_status run_entrants(const bench_case *c, entrant *entrants, bench_re
         if (entrants[i].type == NULL)
             continue;
         result->ms[i] = bench_median(entrants[i].ms, c->request->rounds);
+        if (entrants[i].type->call_ms != NULL)
+            result->call_ms = bench_median(entrants[i].call_ms, c->request->rounds);
         if (entrants[i].type->apart != NULL)
             result->backward_ms = bench_median(entrants[i].apart_ms, c->request->rounds);
         ZI_TRY(zi_comm_agree(c->crew->comm,
@@ -109,6 +115,8 @@ zopt_status bench_contest_run(const bench_case *c, const bench_contest *contest,
     zopt_status status = run_entrants(c, entrants, result);
     if (status == ZOPT_OK && contest->has_transport)
         result->transport = subject->type->transport(subject->self);
+    if (status == ZOPT_OK && subject->type->path != NULL)
+        result->path = subject->type->path(subject->self);
     if (status == ZOPT_OK && index >= 0)
         bench_print_row(result, index);
     for (int i = 0; i < BENCH_N_CONTESTANTS; i++)

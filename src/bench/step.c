@@ -7,11 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/status.h"
 #include "bench/contestant.h"
 #include "bench/work.h"
 
 typedef struct step {
+    bench_case own; /* bench_no_graph's */
     const bench_case *c;
     bench_tensors tensors;
     zopt *z;
@@ -19,6 +21,7 @@ typedef struct step {
     void **grad;  /* where each tensor's goes */
     void *staged; /* a tensor on the host, where the handle's memory is not; else NULL */
     bench_work work;
+    double call_ms; /* of the last zopt_step */
 } step;
 
 uint64_t bench_tensor_elems(const bench_tensors *tensors, uint64_t i, uint64_t *first)
@@ -92,6 +95,7 @@ zopt_status bench_open(const bench_case *c, const char *transport, const bench_t
     options.shared_params = c->request->shared_params && strcmp(transport, "self") != 0;
     options.progress_thread = c->request->progress_thread;
     options.async_save = c->async_save;
+    options.cuda_graph = c->no_graph ? 0 : -1;
     options.check_overflow = c->norm;
     options.clip_norm = c->norm ? 1e30 : 0; /* never reached: the coefficient stays 1 / slots */
     *id = calloc((size_t)tensors->n, sizeof **id);
@@ -183,7 +187,9 @@ static zopt_status take_step(step *s)
     zopt_step_report report;
     const void *param;
     ZI_TRY(zopt_micro_end(s->z, 0));
+    double before = zi_now_ms();
     ZI_TRY(zopt_step(s->z));
+    s->call_ms = zi_now_ms() - before;
     for (uint64_t i = 0; i < s->tensors.n; i++)
         ZI_TRY(zopt_param_acquire(s->z, s->id[i], &param));
     return s->staged != NULL ? zopt_report(s->z, 1, &report) : ZOPT_OK;
@@ -295,14 +301,43 @@ static const char *transport(const void *self)
     return zopt_transport(((const step *)self)->z);
 }
 
+static const char *path(const void *self)
+{
+    return zopt_step_path(((const step *)self)->z);
+}
+
+static double call_ms(const void *self)
+{
+    return ((const step *)self)->call_ms;
+}
+
+static zopt_status create_no_graph(void *self, const bench_case *c)
+{
+    step *s = self;
+    s->own = *c;
+    s->own.no_graph = 1;
+    return create(self, &s->own);
+}
+
 const bench_contestant bench_step = {
     .bytes = sizeof(step),
     .create = create,
     .destroy = destroy,
     .prepare = prepare,
     .round = one_round,
+    .call_ms = call_ms,
     .check = check,
     .transport = transport,
+    .path = path,
+};
+
+const bench_contestant bench_no_graph = {
+    .bytes = sizeof(step),
+    .create = create_no_graph,
+    .destroy = destroy,
+    .prepare = prepare,
+    .round = one_round,
+    .check = check,
 };
 
 const bench_contestant bench_overlap = {

@@ -52,7 +52,7 @@ static const struct argp_option options[] = {
      "step, comm: one parameter buffer for all ranks of the machine", 0},
     {"rounds", ROUNDS, "N", 0, "Rounds to take medians of, at least 11 (default: 11)", 0},
     {"threads", THREADS, "N", 0, "Ranks are N threads, instead of mpirun's processes", 0},
-    {"device", DEVICE, "NAME", 0, "step, adam, comm: cpu (default) or cuda", 0},
+    {"device", DEVICE, "NAME", 0, "step, adam, norm, accumulate, comm: cpu (default) or cuda", 0},
     {"dir", DIR, "DIR", 0, "ckpt: write below this folder, and clean up (default: .)", 0},
     {"calibrate", CALIBRATE, NULL, 0, "The same as the benchmark calibrate", 0},
     {"calibration", CALIBRATION, "FILE", 0,
@@ -250,6 +250,11 @@ static char *list_benchmarks(int key, const char *text, void *input)
         "ckpt: the limit is as many bytes written by all ranks at once, the baseline by one\n"
         "process as dd oflag=direct conv=fsync does; held up is what an asynchronous save does\n"
         "not do behind the step, copy the time of copying the bytes in memory.\n"
+        "On a GPU a fourth is its own copy of as much memory as master weights take, and \"of "
+        "copy\"\n"
+        "the bytes a second beside that; a fifth the same step without a CUDA graph; \"call\" is "
+        "how\n"
+        "long zopt_step held the host up, which the GPU goes on behind.\n"
         "#wrong counts results that differ from an independent computation; 2 is then the exit\n"
         "code.\n",
         file);
