@@ -1,6 +1,7 @@
-/* A run over transport ipc on the shim, for test_ipc_faults.sh: in its third step rank 1 fails as
- * the argument says (kill, stop, exit, loop; gpu: its GPU does; none: not at all), and the others
- * end as zopt's command would. A second argument: ranks of a node. */
+/* A run on GPUs, or on the shim, for test_device_faults.sh: over the transport of the first argument,
+ * and in its third step rank 1 fails as the second says (kill, stop, exit, loop; gpu, on the shim:
+ * its GPU does; none: not at all). The others end as zopt's command would. A third argument: ranks
+ * of a node. */
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>
@@ -8,8 +9,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "cuda_shim/shim.h"
 #include "harness.h"
+#ifdef ON_SHIM
+#include "cuda_shim/shim.h"
+#endif
 
 static void fail_as(const char *kind)
 {
@@ -26,7 +29,7 @@ static void fail_as(const char *kind)
 static void hang(void *arg, const char *text)
 {
     (void)arg;
-    fprintf(stderr, "ipc_job: %s\n", text);
+    fprintf(stderr, "device_job: %s\n", text);
     _exit(zopt_status_exit_code(ZOPT_ERR_TIMEOUT));
 }
 
@@ -46,7 +49,9 @@ static zopt_status step_on_a_stuck_gpu(const h_problem *problem, zopt *z)
     for (int i = 0; i < problem->n_tensors; i++)
         if (zopt_grad_acquire(z, i, &grad) != ZOPT_OK)
             return ZOPT_ERR_FAILURE;
+#ifdef ON_SHIM
     shim.stuck = 1;
+#endif
     for (int i = 0; i < problem->n_tensors; i++)
         if (zopt_grad_ready(z, i) != ZOPT_OK)
             return ZOPT_ERR_FAILURE;
@@ -58,14 +63,14 @@ int main(int argc, char **argv)
 {
     h_problem problem;
     zopt *z;
-    const char *kind = argc > 1 ? argv[1] : "";
+    const char *kind = argc > 2 ? argv[2] : "";
     h_uneven(&problem, ZOPT_FP16, 0);
     problem.options.device = "cuda";
-    problem.options.transport = "ipc";
+    problem.options.transport = argc > 1 ? argv[1] : "";
     problem.options.bucket_elems = 700;
     problem.options.deadline_ms = 3000;
     problem.options.on_hang = hang;
-    problem.options.ranks_per_node = argc > 2 ? atoi(argv[2]) : 0;
+    problem.options.ranks_per_node = argc > 3 ? atoi(argv[3]) : 0;
     zopt_status status = h_create(&problem, &problem.options, &z);
     for (int step = 1; step <= 5 && status == ZOPT_OK; step++) {
         if (step == 3)
@@ -76,7 +81,7 @@ int main(int argc, char **argv)
         status = is_stuck ? step_on_a_stuck_gpu(&problem, z) : h_step(&problem, z, step);
     }
     if (status != ZOPT_OK)
-        fprintf(stderr, "ipc_job: %s\n", zopt_last_error());
+        fprintf(stderr, "device_job: %s\n", zopt_last_error());
     zopt_destroy(z);
     zopt_finalize();
     return zopt_status_exit_code(status);
