@@ -12,6 +12,7 @@ static zopt_status check_between(zi_zero *z, const char *call)
     if (z->micro != 0 || z->n_exposed != 0)
         return ZI_FAIL(ZOPT_ERR_ORDER, "%s in the middle of a step", call);
     ZI_TRY(zi_local_hear(z, 1));
+    ZI_TRY(zi_factors_fetch(z));
     return zi_owner_rest(z);
 }
 

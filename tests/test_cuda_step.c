@@ -22,7 +22,7 @@ static void heal(void)
     shim = shim_healthy;
 }
 
-static void make_problem(h_problem *problem)
+static void make_problem(h_problem *problem, const char *optimizer)
 {
     h_uneven(problem, ZOPT_BF16, 0);
     problem->options.device = "cuda";
@@ -30,7 +30,12 @@ static void make_problem(h_problem *problem)
     problem->options.bucket_elems = 700;
     problem->options.clip_norm = 1;
     problem->options.slots = 2;
+    problem->options.optimizer = optimizer;
 }
+
+/* A rule of elements, of blocks, of tensors. */
+enum { N_OPTIMIZERS = 3 };
+static const char *const optimizers[N_OPTIMIZERS] = {"AdamW", "AdamW8bit", "Adafactor"};
 
 static void expect_path(zopt *z, const char *part)
 {
@@ -56,7 +61,7 @@ START_TEST(a_step_waits_for_nothing)
     h_problem problem;
     zopt_step_report report;
     zopt *z;
-    make_problem(&problem);
+    make_problem(&problem, optimizers[_i]);
     ok(h_create(&problem, &problem.options, &z));
     for (int step = 1; step <= N_STEPS; step++) {
         give_gradients(&problem, z); /* acquiring waits for the step before: no stream is set */
@@ -107,7 +112,7 @@ START_TEST(with_a_stream_no_call_waits)
     h_problem problem;
     const void *param;
     zopt *z;
-    make_problem(&problem);
+    make_problem(&problem, optimizers[_i]);
     ok(h_create(&problem, &problem.options, &z));
     ok(zopt_set_stream(z, NULL));
     for (int step = 1; step <= N_STEPS; step++) {
@@ -132,19 +137,20 @@ START_TEST(with_a_stream_no_call_waits)
 }
 END_TEST
 
-/* _i: cuda_graph. The first step launches kernels, the second records them. */
+/* _i: cuda_graph, for each optimizer. The first step launches kernels, the second records them. */
 START_TEST(steps_are_launched_as_a_graph_from_the_second_on)
 {
     h_problem problem;
     zopt *z;
-    make_problem(&problem);
-    problem.options.cuda_graph = _i;
+    make_problem(&problem, optimizers[_i / 2]);
+    problem.options.cuda_graph = _i % 2;
     ok(h_create(&problem, &problem.options, &z));
-    expect_path(z, _i == 0 ? "not as a CUDA graph: cuda_graph is 0" : "replayed as a CUDA graph");
+    expect_path(z,
+                _i % 2 == 0 ? "not as a CUDA graph: cuda_graph is 0" : "replayed as a CUDA graph");
     int n_before = shim_n_graph_launches();
     for (int step = 1; step <= N_STEPS; step++) {
         ok(h_step(&problem, z, step));
-        ck_assert_int_eq(shim_n_graph_launches() - n_before, _i == 0 ? 0 : step - 1);
+        ck_assert_int_eq(shim_n_graph_launches() - n_before, _i % 2 == 0 ? 0 : step - 1);
     }
     zopt_destroy(z);
     heal();
@@ -157,7 +163,7 @@ START_TEST(what_cannot_be_recorded_runs_without_or_fails_if_that_was_asked_for)
     h_problem problem;
     h_result want, got;
     zopt *z;
-    make_problem(&problem);
+    make_problem(&problem, "AdamW");
     problem.options.cuda_graph = _i == 1 ? 1 : -1;
     if (_i == 1) {
         ok(h_create(&problem, &problem.options, &z));
@@ -190,7 +196,7 @@ START_TEST(a_gpu_that_breaks_is_told_by_the_report)
     h_problem problem;
     zopt_step_report report;
     zopt *z;
-    make_problem(&problem);
+    make_problem(&problem, "AdamW");
     ok(h_create(&problem, &problem.options, &z));
     for (int step = 1; step <= 3; step++)
         ok(h_step(&problem, z, step));
@@ -210,10 +216,11 @@ int main(void)
 {
     Suite *suite = suite_create("cuda_step");
     TCase *tcase = tcase_create("cuda_step");
-    tcase_add_test(tcase, a_step_waits_for_nothing);
+    tcase_add_loop_test(tcase, a_step_waits_for_nothing, 0, N_OPTIMIZERS);
     tcase_add_test(tcase, the_first_parameters_are_there_while_later_ones_are_made);
-    tcase_add_test(tcase, with_a_stream_no_call_waits);
-    tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0, 2);
+    tcase_add_loop_test(tcase, with_a_stream_no_call_waits, 0, N_OPTIMIZERS);
+    tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0,
+                        2 * N_OPTIMIZERS);
     tcase_add_loop_test(tcase, what_cannot_be_recorded_runs_without_or_fails_if_that_was_asked_for,
                         0, 2);
     tcase_add_loop_test(tcase, a_gpu_that_breaks_is_told_by_the_report, 1, 4);

@@ -6,6 +6,7 @@
 #include "base/grid_sum.h"
 #include "kernel_sources.h"
 #include "optim/optim.h"
+#include "optim/settle.h"
 #include "optimizer_cases.h"
 
 enum { N_GROUPS = 2, N_STATES = ZI_MAX_STATES };
@@ -68,6 +69,7 @@ static void run_statistics(const zi_cpu_kernels *kernels, const prepared *p, con
 {
     static int64_t sum[ZI_EXACT_LIMBS + 1], factor_sum[2 * N * ZI_GRID_LIMBS];
     static float row_mean[2];
+    zi_terms terms;
     zi_tensor_statistics *t = job->tensor;
     *t = (zi_tensor_statistics){.n_elems = the_shape->n_elems, .sum = sum, .row_mean = row_mean};
     if (the_shape->ndim > 1) {
@@ -84,8 +86,8 @@ static void run_statistics(const zi_cpu_kernels *kernels, const prepared *p, con
     for (int round = 0; round < ZI_N_STATISTICS; round++) {
         memset(sum, 0, sizeof sum);
         kernels->statistics((zi_statistics_round)round, job);
-        t->sum_of_squares = sum[ZI_EXACT_LIMBS] > 0 ? NAN : zi_exact_round(sum);
-        p->optim->on_statistics[round](p->value, &p->now, t);
+        p->optim->terms(p->value, &p->now, &terms);
+        zi_settle_tensor((zi_statistics_round)round, &terms, p->scalars[N_GROUPS - 1], t);
     }
 }
 

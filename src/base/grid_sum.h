@@ -60,7 +60,4 @@ static inline void zi_grid_add_squares(const float *restrict g, size_t n, int64_
                                 row + (size_t)limb * stride);
 }
 
-/* The sum rounded to the nearest double, ties to even; limb l at limb[l * stride]. */
-double zi_grid_value(const int64_t *limb, size_t stride);
-
 #endif

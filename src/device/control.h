@@ -163,7 +163,18 @@ typedef struct zi_decide_job {
     zi_step_slot *slot; /* [ZI_MAX_PENDING] that of a step is step % ZI_MAX_PENDING */
     /* [ZI_MAX_PENDING][n_groups] for each slot: row i is for good step least_good + 1 + i. */
     const float (*offered)[ZI_MAX_SCALARS];
+    const zi_terms *offered_terms; /* the same rows, where tensors have statistics */
+    zi_terms *terms;               /* [n_groups] of this step */
 } zi_decide_job;
+
+/* What follows from the tensors' sums, behind a decision to update. All in the device's memory. */
+typedef struct zi_settle_job {
+    zi_statistics_round round;
+    uint32_t n_tensors;
+    zi_tensor_statistics *tensor; /* sums over all ranks; used up */
+    const zi_terms *terms;        /* of their groups */
+    const zi_control *control;
+} zi_settle_job;
 
 ZI_SHARED int64_t zi_take_bad_key(const zi_decide_job *job)
 {
@@ -175,9 +186,9 @@ ZI_SHARED int64_t zi_take_bad_key(const zi_decide_job *job)
     return key;
 }
 
-/* One thread: decide, and tell the host and the kernels to come. Returns the scalars that the
- * update is to use, one row for each group; NULL: there is no update. */
-ZI_SHARED const float *zi_decide_step(const zi_decide_job *job)
+/* One thread: decide, and tell the host and the kernels to come. Returns the first of the offered
+ * rows that the update is to use, one for each group; -1: there is no update. */
+ZI_SHARED int64_t zi_decide_step(const zi_decide_job *job)
 {
     zi_standing now = *job->standing;
     zi_step_slot *slot = &job->slot[now.step % ZI_MAX_PENDING];
@@ -195,7 +206,7 @@ ZI_SHARED const float *zi_decide_step(const zi_decide_job *job)
     slot->decision = decision;
     slot->after = now;
     slot->bad_key = zi_take_bad_key(job);
-    return decision.skip ? NULL : job->offered[row * job->n_groups];
+    return decision.skip ? -1 : (int64_t)(row * job->n_groups);
 }
 
 #endif

@@ -315,6 +315,13 @@ static void decide(zi_queue *q, const zi_decide_job *job)
         zi_cuda_note(q, zi_cuda_launch_kernel(q->stream, &launch), "a kernel's launch");
 }
 
+static void settle(zi_queue *q, const zi_settle_job *job)
+{
+    const zi_cuda_launch launch = {.kernel = ZI_CUDA_SETTLE, .settle = *job};
+    if (zi_cuda_enter(q))
+        zi_cuda_note(q, zi_cuda_launch_kernel(q->stream, &launch), "a kernel's launch");
+}
+
 static const char *variant(void)
 {
     return "sm_80, sm_90, sm_100 and PTX";
@@ -355,6 +362,7 @@ const zi_device_ops zi_device_cuda = {
     .update = update,
     .locate = locate,
     .decide = decide,
+    .settle = settle,
     .capture_begin = zi_cuda_capture_begin,
     .capture_end = zi_cuda_capture_end,
     .capture_event = zi_cuda_capture_event,

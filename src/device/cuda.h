@@ -35,7 +35,8 @@ typedef enum zi_cuda_kernel {
     ZI_CUDA_STATISTICS,
     ZI_CUDA_UPDATE,
     ZI_CUDA_LOCATE,
-    ZI_CUDA_DECIDE
+    ZI_CUDA_DECIDE,
+    ZI_CUDA_SETTLE
 } zi_cuda_kernel;
 
 typedef struct zi_cuda_launch {
@@ -48,6 +49,7 @@ typedef struct zi_cuda_launch {
     const zi_variant *variant; /* update; on the host */
     zi_search search;          /* locate */
     zi_decide_job decide;      /* decide, which has no other job */
+    zi_settle_job settle;      /* settle, which neither has */
     int n_processors;          /* of the device */
 } zi_cuda_launch;
 

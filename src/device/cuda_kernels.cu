@@ -4,6 +4,7 @@
 #include "device/cuda_block.h"
 #include "device/cuda_step.h"
 #include "device/cuda_tensor.h"
+#include "optim/settle.h"
 
 namespace
 {
@@ -83,7 +84,7 @@ __global__ void __launch_bounds__(ZI_CUDA_THREADS, 2)
     statistics_grid(const __grid_constant__ zi_cuda_job job)
 {
     const uint64_t warp = (uint64_t)blockIdx.x * WARPS + threadIdx.x / ZI_WARP;
-    if (warp * ZI_WARP_ELEMS < job.n_elems)
+    if (warp * ZI_WARP_ELEMS < job.n_elems && !job.control->skip)
         zi_grid_sums_thread(&job, warp, threadIdx.x % ZI_WARP);
 }
 
@@ -93,6 +94,8 @@ template <zi_statistics_round round>
 __global__ void __launch_bounds__(ZI_CUDA_THREADS, 2)
     statistics_squares(const __grid_constant__ zi_cuda_job job, uint64_t n_each)
 {
+    if (job.control->skip)
+        return;
     __shared__ shared_sum share;
     int64_t *word = share.limb;
     const uint32_t team = threadIdx.x / ZI_TEAM, thread = threadIdx.x % ZI_TEAM;
@@ -159,11 +162,37 @@ __global__ void __launch_bounds__(ZI_CUDA_THREADS)
 
 __global__ void __launch_bounds__(ZI_CUDA_THREADS) decide(const __grid_constant__ zi_decide_job job)
 {
-    __shared__ const float *offered;
+    __shared__ int64_t first;
     if (threadIdx.x == 0)
-        offered = zi_decide_step(&job);
+        first = zi_decide_step(&job);
     __syncthreads();
-    zi_take_scalars_thread(&job, offered, threadIdx.x);
+    zi_take_offer_thread(&job, first, threadIdx.x);
+}
+
+constexpr int SETTLE_THREADS = 1024;
+
+/* A thread block for each tensor. */
+__global__ void __launch_bounds__(SETTLE_THREADS) settle(const __grid_constant__ zi_settle_job job)
+{
+    zi_tensor_statistics *t = &job.tensor[blockIdx.x];
+    const uint32_t lane = threadIdx.x % ZI_WARP;
+    if (job.control->skip || t->sum == NULL)
+        return;
+    const zi_terms *terms = &job.terms[t->group];
+    if (job.round == ZI_STATISTICS_MOMENTS) {
+        for (uint64_t i = threadIdx.x; i < zi_settle_n_factors(t); i += SETTLE_THREADS)
+            zi_settle_factor(terms, t, i);
+        __syncthreads();
+        for (uint64_t m = threadIdx.x / ZI_WARP; m < t->n_matrices; m += SETTLE_THREADS / ZI_WARP) {
+            double sum = zi_settle_lane(t, m, lane);
+            for (int half = ZI_WARP / 2; half > 0; half /= 2)
+                sum += __shfl_down_sync(0xffffffffu, sum, half, ZI_WARP);
+            if (lane == 0)
+                zi_settle_mean(terms, t, m, sum);
+        }
+    }
+    if (threadIdx.x == 0)
+        zi_settle_scalars(job.round, terms, job.control->scalars[t->group], t);
 }
 
 typedef void update_kernel(zi_cuda_job job);
@@ -188,12 +217,19 @@ const struct update_row {
     TENSOR_ROW(0, 1) TENSOR_ROW(0, 2) TENSOR_ROW(1, 0) TENSOR_ROW(1, 1)};
 
 template <typename... Parameters>
-cudaError_t start(void (*kernel)(Parameters...), uint64_t n_thread_blocks, cudaStream_t stream,
-                  Parameters... parameters)
+cudaError_t start_threads(void (*kernel)(Parameters...), uint64_t n_thread_blocks, int n_threads,
+                          cudaStream_t stream, Parameters... parameters)
 {
     void *pointers[] = {&parameters...};
     return cudaLaunchKernel((const void *)kernel, dim3((unsigned)n_thread_blocks),
-                            dim3(ZI_CUDA_THREADS), pointers, 0, stream);
+                            dim3((unsigned)n_threads), pointers, 0, stream);
+}
+
+template <typename... Parameters>
+cudaError_t start(void (*kernel)(Parameters...), uint64_t n_thread_blocks, cudaStream_t stream,
+                  Parameters... parameters)
+{
+    return start_threads(kernel, n_thread_blocks, ZI_CUDA_THREADS, stream, parameters...);
 }
 
 uint64_t tiles(uint64_t n_elems, uint64_t tile_elems)
@@ -248,6 +284,9 @@ cudaError_t zi_cuda_launch_kernel(cudaStream_t stream, const zi_cuda_launch *lau
         return start(locate, n_tiles < resident ? n_tiles : resident, stream, job, launch->search);
     case ZI_CUDA_DECIDE:
         return start(decide, 1, stream, launch->decide);
+    case ZI_CUDA_SETTLE:
+        return start_threads(settle, launch->settle.n_tensors, SETTLE_THREADS, stream,
+                             launch->settle);
     }
     return cudaErrorInvalidValue;
 }

@@ -62,13 +62,15 @@ ZI_TILE void zi_search_thread(const zi_cuda_job *job, const zi_search *search, u
             zi_found_bad(search, job->start + i + (uint64_t)e, ZI_SLOT_SUM);
 }
 
-/* Of what zi_decide_step returned; NULL: the step is skipped. */
-ZI_TILE void zi_take_scalars_thread(const zi_decide_job *job, const float *offered, uint32_t thread)
+/* Of what zi_decide_step returned; -1: the step is skipped. */
+ZI_TILE void zi_take_offer_thread(const zi_decide_job *job, int64_t first, uint32_t thread)
 {
-    float *to = (float *)job->control->scalars;
-    for (uint32_t i = thread; offered != 0 && i < job->n_groups * ZI_MAX_SCALARS;
-         i += ZI_CUDA_THREADS)
-        to[i] = offered[i];
+    for (uint32_t g = thread; first >= 0 && g < job->n_groups; g += ZI_CUDA_THREADS) {
+        for (int i = 0; i < ZI_MAX_SCALARS; i++)
+            job->control->scalars[g][i] = job->offered[first + g][i];
+        if (job->terms != 0)
+            job->terms[g] = job->offered_terms[first + g];
+    }
 }
 
 #endif

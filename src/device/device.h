@@ -175,6 +175,8 @@ typedef struct zi_device_ops {
     void (*locate)(zi_queue *q, const zi_job *job, const zi_search *search);
     /* Decide a step: control, standing and the slot of the step; see control.h. */
     void (*decide)(zi_queue *q, const zi_decide_job *job);
+    /* ZI_UNIT_TENSOR: what follows from a round's sums (optim/settle.h). */
+    void (*settle)(zi_queue *q, const zi_settle_job *job);
     /* What is enqueued from here on is recorded and does not run, nor on queues that await an event
      * recorded behind it, up to where this queue awaits them in turn. Kernels and copies alone, of
      * which each has run before, and a transport's. Errors: what CUDA says; nothing is recorded

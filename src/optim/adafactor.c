@@ -1,4 +1,4 @@
-/* The row of Adafactor, and what follows from a tensor's statistics; the rule is in
+/* The row of Adafactor; what follows from a tensor's statistics is in settle.h, the rule in
  * rule_adafactor.h. Defaults are those of torch.optim.Adafactor; beta1, relative_step, warmup_init
  * and scale_parameter are Hugging Face's.
  *
@@ -6,7 +6,6 @@
  * multiply it, with relative_step too, whose cap of 1e-2 is then just the default. */
 #include <math.h>
 
-#include "base/grid_sum.h"
 #include "optim/rows.h"
 #include "optim/rule_adafactor.h"
 
@@ -102,58 +101,19 @@ static void scalars(const double *value, const zi_instant *now, float scalar[ZI_
     scalar[ZI_ADAFACTOR_DECAY] = (float)(now->lr * value[WEIGHT_DECAY]);
 }
 
-/* state[i] = the mean of its n_addends squares, mixed into what it was. */
-static void move_means(double fresh, const int64_t *sum, size_t stride, uint64_t n_addends,
-                       float *state, uint64_t n)
+static void terms(const double *value, const zi_instant *now, zi_terms *to)
 {
-    for (uint64_t i = 0; i < n; i++) {
-        double mean = zi_grid_value(sum + i, stride) / (double)n_addends;
-        state[i] = (float)((1.0 - fresh) * (double)state[i] + fresh * mean);
-    }
-}
-
-static float mean_of_rows(const float *row, uint64_t n, double least)
-{
-    double sum = 0;
-    for (uint64_t i = 0; i < n; i++)
-        sum += (double)row[i];
-    return (float)fmax(sum / (double)n, least);
-}
-
-static double rms(const zi_tensor_statistics *t)
-{
-    return sqrt(t->sum_of_squares / (double)t->n_elems);
-}
-
-/* NaN stays NaN, so that parameters that are not finite do not go unnoticed. */
-static double at_least(double x, double least)
-{
-    return x < least ? least : x;
-}
-
-/* After the sums of the gradient's squares and the parameters': the second moment, alpha, decay. */
-static void on_moments(const double *value, const zi_instant *now, zi_tensor_statistics *t)
-{
-    double fresh = fresh_weight(value, now);
-    uint64_t n_rows = t->n_matrices * t->n_rows, n_cols = t->n_matrices * t->n_cols;
-    move_means(fresh, t->row_sum, t->stride, t->n_cols, t->row, n_rows);
-    move_means(fresh, t->col_sum, t->stride, t->n_rows, t->col, n_cols);
-    for (uint64_t m = 0; m < t->n_matrices; m++)
-        t->row_mean[m] = mean_of_rows(t->row + m * t->n_rows, t->n_rows, value[EPS1]);
+    int is_relative = value[RELATIVE_STEP] > 0;
     double cap = value[WARMUP_INIT] > 0 ? 1e-4 * (double)now->t * now->lr : now->lr;
-    double rho = fmin(cap, 1.0 / sqrt((double)now->t));
-    t->alpha = value[SCALE_PARAMETER] > 0 ? rho * at_least(rms(t), value[EPS2]) : rho;
-    scalars(value, now, t->scalar);
-    if (value[RELATIVE_STEP] > 0)
-        t->scalar[ZI_ADAFACTOR_DECAY] = (float)(t->alpha * value[WEIGHT_DECAY]);
-}
-
-/* After the sum of the update's squares: the step. */
-static void on_update(const double *value, const zi_instant *now, zi_tensor_statistics *t)
-{
-    (void)now;
-    double step = t->alpha / at_least(rms(t) / value[D], 1.0);
-    t->scalar[ZI_ADAFACTOR_STEP] = (float)((1.0 - value[BETA1]) * step);
+    *to = (zi_terms){.fresh = fresh_weight(value, now),
+                     .rho = fmin(cap, 1.0 / sqrt((double)now->t)),
+                     .eps1 = value[EPS1],
+                     .eps2 = value[EPS2],
+                     .d = value[D],
+                     .one_minus_beta1 = 1.0 - value[BETA1],
+                     .decay = value[WEIGHT_DECAY],
+                     .is_scaled = value[SCALE_PARAMETER] > 0,
+                     .decays_by_alpha = is_relative};
 }
 
 const zi_optim zi_optim_adafactor = {
@@ -169,5 +129,5 @@ const zi_optim zi_optim_adafactor = {
                    [MOMENT] = "exp_avg"},
     .variant = variant,
     .scalars = scalars,
-    .on_statistics = {on_moments, on_update},
+    .terms = terms,
 };

@@ -63,11 +63,12 @@ typedef struct zi_tensor_statistics {
     uint64_t n_matrices, n_rows, n_cols; /* 0: not factored */
     float *row, *col;                    /* states, matrix after matrix, on every rank */
     float *row_mean;                     /* of each matrix, at least eps1 */
-    int64_t *sum; /* ZI_EXACT_LIMBS of the squares, and how many blocks were not finite */
+    /* ZI_EXACT_LIMBS of the squares, and how many blocks were not finite; NULL: of another unit */
+    int64_t *sum;
     int64_t *row_sum, *col_sum; /* base/grid_sum.h, limbs `stride` apart */
     size_t stride;
-    double sum_of_squares; /* over all ranks; NaN: not finite */
-    double alpha;          /* from the first round for the second */
+    uint32_t group;
+    double alpha; /* from the first round for the second */
     float scalar[ZI_MAX_SCALARS];
 } zi_tensor_statistics;
 
@@ -77,6 +78,17 @@ typedef struct zi_instant {
     double lr;           /* with schedule and multiplier */
     const double *power; /* after this step's multiplication */
 } zi_instant;
+
+/* What the statistics of a group's tensors are settled with in a step (settle.h). */
+typedef struct zi_terms {
+    double fresh;         /* weight of this step's squares in the second moments */
+    double rho;           /* the relative step */
+    double eps1, eps2, d; /* the optimizer's settings */
+    double one_minus_beta1;
+    double decay;
+    int is_scaled;       /* 1: rho is times the RMS of the parameters */
+    int decays_by_alpha; /* 1: decay is times the step that comes of it */
+} zi_terms;
 
 typedef struct zi_optim {
     const char *name;
@@ -97,10 +109,8 @@ typedef struct zi_optim {
     int power_setting[ZI_MAX_POWERS];
     /* The rule's scalars for one group, each rounded once from double. */
     void (*scalars)(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS]);
-    /* ZI_UNIT_TENSOR: what follows from the sums of each round for one tensor: states of rows and
-     * columns, and its scalars. */
-    void (*on_statistics[ZI_N_STATISTICS])(const double *value, const zi_instant *now,
-                                           zi_tensor_statistics *tensor);
+    /* ZI_UNIT_TENSOR: what its statistics are settled with. */
+    void (*terms)(const double *value, const zi_instant *now, zi_terms *terms);
 } zi_optim;
 
 extern const zi_optim *const zi_optims[];

@@ -23,8 +23,6 @@ const char *zi_ahead_missing(const zi_zero *z)
         return "the host updates its offloaded state";
     if (z->comm->ops->sum_enqueue == NULL)
         return "its transport sums on the host";
-    if (zi_statistics_needed(z))
-        return "its optimizer's statistics of whole tensors are settled on the host";
     if (z->comm->sums_travel)
         return "its transport adds up slots on the host";
     if (n_elems > MAX_UNCARRIED_ELEMS)
@@ -32,7 +30,7 @@ const char *zi_ahead_missing(const zi_zero *z)
     return NULL;
 }
 
-enum { N_ARRAYS = 5 };
+enum { N_ARRAYS = 7 };
 typedef struct array_row {
     void *pointer;
     size_t bytes;
@@ -42,10 +40,13 @@ typedef struct array_row {
 static void list_arrays(const zi_zero *z, array_row row[N_ARRAYS])
 {
     zi_ahead *a = z->ahead;
+    size_t n_groups = z->n_groups, n_offered = ZI_MAX_PENDING * ZI_MAX_PENDING * n_groups;
+    int has_terms = z->statistics != NULL;
     const array_row rows[N_ARRAYS] = {
         {&a->slot, ZI_MAX_PENDING * sizeof *a->slot, 1},
-        {&a->offered, (size_t)ZI_MAX_PENDING * ZI_MAX_PENDING * z->n_groups * sizeof *a->offered,
-         1},
+        {&a->offered, n_offered * sizeof *a->offered, 1},
+        {&a->offered_terms, has_terms ? n_offered * sizeof *a->offered_terms : 0, 1},
+        {&a->terms, has_terms ? n_groups * sizeof *a->terms : 0, 0},
         {&a->standing, sizeof *a->standing, 0},
         {&a->bad_key, (size_t)z->comm->world * sizeof *a->bad_key, 0},
         {&a->tensor, z->n_tensors * sizeof *a->tensor, 0},
@@ -224,6 +225,8 @@ static void offer(zi_zero *z)
     for (unsigned i = 0; i <= z->step - a->n_heard; i++) {
         size_t row = (at * ZI_MAX_PENDING + i) * z->n_groups;
         zi_group_foresee(z, i + 1, a->offered + row);
+        for (uint32_t g = 0; g < z->n_groups && a->terms != NULL; g++)
+            zi_group_terms(z, g, z->good_step + 1 + i, &a->offered_terms[row + g]);
         a->pending[at].lr[i] = zi_group_lr(z, 0, z->good_step + 1 + i);
     }
 }
@@ -242,7 +245,9 @@ zopt_status zi_ahead_decide(zi_zero *z)
                                .standing = a->standing,
                                .control = z->placed.control,
                                .slot = a->slot,
-                               .offered = (const float(*)[ZI_MAX_SCALARS])a->offered};
+                               .offered = (const float(*)[ZI_MAX_SCALARS])a->offered,
+                               .offered_terms = a->offered_terms,
+                               .terms = a->terms};
     if (z->measure) {
         ZI_TRY(comm->sum_enqueue(z->comm, z->placed.norm->squares.limb,
                                  sizeof *z->placed.norm / sizeof(int64_t)));
@@ -250,7 +255,7 @@ zopt_status zi_ahead_decide(zi_zero *z)
         ZI_TRY(comm->sum_enqueue(z->comm, a->bad_key, (size_t)z->comm->world));
     }
     z->config.device->decide(z->queue, &job);
-    return ZOPT_OK;
+    return zi_rounds_enqueue(z);
 }
 
 zopt_status zi_ahead_run(zi_zero *z)

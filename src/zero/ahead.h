@@ -33,8 +33,10 @@ typedef struct zi_ahead {
     /* In page-locked memory, see control.h. */
     zi_step_slot *slot;
     float (*offered)[ZI_MAX_SCALARS];
+    zi_terms *offered_terms; /* NULL: no statistics are settled */
     /* In the device's memory. */
     zi_standing *standing;
+    zi_terms *terms;         /* [n_groups] of the step under way, where there are statistics */
     int64_t *bad_key;        /* [world] */
     zi_tensor_start *tensor; /* [n_tensors] by space */
     uint32_t first_tensor[ZI_MAX_SPACES + 1];
@@ -52,7 +54,7 @@ void zi_ahead_place(zi_zero *z);
 /* Enqueue all of a step: sums, decision, update. Waits only where ZI_MAX_PENDING steps are under
  * way. Errors: those of steps before. */
 zopt_status zi_ahead_run(zi_zero *z);
-/* The kernels up to the decision, without the passes that buckets have had. */
+/* The kernels up to the update, without the passes that buckets have had. */
 zopt_status zi_ahead_decide(zi_zero *z);
 /* All of step z->step is enqueued. */
 void zi_ahead_note(zi_zero *z, double loss);

@@ -96,6 +96,13 @@ void zi_group_foresee(const zi_zero *z, unsigned n, float (*scalars)[ZI_MAX_SCAL
     }
 }
 
+void zi_group_terms(const zi_zero *z, uint32_t group, uint64_t t, zi_terms *terms)
+{
+    const zi_group *g = &z->groups[group];
+    const zi_instant now = {.t = t, .lr = zi_group_lr(z, group, t), .power = g->power};
+    z->config.optim->terms(g->value, &now, terms);
+}
+
 void zi_group_advance(zi_zero *z)
 {
     for (uint32_t i = 0; i < z->n_groups; i++)

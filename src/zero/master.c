@@ -97,6 +97,7 @@ zopt_status zi_get_owned(zi_zero *z, int state, int id, uint64_t offset, uint64_
     ZI_TRY(same_request(z, state, id, offset, n));
     const float *factors = state >= 0 ? zi_state_factors(z, id, state) : NULL;
     if (factors != NULL && n > 0) {
+        ZI_TRY(zi_factors_fetch(z));
         memcpy(values, factors + offset, n * sizeof *values); /* the host's own */
         return ZOPT_OK;
     }

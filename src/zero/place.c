@@ -115,8 +115,10 @@ void zi_place_control(zi_zero *z)
     device->copy(z->queue, z->placed.scalars, z->control.scalars,
                  z->n_groups * sizeof *z->control.scalars);
     device->copy(z->queue, z->placed.control, &control, sizeof control);
-    if (z->ahead != NULL)
+    if (z->ahead != NULL) {
         zi_ahead_place(z);
+        zi_place_statistics(z); /* from here on the device moves them */
+    }
 }
 
 void zi_norm_clear(zi_zero *z)
@@ -151,6 +153,8 @@ static zi_tensor_statistics moved(const zi_zero *z, uint32_t id)
     const zi_placed *to = &z->placed;
     zi_tensor_statistics t = z->statistics[id];
     uint32_t space = z->tensors[id].space;
+    if (t.sum == NULL)
+        return t;
     t.sum = to->sums + (t.sum - z->sums);
     if (t.n_cols == 0)
         return t;
@@ -174,4 +178,15 @@ void zi_place_statistics(zi_zero *z)
     int n = list_tables(z, row);
     for (int i = ROW_MEANS; i < n; i++)
         home->copy(z->home_queue, placed(&row[i]), row[i].host, row[i].bytes);
+}
+
+zopt_status zi_factors_fetch(zi_zero *z)
+{
+    table_row row[MAX_TABLES];
+    if (z->ahead == NULL || z->statistics == NULL)
+        return ZOPT_OK;
+    int n = list_tables(z, row);
+    for (int i = FACTORS; i < n; i++)
+        z->config.home->copy(z->home_queue, row[i].host, placed(&row[i]), row[i].bytes);
+    return z->config.home->wait(z->home_queue);
 }

@@ -1,7 +1,8 @@
 /* The rounds of a step: each reads all owned gradients once, sums exactly over all ranks, and acts
  * on the totals, which every rank has alike. The first, whose pass owner.c has made while backward
  * went on, decides whether and with what coefficient the step updates; rounds of statistics that an
- * optimizer needs come behind it, before the update. Next: step.c updates. */
+ * optimizer needs come behind it, before the update. Where a step does not wait for the host
+ * (ahead.h), kernels act. Next: update.c. */
 #include <string.h>
 
 #include "base/status.h"
@@ -101,6 +102,15 @@ static zopt_status sum(zi_zero *z, const zi_round *round)
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(z->comm->ops->all_reduce(z->comm, ZI_SUM, z->sums, round->n_words(z)));
     zi_phase(z, ZOPT_PHASE_NORM);
+    return ZOPT_OK;
+}
+
+zopt_status zi_rounds_enqueue(zi_zero *z)
+{
+    for (int i = 0; i < ZI_N_STATISTICS && z->statistics != NULL; i++) {
+        ZI_TRY(pass(z, &zi_statistics_rounds[i]));
+        ZI_TRY(zi_statistics_settle_enqueue(z, (zi_statistics_round)i));
+    }
     return ZOPT_OK;
 }
 

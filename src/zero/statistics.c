@@ -1,12 +1,13 @@
 /* Statistics of whole tensors, for rules that work on them (ZI_UNIT_TENSOR): two rounds a step,
  * each batched over all tensors of the handle. What is summed lies in z->sums: first, for every
  * tensor, an exact sum of squares and a count of those that were not finite; behind that, for
- * the first round alone, sums for each row and column of factored tensors. Next: step.c updates. */
-#include <math.h>
-
+ * the first round alone, sums for each row and column of factored tensors. What follows from the
+ * totals is in optim/settle.h: made here, or by a kernel where a step does not wait for the host.
+ * Next: update.c. */
 #include "base/grid_sum.h"
 #include "base/status.h"
-#include "zero/zero.h"
+#include "optim/settle.h"
+#include "zero/ahead.h"
 
 enum { TENSOR_WORDS = ZI_EXACT_LIMBS + 1 };
 
@@ -115,6 +116,9 @@ zopt_status zi_statistics_describe(zi_zero *z)
         const zi_tensor *tensor = &z->tensors[i];
         zi_tensor_statistics *t = &z->statistics[i];
         ZI_TRY(check_extents(tensor));
+        if (!has_statistics(tensor))
+            continue;
+        t->group = (uint32_t)tensor->group;
         t->start = tensor->start;
         t->n_elems = tensor->n_elems;
         t->sum = z->sums + (size_t)i * TENSOR_WORDS;
@@ -160,7 +164,8 @@ static zopt_status end(zi_zero *z, size_t n_words)
 {
     ZI_TRY(zi_sums_fetch(z, n_words));
     for (uint32_t i = 0; i < z->n_tensors; i++)
-        zi_exact_carry(z->statistics[i].sum);
+        if (z->statistics[i].sum != NULL)
+            zi_exact_carry(z->statistics[i].sum);
     return ZOPT_OK;
 }
 
@@ -176,18 +181,13 @@ static zopt_status end_update(zi_zero *z)
 
 static zopt_status settle(zi_zero *z, zi_statistics_round round)
 {
-    const zi_optim *optim = z->config.optim;
-    uint64_t good_step = z->good_step + 1;
     for (uint32_t i = 0; i < z->n_tensors; i++) {
-        if (!has_statistics(&z->tensors[i]))
-            continue;
         zi_tensor_statistics *t = &z->statistics[i];
-        uint32_t g = (uint32_t)z->tensors[i].group;
-        const zi_group *group = &z->groups[g];
-        const zi_instant now = {
-            .t = good_step, .lr = zi_group_lr(z, g, good_step), .power = group->power};
-        t->sum_of_squares = t->sum[ZI_EXACT_LIMBS] > 0 ? NAN : zi_exact_round(t->sum);
-        optim->on_statistics[round](group->value, &now, t);
+        zi_terms terms;
+        if (t->sum == NULL)
+            continue;
+        zi_group_terms(z, t->group, z->good_step + 1, &terms);
+        zi_settle_tensor(round, &terms, z->control.scalars[t->group], t);
     }
     zi_place_statistics(z);
     return ZOPT_OK;
@@ -201,6 +201,19 @@ static zopt_status settle_moments(zi_zero *z)
 static zopt_status settle_update(zi_zero *z)
 {
     return settle(z, ZI_STATISTICS_UPDATE);
+}
+
+zopt_status zi_statistics_settle_enqueue(zi_zero *z, zi_statistics_round round)
+{
+    const zi_settle_job job = {.round = round,
+                               .n_tensors = z->n_tensors,
+                               .tensor = z->placed.statistics,
+                               .terms = z->ahead->terms,
+                               .control = z->placed.control};
+    ZI_TRY(
+        z->comm->ops->sum_enqueue(z->comm, z->placed.sums, zi_statistics_rounds[round].n_words(z)));
+    z->config.device->settle(z->queue, &job);
+    return ZOPT_OK;
 }
 
 const zi_round zi_statistics_rounds[ZI_N_STATISTICS] = {

@@ -201,6 +201,9 @@ zopt_status zi_group_set_lr(zi_zero *z, uint32_t group, double lr);
 double zi_group_lr(const zi_zero *z, uint32_t group, uint64_t t);
 /* The update's scalars of every group for the n-th good step from here. */
 void zi_group_foresee(const zi_zero *z, unsigned n, float (*scalars)[ZI_MAX_SCALARS]);
+/* What statistics of the group's tensors are settled with in good step t; of an optimizer that has
+ * such. */
+void zi_group_terms(const zi_zero *z, uint32_t group, uint64_t t, zi_terms *terms);
 /* A good step was made: move the groups' powers on. */
 void zi_group_advance(zi_zero *z);
 
@@ -312,8 +315,8 @@ zopt_status zi_owner_advance(zi_zero *z);
 /* Over all that are left; waits for them. The thread rests. */
 zopt_status zi_owner_finish(zi_zero *z);
 
-/* owner_thread.c: the same beside the caller, and a part of the update. Without options.progress_thread there is no thread,
- * and calls do nothing. */
+/* owner_thread.c: the same beside the caller, and a part of the update. Without
+ * options.progress_thread there is no thread, and calls do nothing. */
 /* At commit. Errors: ERR_MEMORY, ERR_FAILURE where there is no thread to be had. */
 zopt_status zi_owner_start(zi_zero *z);
 void zi_owner_stop(zi_zero *z);
@@ -351,18 +354,25 @@ void zi_sums_clear(zi_zero *z, size_t n);
 zopt_status zi_sums_fetch(zi_zero *z, size_t n);
 /* Enqueue what z->statistics and the rows and columns say now. */
 void zi_place_statistics(zi_zero *z);
+/* Where steps do not wait, the rows and columns are the device's: read them. */
+zopt_status zi_factors_fetch(zi_zero *z);
 
 /* round.c: what is summed over all owned elements and all ranks before the update. */
 /* Fill in z->rounds and z->n_sums. At commit. */
 void zi_rounds_list(zi_zero *z);
 /* Run them, up to one that decides to skip. Collective. */
 zopt_status zi_rounds_run(zi_zero *z);
+/* Enqueue those behind the decision, which the device has made: they do nothing in a step that is
+ * skipped. */
+zopt_status zi_rounds_enqueue(zi_zero *z);
 
 /* statistics.c: rounds for variants that work on whole tensors. */
 extern const zi_round zi_statistics_rounds[ZI_N_STATISTICS];
 /* Whether a tensor has such a variant. Its statistics need finite gradients: every step measures.
  */
 int zi_statistics_needed(const zi_zero *z);
+/* Enqueue what follows from a round's sums: over all ranks, then tensor by tensor. */
+zopt_status zi_statistics_settle_enqueue(zi_zero *z, zi_statistics_round round);
 /* Matrices of factored tensors. */
 uint64_t zi_statistics_n_matrices(const zi_zero *z);
 /* Rows or columns of a tensor's matrices; 0 where it is not factored. */

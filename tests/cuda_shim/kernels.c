@@ -11,6 +11,7 @@
 #include "device/cuda_step.h"
 #include "device/cuda_tensor.h"
 #include "memory.h"
+#include "optim/settle.h"
 
 static void must_be_device(const void *address)
 {
@@ -52,6 +53,11 @@ void shim_check_addresses(const zi_cuda_launch *launch)
         must_be_device(words[i]);
     must_be_locked(decide->slot);
     must_be_locked(decide->offered);
+    must_be_locked(decide->offered_terms);
+    must_be_device(decide->terms);
+    must_be_device(launch->settle.tensor);
+    must_be_device(launch->settle.terms);
+    must_be_device(launch->settle.control);
 }
 
 static void run_update_elements(const zi_cuda_launch *launch)
@@ -168,6 +174,8 @@ static void run_statistics(const zi_cuda_launch *launch)
     const zi_cuda_job *job = &launch->job;
     uint64_t n_warps = (job->n_elems + ZI_WARP_ELEMS - 1) / ZI_WARP_ELEMS;
     check_tensors(job);
+    if (job->control->skip)
+        return;
     for (uint64_t w = n_warps; w-- > 0 && launch->round == ZI_STATISTICS_MOMENTS;)
         for (uint32_t thread = 0; thread < ZI_WARP; thread++)
             zi_grid_sums_thread(job, w, thread);
@@ -197,16 +205,50 @@ static void run_locate(const zi_cuda_launch *launch)
 
 static void run_decide(const zi_cuda_launch *launch)
 {
-    const float *offered = zi_decide_step(&launch->decide);
+    int64_t first = zi_decide_step(&launch->decide);
     must_be_device(launch->decide.control->scalars);
     for (uint32_t thread = 0; thread < ZI_CUDA_THREADS; thread++)
-        zi_take_scalars_thread(&launch->decide, offered, thread);
+        zi_take_offer_thread(&launch->decide, first, thread);
+}
+
+/* The last factor first, as threads come in any order; lanes as shuffles add them. */
+static void settle_factors(const zi_terms *terms, const zi_tensor_statistics *t)
+{
+    for (uint64_t i = zi_settle_n_factors(t); i-- > 0;)
+        zi_settle_factor(terms, t, i);
+    for (uint64_t m = 0; m < t->n_matrices; m++) {
+        double lane[ZI_WARP];
+        for (uint32_t i = 0; i < ZI_WARP; i++)
+            lane[i] = zi_settle_lane(t, m, i);
+        for (int half = ZI_WARP / 2; half > 0; half /= 2)
+            for (int i = 0; i < half; i++)
+                lane[i] += lane[i + half];
+        zi_settle_mean(terms, t, m, lane[0]);
+    }
+}
+
+static void run_settle(const zi_cuda_launch *launch)
+{
+    const zi_settle_job *job = &launch->settle;
+    for (uint32_t i = 0; i < job->n_tensors && !job->control->skip; i++) {
+        zi_tensor_statistics *t = &job->tensor[i];
+        const void *const all[] = {t->row, t->col, t->row_mean, t->sum, t->row_sum, t->col_sum};
+        if (t->sum == NULL)
+            continue;
+        for (size_t k = 0; k < sizeof all / sizeof all[0]; k++)
+            must_be_device(all[k]);
+        const zi_terms *terms = &job->terms[t->group];
+        if (job->round == ZI_STATISTICS_MOMENTS)
+            settle_factors(terms, t);
+        zi_settle_scalars(job->round, terms, job->control->scalars[t->group], t);
+    }
 }
 
 static void (*const run_kernel[])(const zi_cuda_launch *launch) = {
     [ZI_CUDA_ACCUMULATE] = run_accumulate, [ZI_CUDA_NORM] = run_norm,
     [ZI_CUDA_STATISTICS] = run_statistics, [ZI_CUDA_UPDATE] = run_update,
     [ZI_CUDA_LOCATE] = run_locate,         [ZI_CUDA_DECIDE] = run_decide,
+    [ZI_CUDA_SETTLE] = run_settle,
 };
 
 void shim_run_kernel(const zi_cuda_launch *launch)
