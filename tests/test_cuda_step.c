@@ -157,6 +157,35 @@ START_TEST(steps_are_launched_as_a_graph_from_the_second_on)
 }
 END_TEST
 
+static void count_memory(const h_problem *problem, const zopt_options *options,
+                         zopt_memory_usage usage[2])
+{
+    zopt *z;
+    ok(h_create(problem, options, &z));
+    ok(zopt_memory(z, &usage[0]));
+    ok(zopt_device_memory(z, &usage[1]));
+    zopt_destroy(z);
+}
+
+/* What host and device tell each other of a step is in the plan too. */
+START_TEST(memory_planned_is_memory_counted)
+{
+    h_problem problem;
+    zopt_memory_usage real[2], planned[2];
+    make_problem(&problem, optimizers[_i]);
+    count_memory(&problem, &problem.options, real);
+    problem.options.plan_world = 1;
+    count_memory(&problem, &problem.options, planned);
+    for (int side = 0; side < 2; side++) {
+        ck_assert_int_eq(real[side].n, planned[side].n);
+        for (int i = 0; i < real[side].n; i++)
+            ck_assert_uint_eq(real[side].category[i].bytes, planned[side].category[i].bytes);
+        ck_assert_uint_eq(real[side].total_peak_bytes, planned[side].total_peak_bytes);
+    }
+    heal();
+}
+END_TEST
+
 /* _i = 1: it was asked for. */
 START_TEST(what_cannot_be_recorded_runs_without_or_fails_if_that_was_asked_for)
 {
@@ -219,6 +248,7 @@ int main(void)
     tcase_add_loop_test(tcase, a_step_waits_for_nothing, 0, N_OPTIMIZERS);
     tcase_add_test(tcase, the_first_parameters_are_there_while_later_ones_are_made);
     tcase_add_loop_test(tcase, with_a_stream_no_call_waits, 0, N_OPTIMIZERS);
+    tcase_add_loop_test(tcase, memory_planned_is_memory_counted, 0, N_OPTIMIZERS);
     tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0,
                         2 * N_OPTIMIZERS);
     tcase_add_loop_test(tcase, what_cannot_be_recorded_runs_without_or_fails_if_that_was_asked_for,
