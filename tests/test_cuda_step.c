@@ -88,7 +88,7 @@ START_TEST(the_first_parameters_are_there_while_later_ones_are_made)
     const void *param;
     zopt_threads *threads;
     zopt *z;
-    make_problem(&problem);
+    make_problem(&problem, "AdamW");
     ok(zopt_threads_create(1, &threads));
     problem.options.transport = "threads";
     problem.options.threads = threads;
