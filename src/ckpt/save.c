@@ -156,9 +156,13 @@ static void release(zi_ckpt *ckpt, zi_save *save)
     *save = (zi_save){.tmp = -1};
 }
 
-static void abandon(zi_ckpt *ckpt, zi_save *save)
+/* The error that it was given up for, not one that came of giving it up: the first rank removes the
+ * files, and others' threads may miss them then. */
+static zopt_status abandon(zi_ckpt *ckpt, zi_save *save, zopt_status status)
 {
+    char why[1024];
     uint64_t step = save->step;
+    snprintf(why, sizeof why, "%s", zopt_last_error());
     (void)zi_background_finish(&save->hashing);
     (void)zi_background_finish(&save->ending);
     if (save->writer != NULL)
@@ -166,6 +170,7 @@ static void abandon(zi_ckpt *ckpt, zi_save *save)
     release(ckpt, save);
     if (ckpt->z->comm->rank == 0)
         zi_folder_abandon(ckpt->folder, step);
+    return ZI_FAIL(status, "%s", why);
 }
 
 /* A save that its caller waits for is written while pieces come; one that is waited for only until
@@ -214,9 +219,7 @@ zopt_status zi_ckpt_settle(zi_ckpt *ckpt)
     zi_ckpt_keep_params(ckpt);
     save->compared = 1;
     zopt_status status = zi_params_compare(ckpt->z, save->params_hash);
-    if (status != ZOPT_OK)
-        abandon(ckpt, save);
-    return status;
+    return status == ZOPT_OK ? ZOPT_OK : abandon(ckpt, save, status);
 }
 
 zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
@@ -231,10 +234,8 @@ zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
         status = send_and_write(ckpt, save);
     if (status == ZOPT_OK)
         status = check_params(ckpt, save);
-    if (status != ZOPT_OK) {
-        abandon(ckpt, save);
-        return status;
-    }
+    if (status != ZOPT_OK)
+        return abandon(ckpt, save, status);
     save->under_way = 1;
     return ckpt->config.async ? ZOPT_OK : zi_ckpt_wait(ckpt);
 }
@@ -242,11 +243,10 @@ zopt_status zi_ckpt_save(zi_ckpt *ckpt, const char *path)
 /* It has ended, or failed. */
 static zopt_status close_save(zi_ckpt *ckpt, zopt_status status)
 {
-    if (status == ZOPT_OK)
-        release(ckpt, &ckpt->save);
-    else
-        abandon(ckpt, &ckpt->save);
-    return status;
+    if (status != ZOPT_OK)
+        return abandon(ckpt, &ckpt->save, status);
+    release(ckpt, &ckpt->save);
+    return ZOPT_OK;
 }
 
 zopt_status zi_ckpt_wait(zi_ckpt *ckpt)
