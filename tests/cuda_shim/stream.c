@@ -652,6 +652,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     cudaError_t error = cudaSuccess;
+    event->captured = NULL; /* that capture has ended, and its graph may be gone */
     if (event->is_foreign)
         shim_signal_close(event->signal);
     else if (cudaEventQuery(event) == cudaErrorNotReady &&
