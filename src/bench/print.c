@@ -43,11 +43,13 @@ void bench_print_heads(const bench_request *request, int has_copy, int has_graph
     printf(format, "#", "size", "params", "ranks", "transport", "optimizer", "norm", "overlap",
            "time", "algbw", "busbw", "bytes/", "limit", "x limit", "baseline", "x baseline",
            "backward", "#wrong");
-    printf(has_copy ? " %8s %8s" : "", "copy", "of copy");
+    if (has_copy)
+        printf(" %8s %8s", "copy", "of copy");
     printf(has_graph ? " %8s %9s %7s\n" : "\n", "call", "no graph", "x graph");
     printf(format, "#", "(MB)", "", "", "", "", "", "", "(ms)", "(GB/s)", "(GB/s)", "param", "(ms)",
            "", "(ms)", "faster", "(ms)", "");
-    printf(has_copy ? " %8s %8s" : "", "(GB/s)", "(busbw)");
+    if (has_copy)
+        printf(" %8s %8s", "(GB/s)", "(busbw)");
     printf(has_graph ? " %8s %9s %7s\n" : "\n", "(ms)", "(ms)", "faster");
 }
 
