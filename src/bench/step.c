@@ -13,14 +13,14 @@
 #include "bench/work.h"
 
 typedef struct step {
+    bench_work work;
     bench_case own; /* bench_no_graph's */
     const bench_case *c;
     bench_tensors tensors;
     zopt *z;
     int *id;
-    void **grad;  /* where each tensor's goes */
-    void *staged; /* a tensor on the host, where the handle's memory is not; else NULL */
-    bench_work work;
+    void **grad;    /* where each tensor's goes */
+    void *staged;   /* a tensor on the host, where the handle's memory is not; else NULL */
     double call_ms; /* of the last zopt_step */
 } step;
 

@@ -40,7 +40,7 @@ typedef struct array_row {
 static void list_arrays(const zi_zero *z, array_row row[N_ARRAYS])
 {
     zi_ahead *a = z->ahead;
-    size_t n_groups = z->n_groups, n_offered = ZI_MAX_PENDING * ZI_MAX_PENDING * n_groups;
+    size_t n_groups = z->n_groups, n_offered = n_groups * ZI_MAX_PENDING * ZI_MAX_PENDING;
     int has_terms = z->statistics != NULL;
     const array_row rows[N_ARRAYS] = {
         {&a->slot, ZI_MAX_PENDING * sizeof *a->slot, 1},
