@@ -193,6 +193,10 @@ test_plan_figures() {
             --reduce-group 8 --device cuda --json
         expect_json "j['plans'][0]['transport']" ipc
         expect_json "round(j['plans'][0]['bytes_between_nodes_per_step'] * 16 / 140e9, 4)" 5.0
+        # Over NCCL sums cross alike, and parameters from each rank to each.
+        expect 0 "" "$zopt" plan --params 70e9 --ranks 16 --ranks-per-node 8 --slots 32 \
+            --reduce-group 8 --device cuda --transport nccl --json
+        expect_json "round(j['plans'][0]['bytes_between_nodes_per_step'] * 16 / 140e9, 4)" 12.0
     fi
     expect 0 "" "$zopt" plan --params 1 --ranks 5 --json
     expect_json "len(j['plans'][0]['per_rank'])" 5

@@ -1,7 +1,7 @@
 /* Transport nccl over the runtimes of cuda_shim and nccl_shim: the suite of every transport, whole
- * runs against one rank on the CPU, bit for bit; nccl_ends.c has the rest. Run with
- * mpirun -n 1 to 4; "broken" as argument: the tests that end transports; "old": with a NCCL that is
- * too old. */
+ * runs against one rank on the CPU, bit for bit; nccl_ends.c has the rest. Run with mpirun -n 1 to
+ * 4; "broken" as argument: the tests that end transports; "groups", with 6: sums over nodes; "old":
+ * with a NCCL that is too old. */
 #include <math.h>
 #include <unistd.h>
 
@@ -100,9 +100,12 @@ void compare_with_the_cpu(h_problem *problem, const char *name)
 {
     h_result want, got;
     char what[96];
+    int ranks_per_node = problem->options.ranks_per_node;
     problem->options.transport = "self";
     problem->options.device = "cpu";
+    problem->options.ranks_per_node = 0;
     h_run_one(problem, &problem->options, &want);
+    problem->options.ranks_per_node = ranks_per_node;
     on_nccl(problem, "nccl");
     h_run_one(problem, &problem->options, &got);
     snprintf(what, sizeof what, "%s, rank %d", name, job_rank);
@@ -204,6 +207,36 @@ START_TEST(overflows_are_found_as_on_the_cpu)
     problem.options.bucket_elems = 700;
     problem.grad = bad_grad;
     compare_with_the_cpu(&problem, "overflow");
+}
+END_TEST
+
+static int bad_slot;
+
+static float bad_grad_of_a_group(int step, int slot, int tensor, uint64_t element)
+{
+    if (step == 2 && slot == bad_slot && tensor == 5 && element == 4000)
+        return INFINITY;
+    return h_wide_grad(step, slot, tensor, element);
+}
+
+/* Sums of FP32 travel from groups of two on, those of FP16 from three on. _i: whether slots fill
+ * the last group, and which of them is not finite, in its node's eyes or another's. */
+START_TEST(groups_of_a_node_are_summed_before_they_travel)
+{
+    h_problem problem;
+    int group = job_world == 6 ? 3 : 2;
+    if (job_world < 4)
+        return;
+    h_uneven(&problem, group == 3 ? ZOPT_FP16 : ZOPT_FP32, 0);
+    problem.options.ranks_per_node = group;
+    problem.options.reduce_group = group;
+    problem.options.slots = 2 * job_world - 1 - _i % 2;
+    problem.options.check_overflow = 1;
+    problem.options.clip_norm = 0.5;
+    problem.options.bucket_elems = _i == 1 ? 0 : 700;
+    problem.grad = bad_grad_of_a_group;
+    bad_slot = 1 + 3 * _i;
+    compare_with_the_cpu(&problem, "sums of groups");
 }
 END_TEST
 
@@ -324,6 +357,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, sums_are_enqueued_where_kernels_are);
     tcase_add_loop_test(tests, every_optimizer_gives_the_cpus_bits, 0, (int)zi_n_optims);
     tcase_add_test(tests, groups_of_slots_give_the_cpus_bits);
+    tcase_add_loop_test(tests, groups_of_a_node_are_summed_before_they_travel, 0, 3);
     tcase_add_loop_test(tests, steps_are_replayed_to_the_same_bits, 0, 2);
     tcase_add_loop_test(tests, what_one_rank_cannot_record_no_rank_replays, 0, 2);
     tcase_add_test(tests, overflows_are_found_as_on_the_cpu);
@@ -347,6 +381,8 @@ int main(int argc, char **argv)
     tcase_set_timeout(tests, 120);
     if (strcmp(mode, "broken") == 0)
         add_breaking_tests(tests);
+    else if (strcmp(mode, "groups") == 0)
+        tcase_add_loop_test(tests, groups_of_a_node_are_summed_before_they_travel, 0, 3);
     else if (strcmp(mode, "old") == 0)
         add_old(tests);
     else

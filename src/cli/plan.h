@@ -14,6 +14,7 @@ typedef struct plan_world {
     char step_path[256];          /* how steps are made; "": as the CPU makes them */
     int node;                     /* ranks of a node */
     int is_flat;                  /* 1: every rank talks to every other, whatever their nodes */
+    int adds_up;                  /* 1: and ranks of a node can sum what they send to others */
     uint64_t sent_bytes;          /* by rank 0 in one step; no rank sends more */
     uint64_t between_bytes;       /* of those, to other nodes */
     zopt_memory_usage *per_rank;  /* [ranks] */

@@ -14,12 +14,12 @@ static uint64_t grad_bytes(const plan_world *world)
 }
 
 /* Sums that rank 0 sends in a micro-step, each in place of a slice; 0: slices travel. As groups of
- * slots fall on micro-steps (zero/slot_group.c) and on nodes (comm/nodes_sum.c). */
+ * slots fall on micro-steps (zero/slot_group.c) and on nodes (comm/nodes_sum.c, nccl_sum.c). */
 static uint64_t n_sums(const plan *p, const plan_world *world, uint64_t n_micro)
 {
     int group = p->options.reduce_group, n = world->ranks, node = world->node;
     int within = n_micro == 1 || n % group == 0;
-    if (group == 1 || group >= world->slots || !within || world->is_flat || node % group != 0)
+    if (group == 1 || group >= world->slots || !within || !world->adds_up || node % group != 0)
         return 0;
     if ((size_t)group * zopt_dtype_bytes(p->dtype) <= sizeof(float))
         return 0;

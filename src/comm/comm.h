@@ -184,7 +184,9 @@ struct zi_comm {
     const zi_comm_ops *ops;
     int rank, world; /* rank -1: not known yet */
     int local_rank;  /* among the ranks of this node, as far as is known */
-    zi_ranks node;   /* whose memory this rank addresses; over messages, itself */
+    /* Whose memory this rank addresses, or whose slices come one by one where others' sums travel;
+     * over messages, itself. */
+    zi_ranks node;
     zi_mem *mem;
     /* Where symmetric memory lives: the host until its owner says otherwise, before the first. What
      * a rank does to it is ordered by the queue: a transfer begins behind what was enqueued. */

@@ -55,13 +55,10 @@ static int same_kernel(const seat *a, const seat *b)
 static zopt_status check_seats(zi_nccl_comm *n, const seat *seats)
 {
     int world = n->base.world;
-    n->n_nodes = 0;
-    for (int r = 0; r < world; r++) {
-        int is_new = 1;
+    for (int r = 0; r < world; r++)
         for (int before = 0; before < r; before++) {
             if (!same_kernel(&seats[before], &seats[r]))
                 continue;
-            is_new = 0;
             if (strcmp(seats[before].gpu, seats[r].gpu) == 0)
                 return ZI_FAIL(
                     ZOPT_ERR_UNSUPPORTED,
@@ -70,9 +67,26 @@ static zopt_status check_seats(zi_nccl_comm *n, const seat *seats)
                     "\"ipc\" or \"mpi\"",
                     n->base.ops->name, before, r, seats[r].gpu, seats[r].host);
         }
-        n->n_nodes += is_new;
-    }
     return ZOPT_OK;
+}
+
+/* Ranks of each node, where these have equally many, next to each other; else 0. */
+static int find_node_size(const seat *seats, int world)
+{
+    int size = 1;
+    while (size < world && same_kernel(&seats[0], &seats[size]))
+        size++;
+    for (int r = 0; r < world; r++)
+        if ((r > 0 && same_kernel(&seats[r - 1], &seats[r])) != (r % size > 0))
+            return 0;
+    return world % size == 0 ? size : 0;
+}
+
+static int declared_node_size(int ranks_per_node, int world)
+{
+    if (ranks_per_node == 0 || ranks_per_node >= world)
+        return world;
+    return world % ranks_per_node == 0 ? ranks_per_node : 0;
 }
 
 static zopt_status take_seats(zi_nccl_comm *n, const zi_comm_config *config)
@@ -88,8 +102,8 @@ static zopt_status take_seats(zi_nccl_comm *n, const zi_comm_config *config)
         status = via->ops->all_gather(via, &mine, sizeof mine, seats);
     if (status == ZOPT_OK)
         status = check_seats(n, seats);
-    if (config->ranks_per_node > 0)
-        n->n_nodes = (via->world + config->ranks_per_node - 1) / config->ranks_per_node;
+    if (status == ZOPT_OK && config->ranks_per_node == 0)
+        n->sums.node_size = find_node_size(seats, via->world);
     free(seats);
     return status;
 }
@@ -276,6 +290,7 @@ static zopt_status create_row(const zi_comm_ops *ops, const zi_comm_config *conf
     zi_comm *comm = &n->base;
     zi_comm_init(comm, ops, config, mem);
     zi_comm_seat(comm, meeting->base.rank, meeting->base.world, 1);
+    n->sums.node_size = declared_node_size(config->ranks_per_node, comm->world);
     comm->local_rank = meeting->base.local_rank;
     comm->comes_reduced = ops == &zi_comm_nccl_native;
     n->meeting = meeting;

@@ -1,6 +1,7 @@
 /* The object of transports nccl and nccl-native: nccl.c makes it, nccl_library.c finds NCCL,
  * nccl_probe.c tries it out, nccl_register.c tells it of memory, nccl_wait.c waits and aborts,
- * nccl_transfer.c moves slices. Ranks meet
+ * nccl_transfer.c moves slices, and nccl_sum.c sums of them where nodes add up first, over the same
+ * communicator. Ranks meet
  * over MPI, which keeps the small collectives and the messages; slices go from GPU to GPU, on
  * streams beside the comm's queue, and events order the two: the host waits for neither.
  *
@@ -83,12 +84,24 @@ typedef struct zi_nccl_buffer {
     void *handle; /* NULL: NCCL makes no use of it */
 } zi_nccl_buffer;
 
+/* Sums of groups of slots, where they travel between nodes. */
+typedef struct zi_nccl_sums {
+    int node_size;    /* ranks of every node, next to each other; 0: nodes are not like that */
+    char *made;       /* the device's: sums, and how many blocks of each are not finite */
+    int64_t *n_bad;   /* the host's, page-locked: the latter */
+    zi_event *summed; /* behind which they are there */
+    size_t bytes;     /* of made */
+    size_t max_sum_bytes;
+    zi_transfer of; /* the last transfer */
+    int is_open;    /* 1: whose numbers nobody has looked at yet */
+} zi_nccl_sums;
+
 typedef struct zi_nccl_comm {
     zi_comm base;
     zi_mpi *meeting;
     const zi_nccl_calls *nccl;
     ncclComm_t callers; /* split, never used; NULL: none */
-    int n_nodes;
+    zi_nccl_sums sums;
     zi_nccl_lane lane[ZI_N_NCCL_LANES];
     size_t capacity;
     uint64_t n_consumed;
@@ -137,6 +150,17 @@ zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal);
 zopt_status zi_nccl_record_end(zi_comm *comm);
 zopt_status zi_nccl_progress(zi_comm *comm, int *idle);
+/* nccl_sum.c */
+/* Decide whether sums travel, and allocate what that needs. */
+zopt_status zi_nccl_reserve_sums(zi_nccl_comm *n, size_t max_slice_bytes);
+void zi_nccl_unreserve_sums(zi_nccl_comm *n);
+int zi_nccl_sums_travel(const zi_comm *comm, zopt_dtype dtype);
+/* Enqueue such a transfer on its lane. Waits for the sums of the one before. */
+zopt_status zi_nccl_exchange_sums(zi_nccl_comm *n, const zi_transfer *transfer);
+uint64_t zi_nccl_sent_bytes(const zi_comm *comm, const zi_transfer *transfer);
+/* Wait for the sums of the last transfer, and call on_bad_sum with those that are not finite. */
+zopt_status zi_nccl_settle_sums(zi_nccl_comm *n);
+
 zopt_status zi_nccl_sum_enqueue(zi_comm *comm, int64_t *values, size_t n);
 
 #endif

@@ -10,17 +10,6 @@
 
 /* ------------------------------------------------------------------ set-up ------------------- */
 
-/* Sums over nodes come before they travel where groups fall on nodes; here they do not yet. */
-static zopt_status check_groups(const zi_nccl_comm *n)
-{
-    if (n->base.reduce_group <= 1 || n->n_nodes <= 1)
-        return ZOPT_OK;
-    return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
-                   "reduce_group %d over %d nodes: transport %s does not sum groups before they "
-                   "travel; use reduce_group 1, or transport \"mpi\"",
-                   n->base.reduce_group, n->n_nodes, n->base.ops->name);
-}
-
 static zopt_status equip_lane(zi_nccl_comm *n, zi_nccl_lane *lane)
 {
     const zi_device_ops *device = n->base.device;
@@ -38,7 +27,7 @@ zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     if (n->capacity > 0)
         return ZI_FAIL(ZOPT_ERR_ORDER, "transport nccl: transfers are reserved already");
-    ZI_TRY(check_groups(n));
+    ZI_TRY(zi_nccl_reserve_sums(n, max_slice_bytes));
     zi_nccl_guard(n, comm->queue);
     n->capacity = (n_transfers + 1) / 2;
     for (int i = 0; i < ZI_N_NCCL_LANES; i++)
@@ -56,6 +45,7 @@ void zi_nccl_unreserve(zi_nccl_comm *n)
     if (n->capacity == 0)
         return;
     comm->device->free(comm->queue, comm->mem, ZI_MEM_STAGING, n->staging, n->staging_bytes);
+    zi_nccl_unreserve_sums(n);
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
         zi_nccl_lane *lane = &n->lane[i];
         for (size_t e = 0; lane->done != NULL && e < n->capacity && !comm->planned; e++)
@@ -117,6 +107,8 @@ static zopt_status exchange(zi_nccl_comm *n, const zi_transfer *transfer)
 {
     if (n->base.world == 1)
         return ZOPT_OK;
+    if (zi_nccl_sums_travel(&n->base, transfer->dtype))
+        return zi_nccl_exchange_sums(n, transfer);
     ncclResult_t rc = n->nccl->GroupStart();
     if (rc == ncclSuccess) {
         ncclResult_t posted = post_slices(n, transfer);
@@ -181,7 +173,10 @@ static zopt_status begin(zi_nccl_comm *n, const char *call, int which, const zi_
     zi_comm *comm = &n->base;
     ZI_TRY(zi_check_next(comm, call, n->lane[which].n_begun, transfer->ordinal));
     n->lane[which].n_begun++;
-    if (comm->rank < transfer->n_contributors || comm->comes_reduced || which == ZI_NCCL_PARAMS)
+    if (which == ZI_NCCL_GRADS && zi_nccl_sums_travel(comm, transfer->dtype))
+        comm->bytes_sent += zi_nccl_sent_bytes(comm, transfer);
+    else if (comm->rank < transfer->n_contributors || comm->comes_reduced ||
+             which == ZI_NCCL_PARAMS)
         comm->bytes_sent += (uint64_t)(comm->world - 1) * transfer->slice_bytes;
     return ZOPT_OK;
 }
@@ -215,6 +210,8 @@ zopt_status zi_nccl_expose_wait(zi_comm *comm, const zi_transfer *transfer, cons
 {
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     ZI_TRY(check_begun(comm, "expose_wait", ZI_NCCL_GRADS, transfer->ordinal));
+    if (n->sums.of.ordinal == transfer->ordinal)
+        ZI_TRY(zi_nccl_settle_sums(n));
     if (comm->recording == ZI_LIVE)
         comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_GRADS, transfer->ordinal));
     for (int i = 0; i < transfer->n_contributors && !comm->comes_reduced; i++)

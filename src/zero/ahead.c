@@ -24,7 +24,7 @@ const char *zi_ahead_missing(const zi_zero *z)
     if (z->comm->ops->sum_enqueue == NULL)
         return "its transport sums on the host";
     if (z->comm->sums_travel)
-        return "its transport adds up slots on the host";
+        return "the host looks at sums of slots that its transport makes";
     if (n_elems > MAX_UNCARRIED_ELEMS)
         return "it has more than 2^38 parameters";
     return NULL;

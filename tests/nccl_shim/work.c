@@ -29,9 +29,9 @@ static size_t through(ring *r, char *data, size_t n, int receive)
 }
 
 /* Heads go whole or not at all. */
-static int pass_head(ring *r, const work *w, op *o)
+static int pass_head(ring *r, op *o)
 {
-    head h = {w->nth, o->bytes}, got;
+    head h = o->head, got;
     uint64_t there = atomic_load(&r->written) - atomic_load(&r->read);
     if (o->receive ? there < sizeof h : RING_BYTES - there < sizeof h)
         return 0;
@@ -39,7 +39,8 @@ static int pass_head(ring *r, const work *w, op *o)
         (void)through(r, (char *)&h, sizeof h, 0);
     } else {
         (void)through(r, (char *)&got, sizeof got, 1);
-        MUST(got.nth == h.nth && got.bytes == h.bytes); /* both sides are in the same work */
+        /* Both sides make the same call. */
+        MUST(got.is_plain == h.is_plain && got.nth == h.nth && got.bytes == h.bytes);
     }
     o->has_head = 1;
     return 1;
@@ -52,6 +53,21 @@ static ring *ring_of(const work *w, const op *o)
     return o->receive ? &all->ring[o->peer][me] : &all->ring[me][o->peer];
 }
 
+static int is_done(const op *o)
+{
+    return o->has_head && o->done == o->bytes;
+}
+
+/* 1: not done, and what the pair exchanges in this direction before is. */
+static int has_turn(const work *w, int i)
+{
+    for (int before = 0; before < i; before++)
+        if (w->op[before].peer == w->op[i].peer && w->op[before].receive == w->op[i].receive &&
+            !is_done(&w->op[before]))
+            return 0;
+    return !is_done(&w->op[i]);
+}
+
 static int ready(const void *arg)
 {
     const work *w = arg;
@@ -62,22 +78,20 @@ static int ready(const void *arg)
         const op *o = &w->op[i];
         ring *r = ring_of(w, o);
         uint64_t there = atomic_load(&r->written) - atomic_load(&r->read);
-        int is_done = o->has_head && o->done == o->bytes;
-        n_left += !is_done;
-        if (!is_done &&
+        n_left += !is_done(o);
+        if (has_turn(w, i) &&
             (o->receive ? there : RING_BYTES - there) >= (o->has_head ? 1 : sizeof(head)))
             return 1;
     }
     return n_left == 0 && w->comm->n_done == w->nth;
 }
 
-static int advance(const work *w, op *o)
+static void advance(const work *w, op *o)
 {
     ring *r = ring_of(w, o);
-    if (!o->has_head && !pass_head(r, w, o))
-        return 0;
+    if (!o->has_head && !pass_head(r, o))
+        return;
     o->done += through(r, o->data + o->done, o->bytes - o->done, o->receive);
-    return o->done == o->bytes;
 }
 
 /* A communicator's work is done in the order of its calls. */
@@ -88,8 +102,11 @@ static int progress(void *arg)
     if (!w->comm->is_aborted && w->comm->error == ncclSuccess) {
         if (w->comm->n_done != w->nth)
             return 0;
-        for (int i = 0; i < w->n_ops; i++)
-            done &= advance(w, &w->op[i]);
+        for (int i = 0; i < w->n_ops; i++) {
+            if (has_turn(w, i))
+                advance(w, &w->op[i]);
+            done &= is_done(&w->op[i]);
+        }
         if (!done)
             return 0;
         if (w->finish != NULL)
@@ -163,7 +180,10 @@ void work_add(work *w, int receive, int peer, const void *data, size_t bytes)
 {
     MUST(w->n_ops < MAX_OPS && peer >= 0 && peer < w->comm->world && peer != w->comm->rank);
     op *o = &w->op[w->n_ops++];
-    *o = (op){.bytes = bytes, .peer = peer, .receive = receive};
+    *o = (op){.bytes = bytes,
+              .peer = peer,
+              .receive = receive,
+              .head = {0, w->comm->n_collectives, bytes}};
     memcpy(&o->data, &data, sizeof data);
 }
 
@@ -193,6 +213,7 @@ ncclResult_t work_submit(work *w)
     MUST(cudaStreamIsCapturing(w->stream, &capture) == cudaSuccess);
     int is_captured = capture == cudaStreamCaptureStatusActive;
     check(w);
+    comm->n_collectives += w->n_ops > 0 && !w->op[0].head.is_plain;
     if (comm->n_posted > 0 && !is_captured) {
         post(w);
         return ncclSuccess;
@@ -227,6 +248,7 @@ static ncclResult_t join_group(int receive, const void *data, size_t bytes, int 
         group = work_new(comm, stream);
     MUST(group->comm == comm && group->stream == stream);
     work_add(group, receive, peer, data, bytes);
+    group->op[group->n_ops - 1].head = (head){1, group->comm->n_plain[receive][peer]++, bytes};
     return ncclSuccess;
 }
 

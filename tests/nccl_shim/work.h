@@ -11,7 +11,7 @@
 
 #include "nccl.h"
 
-enum { MAX_RANKS = 8, RING_BYTES = 1 << 16, MAX_OPS = 2 * MAX_RANKS };
+enum { MAX_RANKS = 8, RING_BYTES = 1 << 16, MAX_OPS = 8 * MAX_RANKS };
 
 #define MUST(condition)                                                                \
     do {                                                                               \
@@ -36,7 +36,8 @@ typedef struct shared {
 
 /* What a message begins with. */
 typedef struct head {
-    uint64_t nth; /* work of the communicator */
+    uint64_t is_plain; /* 1: of ncclSend; 0: of a collective */
+    uint64_t nth;      /* of the pair's, or of the communicator's collectives */
     uint64_t bytes;
 } head;
 
@@ -44,6 +45,7 @@ typedef struct op {
     char *data; /* of a receive; a send only reads */
     size_t bytes, done;
     int peer, receive, has_head;
+    head head;
 } op;
 
 typedef struct work {
@@ -67,7 +69,8 @@ struct ncclComm {
     int in_progress; /* 1: joining; 2: first work; 3: finalizing */
     int is_aborted;
     ncclResult_t error;
-    uint64_t n_posted, n_done;
+    uint64_t n_posted, n_done, n_collectives;
+    uint64_t n_plain[2][MAX_RANKS]; /* sent, received; by peer */
     work *first;      /* that waits for its connections, or, in a capture, for NCCL's threads */
     int n_graphs;     /* work of it that graphs keep */
     int n_registered; /* buffers */
