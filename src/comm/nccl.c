@@ -100,9 +100,9 @@ static zopt_status take_seats(zi_nccl_comm *n, const zi_comm_config *config)
     status = zi_comm_agree(via, status);
     if (status == ZOPT_OK)
         status = via->ops->all_gather(via, &mine, sizeof mine, seats);
-    if (status == ZOPT_OK)
+    if (status == ZOPT_OK && seats != NULL)
         status = check_seats(n, seats);
-    if (status == ZOPT_OK && config->ranks_per_node == 0)
+    if (status == ZOPT_OK && seats != NULL && config->ranks_per_node == 0)
         n->sums.node_size = find_node_size(seats, via->world);
     free(seats);
     return status;
