@@ -615,9 +615,12 @@ static int has_calls(void)
 /* Time passes: what is not done when it is asked for is done the next time. */
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
-    if (event->captured != NULL)
-        return event->captured->error = cudaErrorCapturedEvent;
     shim_lock();
+    if (event->captured != NULL) {
+        cudaError_t error = event->captured->error = cudaErrorCapturedEvent;
+        shim_unlock();
+        return error;
+    }
     int pending = is_pending(event);
     if (pending && event->is_foreign)
         shim_signal_want(event->signal, event->signal->n_recorded);
