@@ -19,12 +19,12 @@ static float reference_grad(int step, int slot, int tensor, uint64_t element)
  * roundoff u = 2^-24, after t steps:
  *   v errs relatively by at most 3u each step, forgotten at rate beta2: 3u / (1 - beta2) = 300u, so
  *   its root by 150u; m by 3u of the largest |m| so far each step, forgotten at rate beta1: 30u;
- *   the quotient, both bias corrections, eps and the product with lr add 8u.
- * An update lr * q, |q| <= q_max, then errs by lr * q_max * 188u, and p itself rounds twice, 2u|p|.
+ *   the quotient, the sum with eps and the two scalars add 5u.
+ * An update lr * q, |q| <= q_max, then errs by lr * q_max * 185u, and p itself rounds twice, 2u|p|.
  */
 static double bound(int step, double q_max, double p_max)
 {
-    return step * (reference_problem.lr * q_max * 188 + 3 * p_max) * 0x1p-24;
+    return step * (reference_problem.lr * q_max * 185 + 3 * p_max) * 0x1p-24;
 }
 
 /* The largest |m_hat / sqrt(v_hat)| with the largest |m| so far in place of m. */

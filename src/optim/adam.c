@@ -1,6 +1,7 @@
 /* The rows of Adam and AdamW, and of both with 8-bit states: one table of settings and scalars but
  * for the weight decay. The rules are in rule_adam.h and rule_adamw.h. Defaults are those of
  * torch.optim; names and settings of the 8-bit ones are bitsandbytes'. Next: quantize.h. */
+#include <float.h>
 #include <math.h>
 
 #include "optim/rows.h"
@@ -109,15 +110,14 @@ static const zi_variant *adamw8bit_variant(const double *value, const zi_shape *
 
 static void adam_scalars(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS])
 {
+    double root_bc2 = sqrt(1.0 - now->power[1]);
     scalar[ZI_ADAM_DECAY] = (float)value[WEIGHT_DECAY];
     scalar[ZI_ADAM_BETA1] = (float)value[BETA1];
     scalar[ZI_ADAM_ONE_MINUS_BETA1] = (float)(1.0 - value[BETA1]);
     scalar[ZI_ADAM_BETA2] = (float)value[BETA2];
     scalar[ZI_ADAM_ONE_MINUS_BETA2] = (float)(1.0 - value[BETA2]);
-    scalar[ZI_ADAM_ROOT_BC2] = (float)sqrt(1.0 - now->power[1]);
-    scalar[ZI_ADAM_INVERSE_ROOT_BC2] = 1.0f / scalar[ZI_ADAM_ROOT_BC2];
-    scalar[ZI_ADAM_MINUS_STEP] = (float)(-now->lr / (1.0 - now->power[0]));
-    scalar[ZI_ADAM_EPS] = (float)value[EPS];
+    scalar[ZI_ADAM_MINUS_STEP] = (float)(-now->lr * root_bc2 / (1.0 - now->power[0]));
+    scalar[ZI_ADAM_EPS] = (float)fmax(value[EPS] * root_bc2, FLT_MIN); /* padding divides by it */
 }
 
 static void adamw_scalars(const double *value, const zi_instant *now, float scalar[ZI_MAX_SCALARS])

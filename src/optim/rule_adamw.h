@@ -1,6 +1,5 @@
-/* AdamW, in the order of torch.optim.AdamW (single tensor): decay, moments, bias correction, with
- * eps outside the root. Its scalars are Adam's. Source: Loshchilov and Hutter, Decoupled Weight
- * Decay Regularization, Algorithm 2. */
+/* AdamW in the order of torch.optim.AdamW: decay, moments, step. Its scalars are Adam's. Source:
+ * Loshchilov and Hutter, Decoupled Weight Decay Regularization, Algorithm 2. */
 #ifndef ZI_OPTIM_RULE_ADAMW_H
 #define ZI_OPTIM_RULE_ADAMW_H
 
