@@ -84,6 +84,21 @@ test_other_numbers_of_ranks() {
     same_as_whole parts
 }
 
+# Saved by 4 ranks and loaded by fewer and by more, more than there are slots.
+test_saved_by_four() {
+    local ranks
+    rm -rf parts four
+    interrupt 4 10
+    mv parts four
+    for ranks in 1 2 3 7; do
+        rm -rf parts
+        cp -r four parts
+        train "$ranks" parts
+        expect 0 "going on from the checkpoint of step 10" "${launcher[@]}"
+        same_as_whole parts
+    done
+}
+
 # The signal comes while a checkpoint is being written: that one is it, and the only one.
 interrupt() { # RANKS STEP
     train "$1" parts
@@ -249,6 +264,7 @@ test_lost_numbers() {
 
 test_whole_run
 test_other_numbers_of_ranks
+test_saved_by_four
 test_metrics_of_a_killed_run
 test_damaged_newest
 test_signals
