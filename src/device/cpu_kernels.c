@@ -123,6 +123,9 @@ typedef struct lines {
         memcpy(state, all->state, sizeof state);                                          \
         (void)state;                                                                      \
         for (size_t line = 0; line < all->n; line += ZI_LINE) {                           \
+            fetch_line(master + line, sizeof *master);                                    \
+            for (int s = 0; s < states; s++)                                              \
+                fetch_line(state[s] + line, sizeof *state[s]);                            \
             sum_line(g, NULL, job, kind, n_sources, all->first + line, coef);             \
             loop_##function(g, master + line, ARGUMENTS_##states(LINE_STATE) k, ZI_LINE); \
             store_line(job, kind, n_dests, all->first + line);                            \
