@@ -100,12 +100,22 @@ static inline __attribute__((always_inline)) void add_line_squares(double lane[r
         lane[i] = ADD_SQUARE(lane[i], (double)g[i]);
 }
 
-/* Lanes combined by halving. */
-static inline double sum_of_lanes(double lane[ZI_LANES])
+static inline __attribute__((always_inline)) void add_half(double lane[ZI_LANES], size_t half)
 {
-    for (size_t half = ZI_LANES / 2; half > 0; half /= 2)
-        for (size_t i = 0; i < half; i++)
-            lane[i] += lane[i + half];
+    for (size_t i = 0; i < half; i++)
+        lane[i] += lane[i + half];
+}
+
+/* Lanes combined by halving, by constants: in a loop each half would wait for the stores of the one
+ * before it. */
+static inline __attribute__((always_inline)) double sum_of_lanes(double lane[ZI_LANES])
+{
+    _Static_assert(ZI_LANES == 32, "five halves");
+    add_half(lane, 16);
+    add_half(lane, 8);
+    add_half(lane, 4);
+    add_half(lane, 2);
+    add_half(lane, 1);
     return lane[0];
 }
 
