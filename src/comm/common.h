@@ -1,5 +1,6 @@
-/* What the transports share among themselves, on top of comm.h: the checks that every call makes,
- * and the list of the symmetric memory that a comm has handed out. For src/comm only. */
+/* What the transports share among themselves, on top of comm.h: the checks that every call makes
+ * (comm.c), and the list of the symmetric memory that a comm has handed out (symmetric.c). For
+ * src/comm only. */
 #ifndef ZI_COMM_COMMON_H
 #define ZI_COMM_COMMON_H
 
