@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 
 #include "comm_world.h"
 
@@ -108,6 +110,54 @@ START_TEST(shm_on_unequal_or_lonely_nodes_is_refused_with_the_host)
     for (int n = 1; n < world_size(); n++)
         if (n == 1 || world_size() % n != 0)
             ask_for_nodes_of(n, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+/* In the place of the C library's: NULL, or the machine that this rank pretends to be on. */
+static const char *pretended;
+
+int gethostname(char *name, size_t size)
+{
+    struct utsname real;
+    if (pretended == NULL && uname(&real) != 0)
+        return -1;
+    snprintf(name, size, "%s", pretended != NULL ? pretended : real.nodename);
+    return 0;
+}
+
+/* The last two ranks are on another machine than the others. */
+static void span_machines(suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    char want[96];
+    int world = world_size(), first = world - 2, rank;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS, .ranks_per_node = world};
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    pretended = rank < first ? "one" : "two";
+    zopt_status status = zi_comm_connect("auto", &config, &mem, &comm);
+    SUITE_EXPECT(failure, status == ZOPT_ERR_CONFIG && comm == NULL, "status %d", (int)status);
+    snprintf(want, sizeof want, "one node of ranks %d and %d, which share no memory", first - 1,
+             first);
+    SUITE_EXPECT(failure, strstr(zopt_last_error(), want) != NULL, "text: %s", zopt_last_error());
+    SUITE_EXPECT(failure, strstr(zopt_last_error(), "on 'one' and 'two'") != NULL, "text: %s",
+                 zopt_last_error());
+    SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
+    config.ranks_per_node = first == 2 ? 2 : 0;
+    SUITE_OK(failure, zi_comm_connect("auto", &config, &mem, &comm));
+    SUITE_EXPECT(failure, comm->node.size == (first == 2 ? 2 : 1), "nodes of %d", comm->node.size);
+    comm->ops->destroy(comm);
+    pretended = NULL;
+}
+
+START_TEST(nodes_that_span_machines_are_refused)
+{
+    suite_failure failure = {""};
+    if (world_size() != 3 && world_size() != 4)
+        return;
+    span_machines(&failure);
+    pretended = NULL;
     assert_all_passed(&failure);
 }
 END_TEST
@@ -405,6 +455,7 @@ static int run_tests(void)
     tcase_add_loop_test(tests, nodes_do_what_a_transport_must, 2, 4);
     tcase_add_test(tests, auto_is_shm_where_nodes_have_equally_many_ranks);
     tcase_add_test(tests, shm_on_unequal_or_lonely_nodes_is_refused_with_the_host);
+    tcase_add_test(tests, nodes_that_span_machines_are_refused);
     tcase_add_test(tests, ranks_that_come_with_other_transports_are_refused);
     tcase_add_test(tests, mpi_shares_no_parameters);
     tcase_add_test(tests, shared_memory_holds_no_files_open);

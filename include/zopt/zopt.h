@@ -168,9 +168,9 @@ typedef struct zopt_options {
     void (*on_warning)(void *arg, const char *text);
     void *on_warning_arg;
 
-    /* > 0: ranks [k*n, (k+1)*n) are node k, e.g. to try several nodes on one machine; none may span
-     * machines. 0 (default): nodes are what the machine says; a planning handle's ranks are one.
-     * Never part of the result. */
+    /* > 0: ranks [k*n, (k+1)*n) are node k, e.g. to try several nodes on one machine; ERR_CONFIG
+     * over a transport of shared memory where one would span machines. 0 (default): nodes are what
+     * the machine says; a planning handle's ranks are one. Never part of the result. */
     int ranks_per_node;
 
     /* 1: all ranks of a node read one parameter buffer, of which each counts its share, in place of

@@ -34,8 +34,16 @@ static node describe_node(const zi_comm *comm, const zi_comm_config *config)
     return n;
 }
 
-/* 1: this rank is on another node than the rank before it. */
-static zopt_status begins_node(zi_comm *meeting, const node *mine, int *begins)
+/* Behind the names of their hosts, which may be the same one's. */
+static const char *where_else(const node *a, const node *b)
+{
+    return strcmp(a->host, b->host) == 0 ? ", in another process namespace" : "";
+}
+
+/* 1: this rank is on another node than the rank before it. Errors of this rank alone: ERR_CONFIG
+ * where ranks_per_node says that it is not. */
+static zopt_status begins_node(zi_comm *meeting, const zi_comm_config *config, const node *mine,
+                               int *begins)
 {
     node before = {0}, own = *mine;
     zi_message message[2];
@@ -47,6 +55,14 @@ static zopt_status begins_node(zi_comm *meeting, const node *mine, int *begins)
             .peer = meeting->rank - 1, .receive = 1, .data = &before, .bytes = sizeof before};
     ZI_TRY(meeting->ops->exchange(meeting, message, n));
     *begins = meeting->rank == 0 || memcmp(mine, &before, sizeof before) != 0;
+    if (*begins && meeting->rank > 0 && config->ranks_per_node > 0 &&
+        mine->declared == before.declared)
+        return ZI_FAIL(
+            ZOPT_ERR_CONFIG,
+            "ranks_per_node %d makes one node of ranks %d and %d, which share no memory: "
+            "they are on '%s' and '%s'%s",
+            config->ranks_per_node, meeting->rank - 1, meeting->rank, before.host, mine->host,
+            where_else(&before, mine));
     return ZOPT_OK;
 }
 
@@ -66,9 +82,7 @@ static zopt_status refuse(zi_comm *meeting, const zi_shm_kind *kind, const zi_co
     ZI_TRY(meeting->ops->broadcast(meeting, found.odd, &other, sizeof other));
     if (config->ranks_per_node > 0)
         snprintf(declared, sizeof declared, ", by ranks_per_node %d", config->ranks_per_node);
-    const char *elsewhere = declared[0] == '\0' && strcmp(first.host, other.host) == 0
-                                ? ", in another process namespace"
-                                : "";
+    const char *elsewhere = declared[0] == '\0' ? where_else(&first, &other) : "";
     if (found.size == 1)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "transport %s needs ranks that share a node, next to each other: rank 0 is "
@@ -81,13 +95,13 @@ static zopt_status refuse(zi_comm *meeting, const zi_shm_kind *kind, const zi_co
                    name, found.size, first.host, found.odd, other.host, declared);
 }
 
-/* How many ranks each node has. Errors, the same on all ranks: ERR_UNSUPPORTED. */
+/* How many ranks each node has. Errors, of all ranks alike: ERR_UNSUPPORTED, ERR_CONFIG. */
 static zopt_status find_nodes(zi_comm *meeting, const zi_shm_kind *kind,
                               const zi_comm_config *config, int *size)
 {
     node mine = describe_node(meeting, config);
     int begins, world = meeting->world;
-    ZI_TRY(begins_node(meeting, &mine, &begins));
+    ZI_TRY(zi_comm_agree(meeting, begins_node(meeting, config, &mine, &begins)));
     int64_t second = begins && meeting->rank > 0 ? meeting->rank : world;
     ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &second, 1));
     *size = (int)second;
