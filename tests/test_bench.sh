@@ -81,6 +81,11 @@ test_arguments() {
     expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
     expect 64 "bench adam has no backward pass to choose" "$zopt" bench adam --overlap on
     expect 64 "bench comm has no thread to choose" "$zopt" bench comm --progress-thread
+    expect 64 "bench adam has no tensors to choose" "$zopt" bench adam --tensors 2
+    expect 64 "bench norm has no buckets to choose" "$zopt" bench norm --bucket 512
+    expect 64 "bench calibrate has no parameter buffers" "$zopt" bench --calibrate --shared-params
+    expect 64 "10 multiply-adds of a backward pass, but no step behind one" \
+        "$zopt" bench step --backward 10
     expect 64 "--overlap 'maybe' is not one of" "$zopt" bench step --overlap maybe
     expect 64 "--params 'many' is not a whole number" "$zopt" bench step --params many
     expect 64 "--params '3e9' is not a whole number in [1, 2147483136]" "$zopt" bench step --params 3e9

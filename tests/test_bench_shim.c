@@ -14,7 +14,7 @@ static bench_request request_of(const char *bench, int threads)
                            .threads = threads,
                            .params = {1000},
                            .n_params = 1,
-                           .bucket_elems = 1024,
+                           .bucket_elems = strcmp(bench, "step") == 0 ? 1024 : 0,
                            .json = 1};
 }
 

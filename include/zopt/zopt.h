@@ -183,11 +183,12 @@ typedef struct zopt_options {
      * 0 (default): never. */
     int check_params_every;
 
-    /* 1: a thread of the library sums buckets as they fill while the caller computes; 0 (default):
-     * zopt_grad_ready does. For ranks that have a second core each; where there are as many ranks
-     * as cores, calls take the same time and need no thread. ERR_UNSUPPORTED on device "cuda", and
-     * over transport "mpi", and "shm" over several nodes, unless MPI runs, or is left for
-     * zopt_create to start, with MPI_THREAD_MULTIPLE. Never part of the result. */
+    /* 1: a thread of the library sums buckets as they fill while the caller computes, and makes a
+     * part of the update; 0 (default): zopt_grad_ready and zopt_step do. For ranks that have a
+     * second core each; where there are as many ranks as cores, calls take the same time and need
+     * no thread. ERR_UNSUPPORTED on device "cuda", and over transport "mpi", and "shm" over several
+     * nodes, unless MPI runs, or is left for zopt_create to start, with MPI_THREAD_MULTIPLE. Never
+     * part of the result. */
     int progress_thread;
 
     /* G: G consecutive slots are summed first, in slot order, then these sums in their order, all

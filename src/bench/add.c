@@ -6,7 +6,7 @@
 
 #include <string.h>
 
-#ifdef __SSE2__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -25,11 +25,7 @@ typedef uint32_t words __attribute__((vector_size(LANES * sizeof(uint32_t)), may
 typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t)), may_alias));
 typedef uint8_t bytes __attribute__((vector_size(LANES), may_alias));
 
-#if defined(__SSE2__) && !defined(__AVX2__)
-typedef long long quad __attribute__((vector_size(8)));
-#endif
-
-/* Two vectors past the caches, as the update kernels store. */
+/* Two vectors, past the caches where this variant's update kernels store so (cpu_convert.h). */
 static inline __attribute__((always_inline)) void stream(void *dst, const halves *x)
 {
 #if defined(__AVX512F__)
@@ -37,8 +33,6 @@ static inline __attribute__((always_inline)) void stream(void *dst, const halves
     _mm512_stream_si512(dst, _mm512_inserti64x4(low, (__m256i)x[1], 1));
 #elif defined(__AVX2__)
     _mm256_stream_si256(dst, _mm256_set_m128i((__m128i)x[1], (__m128i)x[0]));
-#elif defined(__SSE2__)
-    _mm_stream_si128(dst, _mm_set_epi64x(((quad)x[1])[0], ((quad)x[0])[0]));
 #else
     memcpy(dst, x, 2 * sizeof *x);
 #endif
@@ -47,7 +41,7 @@ static inline __attribute__((always_inline)) void stream(void *dst, const halves
 /* Order those stores before later ones, of flags. */
 static inline void stream_end(void)
 {
-#ifdef __SSE2__
+#ifdef __AVX2__
     _mm_sfence();
 #endif
 }

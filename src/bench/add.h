@@ -1,5 +1,5 @@
 /* A kernel that only adds: what moving the bytes of a step costs at least. It reads 16-bit sources,
- * reads and writes 32-bit and 8-bit arrays, and stores 16-bit results past the caches. */
+ * reads and writes 32-bit and 8-bit arrays, and stores 16-bit results as the update kernels do. */
 #ifndef BENCH_ADD_H
 #define BENCH_ADD_H
 

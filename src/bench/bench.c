@@ -21,7 +21,7 @@ typedef struct bench_row {
     int has_transport, has_rule;
     int is_step; /* 1: there is a norm to measure, and a backward pass to hide behind */
     int alone;   /* 1: each rank works on a part of its own */
-    int has_files, has_calibration;
+    int has_tensors, has_buckets, has_shared_params, has_files, has_calibration;
     int on_devices;  /* 1: not on the CPU alone */
     double bytes;    /* that it moves for each parameter; 0: those of a step */
     uint64_t params; /* if none are given; 0: DEFAULT_PARAMS */
@@ -37,6 +37,9 @@ static const bench_row rows[] = {
      .has_transport = 1,
      .has_rule = 1,
      .is_step = 1,
+     .has_tensors = 1,
+     .has_buckets = 1,
+     .has_shared_params = 1,
      .on_devices = 1},
     {.name = "adam",
      .help = "the update kernel alone",
@@ -61,12 +64,16 @@ static const bench_row rows[] = {
      .contestant = {&bench_transfer, &bench_limit, &bench_textbook},
      .collective_baseline = 1,
      .has_transport = 1,
+     .has_shared_params = 1,
      .on_devices = 1},
     {.name = "ckpt",
      .help = "a run's whole state to disk and back",
      .has_transport = 1,
      .has_rule = 1,
      .measure = bench_ckpt,
+     .has_tensors = 1,
+     .has_buckets = 1,
+     .has_shared_params = 1,
      .has_files = 1},
     {.name = "calibrate",
      .help = "the parts of a step, kept in a file for zopt plan --time",
@@ -74,6 +81,7 @@ static const bench_row rows[] = {
      .has_rule = 1,
      .params = CALIBRATION_PARAMS,
      .measure = bench_calibrate,
+     .has_buckets = 1,
      .has_calibration = 1},
 };
 enum { N_ROWS = sizeof rows / sizeof rows[0] };
@@ -228,8 +236,9 @@ static zopt_status run_rank(bench_rank *run)
                                       .device = run->request->device};
     ZI_TRY(bench_crew_join(&run->crew, &config));
     run->data = malloc(sizeof *run->data);
-    if (run->data == NULL)
-        return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the gradients");
+    ZI_TRY(zi_comm_agree(
+        run->crew.comm,
+        run->data != NULL ? ZOPT_OK : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the gradients")));
     bench_data_make(run->request->dtype, run->data);
     if (run->crew.rank == 0)
         bench_print_begin(run->request, &run->crew, no_baseline(run));
@@ -300,21 +309,40 @@ static zopt_status refuse_name(const char *name)
                    near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
 }
 
-/* Fill in what is not given, and refuse what the benchmark has nothing of. */
+/* What is asked for and the benchmark has nothing of, or NULL. */
+static const char *find_refused(const bench_row *row, const bench_request *r)
+{
+    const struct {
+        int asked, has;
+        const char *what;
+    } options[] = {
+        {r->n_transports > 0, row->has_transport, "transport"},
+        {r->n_optimizers > 0, row->has_rule, "optimizer"},
+        {r->n_norms > 0, row->is_step, "norm"},
+        {r->n_overlaps > 0 || r->fmas > 0, row->is_step, "backward pass"},
+        {r->progress_thread, row->is_step, "thread"},
+        {r->n_tensors > 0, row->has_tensors, "tensors"},
+        {r->bucket_elems > 0, row->has_buckets, "buckets"},
+        {r->shared_params, row->has_shared_params, "parameter buffers"},
+        {r->dir != NULL, row->has_files, "files"},
+        {r->calibration != NULL, row->has_calibration, "calibration"},
+    };
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
+        if (options[i].asked && !options[i].has)
+            return options[i].what;
+    return NULL;
+}
+
+/* Fill in what is not given, and refuse what would be left out. */
 static zopt_status complete(const bench_row *row, bench_request *r)
 {
-    const char *refused = r->n_transports > 0 && !row->has_transport ? "transport"
-                          : r->n_optimizers > 0 && !row->has_rule    ? "optimizer"
-                          : r->n_norms > 0 && !row->is_step          ? "norm"
-                          : r->n_overlaps > 0 && !row->is_step       ? "backward pass"
-                          : r->fmas > 0 && !row->is_step             ? "backward pass"
-                          : r->progress_thread && !row->is_step      ? "thread"
-                          : r->shared_params && !row->has_transport  ? "parameter buffers"
-                          : r->dir != NULL && !row->has_files        ? "files"
-                          : r->calibration && !row->has_calibration  ? "calibration"
-                                                                     : NULL;
+    const char *refused = find_refused(row, r);
     if (refused != NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
+    if (r->fmas > 0 && !r->overlap[0] && !r->overlap[1])
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT,
+                       "%llu multiply-adds of a backward pass, but no step behind one: overlap",
+                       (unsigned long long)r->fmas);
     r->device = r->device != NULL ? r->device : "cpu";
     const zi_device_ops *device = zi_device_row(r->device);
     if (device != NULL && !device->on_host && (!row->on_devices || r->overlap[0] || r->overlap[1]))

@@ -2,8 +2,8 @@
  * its parts. Its streams, where each of N ranks owns 1/N of the elements:
  *
  *   read            the owned part of the 16-bit gradients of every rank, in memory that all share
- *   read and write  this rank's FP32 master weights, and each of its states, 4 or 1 bytes an
- * element write           the owned part of the 16-bit parameters of every rank, past the caches
+ *   read and write  this rank's FP32 master weights, and its states, each of 4 or 1 bytes
+ *   write           the owned part of the 16-bit parameters of every rank, as the kernels store
  *
  * Left out: the largest magnitudes of 8-bit states, 4 bytes for 256 elements. The update kernel
  * alone has its own gradients and parameters for sources and destinations, and a transfer neither

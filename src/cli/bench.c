@@ -31,9 +31,12 @@ enum {
 };
 
 static const struct argp_option options[] = {
-    {"params", PARAMS, "P,...", 0, "Numbers of parameters (default: 67108864); 16e6, 64Mi", 0},
-    {"transport", TRANSPORT, "NAME,...", 0, "step, comm, ckpt: transports (default: auto)", 0},
-    {"optimizer", OPTIMIZER, "NAME,...", 0, "step, adam, ckpt: optimizers (default: adamw)", 0},
+    {"params", PARAMS, "P,...", 0,
+     "Numbers of parameters (default: 67108864; calibrate: 16777216); 16e6, 64Mi", 0},
+    {"transport", TRANSPORT, "NAME,...", 0,
+     "step, comm, ckpt, calibrate: transports (default: auto)", 0},
+    {"optimizer", OPTIMIZER, "NAME,...", 0,
+     "step, adam, ckpt, calibrate: optimizers (default: adamw)", 0},
     {"norm", NORM, "off|on|both", 0,
      "step: without or with the norm and the overflow check (default: both)", 0},
     {"overlap", OVERLAP, "off|on|both", 0,
@@ -41,15 +44,18 @@ static const struct argp_option options[] = {
      "off)",
      0},
     {"progress-thread", PROGRESS_THREAD, NULL, 0,
-     "step: sum gradients on a thread of the library's own", 0},
+     "step: sum gradients, and make a part of the update, on a thread of the library's own", 0},
     {"backward", BACKWARD, "FMAS", 0,
-     "step: multiply-adds of the backward pass for each parameter, 2 a token (default: 128)", 0},
+     "step, with overlap: multiply-adds of the backward pass for each parameter, 2 a token "
+     "(default: 128)",
+     0},
     {"dtype", DTYPE, "TYPE", 0, "Of gradients and parameters: fp16 (default) or bf16", 0},
     {"tensors", TENSORS, "N", 0,
      "step, ckpt: tensors that the parameters are cut into (default: 1; with overlap 64)", 0},
-    {"bucket", BUCKET, "ELEMENTS", 0, "step: elements communicated at once (default: 4194304)", 0},
+    {"bucket", BUCKET, "ELEMENTS", 0,
+     "step, ckpt, calibrate: elements communicated at once (default: 4194304)", 0},
     {"shared-params", SHARED_PARAMS, NULL, 0,
-     "step, comm: one parameter buffer for all ranks of the machine", 0},
+     "step, comm, ckpt: one parameter buffer for all ranks of the machine", 0},
     {"rounds", ROUNDS, "N", 0, "Rounds to take medians of, at least 11 (default: 11)", 0},
     {"threads", THREADS, "N", 0, "Ranks are N threads, instead of mpirun's processes", 0},
     {"device", DEVICE, "NAME", 0, "step, adam, norm, accumulate, comm: cpu (default) or cuda", 0},
@@ -241,23 +247,23 @@ static char *list_benchmarks(int key, const char *text, void *input)
         return NULL;
     fputs("Benchmarks:\n", file);
     for (int i = 0; (name = bench_name(i, &help)) != NULL; i++)
-        fprintf(file, "  %-8s %s\n", name, help);
-    fputs(
-        "\nEvery round measures three in turn: the benchmark, the limit (a kernel that moves the\n"
-        "same bytes with additions only) and the baseline (step, comm: MPI_Reduce_scatter_block\n"
-        "on floats, AdamW, MPI_Allgather; adam: widen, AdamW, round, in three passes). x limit\n"
-        "is the ratio of the medians of time and limit, x baseline that of baseline and time.\n"
-        "ckpt: the limit is as many bytes written by all ranks at once, the baseline by one\n"
-        "process as dd oflag=direct conv=fsync does; held up is what an asynchronous save does\n"
-        "not do behind the step, copy the time of copying the bytes in memory.\n"
-        "On a GPU a fourth is its own copy of as much memory as master weights take, and \"of "
-        "copy\"\n"
-        "the bytes a second beside that; a fifth the same step without a CUDA graph; \"call\" is "
-        "how\n"
-        "long zopt_step held the host up, which the GPU goes on behind.\n"
-        "#wrong counts results that differ from an independent computation; 2 is then the exit\n"
-        "code.\n",
-        file);
+        fprintf(file, "  %-10s %s\n", name, help);
+    fputs("\nEvery round measures three in turn: the benchmark, the limit (a kernel that moves "
+          "the same bytes with additions only) and the baseline (step, comm: "
+          "MPI_Reduce_scatter_block on floats, AdamW, MPI_Allgather; adam: widen, AdamW, round, "
+          "in three passes). x limit is the ratio of the medians of time and limit, x baseline "
+          "that of baseline and time.\n"
+          "norm and accumulate have a copy of memory in place of limit and baseline.\n"
+          "ckpt: the limit is as many bytes written by all ranks at once, the baseline by one "
+          "process as dd oflag=direct conv=fsync does; held up is what an asynchronous save does "
+          "not do behind the step, copy the time of copying the bytes in memory.\n"
+          "On a GPU a fourth is its own copy of as much memory as master weights take, and "
+          "\"of copy\" the bytes a second beside that; a fifth the same step without a CUDA "
+          "graph; \"call\" is how long zopt_step held the host up, which the GPU goes on "
+          "behind.\n"
+          "#wrong counts results that differ from an independent computation; 2 is then the exit "
+          "code.\n",
+          file);
     fclose(file);
     return list;
 }

@@ -56,7 +56,7 @@ const zi_key zi_keys[] = {
     {STR("zero_optimization.offload_optimizer.device", "\"none\""), SHARED, .choices = "none|cpu",
      .help = "cpu: master weights and optimizer state in the host's memory, of device cuda"},
     {BOOL("zero_optimization.overlap_comm", "false"),
-     .help = "sum gradients on a thread beside the backward pass, not in its calls"},
+     .help = "sum gradients, and make a part of the update, on a thread of the library's own"},
     {I64("zopt.slots", "0", 0, COUNT_MAX), RESULT,
      .help = "gradient contributions a step; 0: train_batch_size / micro batch"},
     {I64("zero_optimization.reduce_group", "1", 1, COUNT_MAX), RESULT,
