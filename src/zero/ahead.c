@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "zero/passes.h"
 
 /* Additions of blocks' sums to a limb that fit before it is normalized (exact.h), as elements. */
 #define MAX_UNCARRIED_ELEMS ((uint64_t)1 << 38)

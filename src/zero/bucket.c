@@ -2,7 +2,7 @@
  * exposed while backward goes on, in the order that the layout fixed for all ranks. Next: reduce.c
  * describes what was exposed, owner.c reads it. */
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 int zi_zero_slot(const zi_zero *z)
 {

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 static uint64_t add(uint64_t hash, const void *address)
 {

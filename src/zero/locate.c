@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 enum { PIECE = 16 * ZI_BLOCK };
 

@@ -5,7 +5,7 @@
  * the one before go up on a second queue. The bits are those of an update on the device: a sum that
  * begins at +0 is never -0, so that +0 + sum is the sum. A step waits for the device. */
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 enum { N_ROWS = 2 };
 

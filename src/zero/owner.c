@@ -4,7 +4,7 @@
  * exact and accumulators each element's own, so no bit depends on when. zopt_grad_ready makes what
  * it can, or owner_thread.c does; zopt_micro_end and zopt_step make the rest. Next: round.c. */
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 /* By groups the last micro-step accumulates too, and the norm's pass over the totals follows. */
 static int accumulates(const zi_zero *z)

@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 typedef struct zi_owner_thread {
     zi_zero *z;

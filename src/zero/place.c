@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 /* The rows or the columns of all matrices of a space. */
 static size_t factor_bytes(const zi_zero *z, uint32_t space, zi_form form)

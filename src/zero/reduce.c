@@ -4,6 +4,7 @@
  * the one source that is left. Next: owner.c makes the first pass over what is read here. */
 #include "base/status.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 /* Where master weights and states are not at hand, without them and their tables. */
 static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "base/status.h"
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 /* ---- the norm round: sum of squares, non-finite blocks ---- */
 

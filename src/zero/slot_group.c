@@ -3,7 +3,7 @@
  * and the bits are the same wherever the ranks are. A group that ends with the micro-step it begins
  * in is summed piece by piece, in the processor's cache; one that goes on in the next needs its sum
  * of all owned elements. Next: round.c reads the totals. */
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 enum { PIECE_ELEMS = 1 << 16 };
 

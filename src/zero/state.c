@@ -5,7 +5,7 @@
 
 #include "base/status.h"
 #include "optim/quantize.h"
-#include "zero/zero.h"
+#include "zero/passes.h"
 
 static int n_states(const zi_space *space)
 {

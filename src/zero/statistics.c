@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "optim/settle.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 enum { TENSOR_WORDS = ZI_EXACT_LIMBS + 1 };
 

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 const char *const zopt_phase_names[ZOPT_N_PHASES] = {
     [ZOPT_PHASE_REDUCE] = "reduce",

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "zero/ahead.h"
+#include "zero/passes.h"
 
 zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {

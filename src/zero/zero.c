@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "zero/passes.h"
 
 zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *mem, zi_zero **out)
 {
