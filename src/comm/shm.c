@@ -100,7 +100,7 @@ static zopt_status find_nodes(zi_comm *meeting, const zi_shm_kind *kind,
                               const zi_comm_config *config, int *size)
 {
     node mine = describe_node(meeting, config);
-    int begins, world = meeting->world;
+    int begins = 0, world = meeting->world;
     ZI_TRY(zi_comm_agree(meeting, begins_node(meeting, config, &mine, &begins)));
     int64_t second = begins && meeting->rank > 0 ? meeting->rank : world;
     ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &second, 1));
