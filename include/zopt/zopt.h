@@ -96,11 +96,12 @@ typedef struct zopt_setting {
 typedef struct zopt_options {
     size_t struct_size;
 
-    /* Transport: "auto" (default), "self", "threads", "shm", "ipc" or "mpi". "auto" is "threads"
-     * where `threads` is set, "self" where this process is alone, and else, where a communicator is
-     * given, MPI runs already or a launcher started this process with others, "shm" if ranks share
-     * a node, or several of equally many ranks each, next to each other, and "mpi" if not; for
-     * device "cuda" "ipc" in the place of "shm", if the GPUs of a node reach each other's memory.
+    /* Transport: "auto" (default), "self", "threads", "shm", "ipc", "mpi", "nccl" or "nccl-native"
+     * (README says what each is for). "auto" is "threads" where `threads` is set, "self" where this
+     * process is alone, and else, where a communicator is given, MPI runs already or a launcher
+     * started this process with others, "shm" if ranks share a node, or several of equally many
+     * ranks each, next to each other, and "mpi" if not; for device "cuda" "ipc" in the place of
+     * "shm", if the GPUs of a node reach each other's memory.
      * These start MPI if nobody has, and duplicate the communicator they are given. */
     const char *transport;
     int has_comm;          /* 1: comm_f is the communicator to use; else MPI_COMM_WORLD */

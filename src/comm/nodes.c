@@ -16,10 +16,8 @@
  * their way to other nodes and from there, as in transport mpi; those of its own node do not. What
  * arrives is copied on, and on to the node's other memories, on this rank's queue: events stand
  * behind ZI_FORWARDED as behind the other counts (fence.h). What leaves, and sums, are waited for
- * on the host, before MPI or a peer's count says that they are there. NCCL between nodes would take
- * the engine's place: its jobs (route, places, sums) say who meets and what moves, and a lane of
- * nccl.h would move it without the host. For that the engine must be a table of calls, with an
- * event in the place of n_finished. For GPUs of many nodes there is transport nccl.
+ * on the host, before MPI or a peer's count says that they are there. For GPUs of many nodes there
+ * is transport nccl.
  *
  * Every wait drives the engine (mpi_wait.c), also one for a count in shared memory: a peer may need
  * what is queued here. Small collectives and messages are those of transport mpi. */

@@ -35,7 +35,7 @@ enum { FETCHED = 128 };
 
 static inline __attribute__((always_inline)) void fetch_line(const void *now, size_t bytes_each)
 {
-    const char *later = (const char *)now + FETCHED * bytes_each;
+    const char *later = (const char *)now + FETCHED * bytes_each; /* may be behind the array */
     for (size_t byte = 0; byte < ZI_LINE * bytes_each; byte += 64)
         __builtin_prefetch(later + byte);
 }
