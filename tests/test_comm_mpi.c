@@ -2,10 +2,12 @@
  * Without fork, which is not safe under MPI. */
 #include <check.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -81,6 +83,34 @@ START_TEST(auto_is_shm_where_nodes_have_equally_many_ranks)
     connect_auto(world_size(), shm, &failure);
     for (int n = 1; n < world_size(); n++)
         connect_auto(n, n > 1 && world_size() % n == 0 ? shm : mpi, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+/* The last rank has no descriptor left, and so cannot tell where it runs: no reason to go by
+ * messages unasked, or to take it for a rank of another node. */
+START_TEST(rank_without_descriptors_is_an_error_on_all_ranks)
+{
+    enum { MOST = 1024 };
+    suite_failure failure = {""};
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    int rank, taken[MOST], n = 0;
+    struct rlimit before;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    getrlimit(RLIMIT_NOFILE, &before);
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){MOST, before.rlim_max});
+    while (rank == world_size() - 1 && (taken[n] = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+        n++;
+    zopt_status status = zi_comm_connect(_i == 0 ? "auto" : "shm", &config, &mem, &comm);
+    while (n > 0)
+        close(taken[--n]);
+    setrlimit(RLIMIT_NOFILE, &before);
+    SUITE_EXPECT(&failure, status == ZOPT_ERR_MEMORY && comm == NULL, "status %d", (int)status);
+    SUITE_EXPECT(&failure, strstr(zopt_last_error(), "Too many open files") != NULL, "text: %s",
+                 zopt_last_error());
+    SUITE_EXPECT(&failure, mem.total_bytes == 0, "bytes still counted");
     assert_all_passed(&failure);
 }
 END_TEST
@@ -454,6 +484,7 @@ static int run_tests(void)
     tcase_add_loop_test(tests, part_of_the_world_does_what_a_transport_must, 2, 2 * world_size());
     tcase_add_loop_test(tests, nodes_do_what_a_transport_must, 2, 4);
     tcase_add_test(tests, auto_is_shm_where_nodes_have_equally_many_ranks);
+    tcase_add_loop_test(tests, rank_without_descriptors_is_an_error_on_all_ranks, 0, 2);
     tcase_add_test(tests, shm_on_unequal_or_lonely_nodes_is_refused_with_the_host);
     tcase_add_test(tests, nodes_that_span_machines_are_refused);
     tcase_add_test(tests, ranks_that_come_with_other_transports_are_refused);

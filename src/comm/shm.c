@@ -5,6 +5,7 @@
  * has the life of the object; where there are several, nodes.c moves bytes between them. */
 #include "comm/shm.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,21 +18,33 @@ typedef struct node {
     int declared; /* node number where comm.ranks_per_node says so */
 } node;
 
+/* Of which boot its kernel is. A machine that does not tell has "" on all ranks; a rank that cannot
+ * look, for want of a descriptor, would pass for another machine. ERR_MEMORY. */
+static zopt_status read_kernel(char *kernel, int bytes)
+{
+    const char *path = "/proc/sys/kernel/random/boot_id";
+    FILE *file = fopen(path, "re");
+    if (file == NULL && (errno == EMFILE || errno == ENFILE || errno == ENOMEM))
+        return ZI_FAIL(ZOPT_ERR_MEMORY, "which ranks share a node: %s: %s", path, strerror(errno));
+    if (file != NULL && fgets(kernel, bytes, file) == NULL)
+        kernel[0] = '\0';
+    if (file != NULL)
+        fclose(file);
+    return ZOPT_OK;
+}
+
 /* One kernel may run several process namespaces, whose ranks cannot open each other's files. */
-static node describe_node(const zi_comm *comm, const zi_comm_config *config)
+static zopt_status describe_node(const zi_comm *comm, const zi_comm_config *config, node *out)
 {
     node n = {0};
     gethostname(n.host, sizeof n.host - 1);
-    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-    if (file != NULL && fgets(n.kernel, sizeof n.kernel, file) == NULL)
-        n.kernel[0] = '\0';
-    if (file != NULL)
-        fclose(file);
+    ZI_TRY(read_kernel(n.kernel, sizeof n.kernel));
     if (readlink("/proc/self/ns/pid", n.processes, sizeof n.processes - 1) < 0)
         n.processes[0] = '\0';
     if (config->ranks_per_node > 0)
         n.declared = comm->rank / config->ranks_per_node;
-    return n;
+    *out = n;
+    return ZOPT_OK;
 }
 
 /* Behind the names of their hosts, which may be the same one's. */
@@ -95,12 +108,14 @@ static zopt_status refuse(zi_comm *meeting, const zi_shm_kind *kind, const zi_co
                    name, found.size, first.host, found.odd, other.host, declared);
 }
 
-/* How many ranks each node has. Errors, of all ranks alike: ERR_UNSUPPORTED, ERR_CONFIG. */
+/* How many ranks each node has. Errors, of all ranks alike: ERR_UNSUPPORTED, ERR_CONFIG,
+ * ERR_MEMORY. */
 static zopt_status find_nodes(zi_comm *meeting, const zi_shm_kind *kind,
                               const zi_comm_config *config, int *size)
 {
-    node mine = describe_node(meeting, config);
+    node mine;
     int begins = 0, world = meeting->world;
+    ZI_TRY(zi_comm_agree(meeting, describe_node(meeting, config, &mine)));
     ZI_TRY(zi_comm_agree(meeting, begins_node(meeting, config, &mine, &begins)));
     int64_t second = begins && meeting->rank > 0 ? meeting->rank : world;
     ZI_TRY(meeting->ops->all_reduce(meeting, ZI_MIN, &second, 1));
