@@ -21,7 +21,7 @@ static void set_up(void)
 {
     snprintf(dir, sizeof dir, "ckpt_disk_XXXXXX");
     ck_assert_ptr_ne(mkdtemp(dir), NULL);
-    ck_assert_int_eq(zi_folder_open(dir, 0, &fd), ZOPT_OK);
+    ck_assert_int_eq(zi_folder_open(dir, ZI_FOLDER_READ, &fd), ZOPT_OK);
 }
 
 static void tear_down(void)
@@ -229,7 +229,8 @@ START_TEST(links_in_the_place_of_steps_are_refused)
     ck_assert_int_eq(zi_folder_clean(fd, dir), ZOPT_OK);
     ck_assert_int_eq(zi_folder_begin(fd, dir, 3, &tmp), ZOPT_ERR_PERMISSION);
     ck_assert_int_eq(symlinkat("elsewhere", fd, "step-00000004"), 0);
-    ck_assert_int_eq(zi_folder_open_below(fd, dir, "step-00000004", &tmp), ZOPT_ERR_PERMISSION);
+    ck_assert_int_eq(zi_folder_open_below(fd, dir, "step-00000004", ZI_FOLDER_WRITE, &tmp),
+                     ZOPT_ERR_PERMISSION);
     ck_assert_int_eq(faccessat(fd, "elsewhere/f", F_OK, 0), 0);
 }
 END_TEST

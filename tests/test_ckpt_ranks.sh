@@ -48,6 +48,14 @@ expect 73 "another job saves here" mpirun -n 2 "$job" chain 8 2
 exec 9>&-
 wait
 
+# Directories of each rank's own, as on nodes that share no file system: missing on one, then there.
+mkdir node0 node1
+apart=(mpirun -n 1 -wdir "$PWD/node0" "$job" own 2 2 : -n 1 -wdir "$PWD/node1" "$job" own 2 2)
+expect 73 "own: deleted, or not on a file system that all ranks share" "${apart[@]}"
+mkdir node1/own
+expect 73 "own/step-00000002.tmp: deleted, or not on a file system that all ranks share" "${apart[@]}"
+if find node0 node1 -name 'step-*' | grep .; then fail "saved on nodes that share no file system"; fi
+
 # ---- kills
 last=120
 expect 0 "began at step 0" "$job" undisturbed $last 2 keep=2

@@ -71,7 +71,7 @@ static zopt_status clear(const saves *s, const trainer *t)
     int folder;
     if (s->c->crew->rank != 0 || access(t->dir, F_OK) != 0)
         return ZOPT_OK;
-    ZI_TRY(zi_folder_open(t->dir, 0, &folder));
+    ZI_TRY(zi_folder_open(t->dir, ZI_FOLDER_READ, &folder));
     zopt_status status = zi_folder_scan(folder, t->dir, &steps, &n);
     for (size_t i = 0; i < n && status == ZOPT_OK; i++)
         status = zi_folder_delete(folder, t->dir, steps[i]);

@@ -40,7 +40,7 @@ zopt_status bench_plain_open(bench_crew *crew, const char *folder, uint64_t byte
     out->bytes = (bytes + ZI_DISK_ALIGN - 1) / ZI_DISK_ALIGN * ZI_DISK_ALIGN;
     out->share_bytes = (size_t)((pieces + world - 1) / world * PIECE_BYTES);
     snprintf(out->path, sizeof out->path, "%s", folder);
-    zopt_status status = zi_folder_open(folder, 0, &out->folder);
+    zopt_status status = zi_folder_open(folder, ZI_FOLDER_READ, &out->folder);
     if (status == ZOPT_OK)
         status = make_memory(out);
     ZI_TRY(zi_comm_agree(crew->comm, status));

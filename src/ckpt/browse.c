@@ -38,7 +38,7 @@ static zopt_status newest(const char *root, uint64_t *step)
     uint64_t *steps;
     size_t n;
     int folder;
-    ZI_TRY(zi_folder_open(root, 0, &folder));
+    ZI_TRY(zi_folder_open(root, ZI_FOLDER_READ, &folder));
     zopt_status status = zi_folder_scan(folder, root, &steps, &n);
     close(folder);
     ZI_TRY(status);
@@ -55,8 +55,8 @@ static zopt_status open_step(zopt_checkpoint *c, const char *root)
     zi_step_name(c->step, name);
     snprintf(c->path, sizeof c->path, "%.*s/%s", (int)(sizeof c->path - sizeof name - 1), root,
              name);
-    ZI_TRY(zi_folder_open(root, 0, &folder));
-    zopt_status status = zi_folder_open_below(folder, root, name, &c->folder);
+    ZI_TRY(zi_folder_open(root, ZI_FOLDER_READ, &folder));
+    zopt_status status = zi_folder_open_below(folder, root, name, ZI_FOLDER_READ, &c->folder);
     close(folder);
     ZI_TRY(status);
     ZI_TRY(zi_bundle_load(c->folder, c->path, &blob, &bytes));

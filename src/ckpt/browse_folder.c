@@ -14,7 +14,7 @@ zopt_status zopt_checkpoint_list(const char *dir, void (*each)(void *arg, uint64
     int folder;
     if (dir == NULL || each == NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "zopt_checkpoint_list: an argument is NULL");
-    ZI_TRY(zi_folder_open(dir, 0, &folder));
+    ZI_TRY(zi_folder_open(dir, ZI_FOLDER_READ, &folder));
     zopt_status status = zi_folder_scan(folder, dir, &steps, &n);
     close(folder);
     for (size_t i = 0; i < n; i++)
@@ -95,7 +95,7 @@ zopt_status zopt_checkpoint_prune(const char *dir, uint64_t keep_last, uint64_t 
     if (dir == NULL || keep_last == 0)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, dir == NULL ? "zopt_checkpoint_prune: dir is NULL"
                                                       : "zopt_checkpoint_prune: keep_last is 0");
-    ZI_TRY(zi_folder_open(dir, 0, &folder));
+    ZI_TRY(zi_folder_open(dir, ZI_FOLDER_READ, &folder));
     zopt_status status = need_steps(folder, dir);
     if (status == ZOPT_OK && !dry_run)
         status = zi_folder_lock(folder, dir, 1, zi_folder_clean, &lock);

@@ -31,7 +31,7 @@ static void release(zi_ckpt *ckpt)
 static zopt_status take(zi_ckpt *ckpt, const char *path)
 {
     int first = ckpt->z->comm->rank == 0;
-    ZI_TRY(zi_folder_open(path, first, &ckpt->folder));
+    ZI_TRY(zi_folder_open(path, first ? ZI_FOLDER_MAKE : ZI_FOLDER_WRITE, &ckpt->folder));
     return zi_folder_lock(ckpt->folder, path, first, zi_folder_clean, &ckpt->lock);
 }
 

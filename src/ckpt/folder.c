@@ -55,23 +55,30 @@ int zi_step_split(const char *path, char *root, uint64_t *step)
     return 1;
 }
 
-/* What is not there is told as what it would have been. */
-static const char *not_opened(void)
+/* What is not there is told as what it would have been, or as why another rank's is not. */
+static zopt_status not_opened(const char *path, zi_folder_use use)
 {
-    return errno == ENOENT || errno == ENOTDIR ? "there is no checkpoint" : "cannot open";
+    int is_absent = errno == ENOENT || errno == ENOTDIR;
+    if (use == ZI_FOLDER_READ)
+        return zi_fail_errno(ZOPT_ERR_READ, path,
+                             is_absent ? "there is no checkpoint" : "cannot open");
+    return zi_fail_errno(ZOPT_ERR_WRITE, path,
+                         is_absent && use == ZI_FOLDER_WRITE
+                             ? "deleted, or not on a file system that all ranks share"
+                             : "cannot open");
 }
 
-zopt_status zi_folder_open(const char *path, int create, int *fd)
+zopt_status zi_folder_open(const char *path, zi_folder_use use, int *fd)
 {
-    zopt_status status = create ? ZOPT_ERR_WRITE : ZOPT_ERR_READ;
     *fd = -1;
-    if (create && mkdir(path, 0777) != 0 && errno != EEXIST)
-        return zi_fail_errno(status, path, "cannot create");
+    if (use == ZI_FOLDER_MAKE && mkdir(path, 0777) != 0 && errno != EEXIST)
+        return zi_fail_errno(ZOPT_ERR_WRITE, path, "cannot create");
     *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return *fd >= 0 ? ZOPT_OK : zi_fail_errno(status, path, create ? "cannot open" : not_opened());
+    return *fd >= 0 ? ZOPT_OK : not_opened(path, use);
 }
 
-zopt_status zi_folder_open_below(int folder, const char *path, const char *name, int *fd)
+zopt_status zi_folder_open_below(int folder, const char *path, const char *name, zi_folder_use use,
+                                 int *fd)
 {
     *fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (*fd >= 0)
@@ -84,7 +91,7 @@ zopt_status zi_folder_open_below(int folder, const char *path, const char *name,
     if (fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode))
         error = ELOOP;
     errno = error;
-    return zi_fail_errno(ZOPT_ERR_READ, shown, not_opened());
+    return not_opened(shown, use);
 }
 
 /* ------------------------------------------------------------------ names -------------------- */
@@ -259,7 +266,7 @@ zopt_status zi_folder_begin(int folder, const char *path, uint64_t step, int *tm
         errno = is_link ? ELOOP : errno;
         return zi_fail_errno(ZOPT_ERR_WRITE, shown, "cannot create");
     }
-    return zi_folder_open_below(folder, path, name, tmp);
+    return zi_folder_open_below(folder, path, name, ZI_FOLDER_WRITE, tmp);
 }
 
 static zopt_status sync_folder(int folder, const char *path)

@@ -29,11 +29,13 @@ int zi_folder_uses(const char *name);
  * directory itself. root has ZI_PATH_BYTES. */
 int zi_step_split(const char *path, char *root, uint64_t *step);
 
-/* Open a directory; ERR_READ. With `create`, make it first if it is not there (its parent must be):
- * ERR_WRITE. */
-zopt_status zi_folder_open(const char *path, int create, int *fd);
-/* Open a directory in it, which must not be a symbolic link. */
-zopt_status zi_folder_open_below(int folder, const char *path, const char *name, int *fd);
+/* Open a directory: ERR_READ; to write there: ERR_WRITE. ZI_FOLDER_MAKE: it is made first if it is
+ * not there (its parent must be), which another rank has done for ZI_FOLDER_WRITE. */
+typedef enum zi_folder_use { ZI_FOLDER_READ, ZI_FOLDER_WRITE, ZI_FOLDER_MAKE } zi_folder_use;
+zopt_status zi_folder_open(const char *path, zi_folder_use use, int *fd);
+/* Open a directory in it, which is there and must not be a symbolic link. */
+zopt_status zi_folder_open_below(int folder, const char *path, const char *name, zi_folder_use use,
+                                 int *fd);
 
 /* All steps, newest first; *steps is the caller's to free. */
 zopt_status zi_folder_scan(int folder, const char *path, uint64_t **steps, size_t *n);

@@ -41,8 +41,8 @@ static zopt_status open_step(const char *root, candidate *c)
     zi_step_name(c->step, name);
     snprintf(c->path, sizeof c->path, "%.*s/%s", (int)(sizeof c->path - sizeof name - 1), root,
              name);
-    ZI_TRY(zi_folder_open(root, 0, &folder));
-    zopt_status status = zi_folder_open_below(folder, root, name, &c->folder);
+    ZI_TRY(zi_folder_open(root, ZI_FOLDER_READ, &folder));
+    zopt_status status = zi_folder_open_below(folder, root, name, ZI_FOLDER_READ, &c->folder);
     close(folder);
     return status;
 }
@@ -287,7 +287,7 @@ static zopt_status list_steps(const zi_ckpt *ckpt, const char *root, uint64_t **
     int folder;
     *steps = NULL;
     *n = 0;
-    if (comm->rank == 0 && (mine = zi_folder_open(root, 0, &folder)) == ZOPT_OK) {
+    if (comm->rank == 0 && (mine = zi_folder_open(root, ZI_FOLDER_READ, &folder)) == ZOPT_OK) {
         mine = zi_folder_scan(folder, root, steps, n);
         if (mine == ZOPT_OK && *n > 0 && zi_folder_latest(folder, root, &latest) != ZOPT_OK)
             zi_ckpt_warn(ckpt, "%s; going by what is there", zopt_last_error());

@@ -87,7 +87,7 @@ static zopt_status open_folder(const zi_ckpt *ckpt, zi_save *save)
 {
     char name[ZI_STEP_NAME_BYTES];
     zi_step_tmp_name(save->step, name);
-    return zi_folder_open_below(ckpt->folder, ckpt->path, name, &save->tmp);
+    return zi_folder_open_below(ckpt->folder, ckpt->path, name, ZI_FOLDER_WRITE, &save->tmp);
 }
 
 static zopt_status begin(zi_ckpt *ckpt, zi_save *save)
