@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The program in README.md compiles with the command given there, and prints the same alone and on 3
-# ranks.
+# The program in README.md compiles with the commands given there, and prints the same alone and on 3
+# ranks, and with the library where it was installed.
 #
 # usage: tests/test_readme.sh BUILD_DIR
 set -euo pipefail
@@ -24,3 +24,11 @@ for ranks in 2 3; do
     mpirun -n "$ranks" "$work/example" >"$work/several"
     cmp "$work/alone" "$work/several"
 done
+
+cmake --install "$build" --prefix "$work/installed" >/dev/null
+pc=$(find "$work/installed" -name zopt.pc)
+# shellcheck disable=SC2046
+cc -std=c11 "$work/example.c" $(PKG_CONFIG_PATH=${pc%/*} pkg-config --cflags --libs zopt) -o "$work/moved"
+"$work/moved" >"$work/moved.txt"
+cmp "$work/alone" "$work/moved.txt"
+"$work/installed/bin/zopt" --version
