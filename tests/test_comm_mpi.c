@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <mpi.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +112,35 @@ START_TEST(rank_without_descriptors_is_an_error_on_all_ranks)
     SUITE_EXPECT(&failure, strstr(zopt_last_error(), "Too many open files") != NULL, "text: %s",
                  zopt_last_error());
     SUITE_EXPECT(&failure, mem.total_bytes == 0, "bytes still counted");
+    assert_all_passed(&failure);
+}
+END_TEST
+
+static void create_elsewhere(suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    zopt_status status = mpi->create(&config, &mem, &comm);
+    SUITE_EXPECT(failure, status == ZOPT_ERR_UNSUPPORTED && comm == NULL, "status %d", (int)status);
+    SUITE_EXPECT(failure, strstr(zopt_last_error(), "MPI_THREAD_SERIALIZED") != NULL, "text: %s",
+                 zopt_last_error());
+    SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
+}
+
+static void *thread_main(void *failure)
+{
+    create_elsewhere(failure);
+    return NULL;
+}
+
+/* MPI was started for one thread alone. Nobody is waited for. */
+START_TEST(another_thread_than_the_one_mpi_runs_for_is_refused)
+{
+    suite_failure failure = {""};
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, thread_main, &failure), 0);
+    pthread_join(thread, NULL);
     assert_all_passed(&failure);
 }
 END_TEST
@@ -492,6 +522,7 @@ static int run_tests(void)
     tcase_add_test(tests, shared_memory_holds_no_files_open);
     tcase_add_loop_test(tests, lonely_launch_is_refused, 0, 2);
     tcase_add_test(tests, what_is_no_communicator_is_refused);
+    tcase_add_test(tests, another_thread_than_the_one_mpi_runs_for_is_refused);
     SRunner *runner = srunner_create(suite);
     srunner_set_fork_status(runner, CK_NOFORK);
     srunner_run_all(runner, CK_NORMAL);

@@ -153,10 +153,14 @@ zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const z
         *out = zi_comms[i];
         return ZOPT_OK;
     }
-    const char *nearest = zi_nearest(name, names, zi_n_comms, sizeof names[0]);
-    return ZI_FAIL(ZOPT_ERR_CONFIG, "transport \"%s\" is not known%s%s%s", name,
-                   nearest ? "; did you mean \"" : "", nearest ? nearest : "",
-                   nearest ? "\"?" : "");
+    char all[128] = "";
+    for (size_t i = 0; i < zi_n_comms; i++)
+        snprintf(all + strlen(all), sizeof all - strlen(all), ", %s", names[i]);
+    const char *near = zi_nearest(name, names, zi_n_comms, sizeof names[0]);
+    return near != NULL ? ZI_FAIL(ZOPT_ERR_CONFIG,
+                                  "transport \"%s\" is not known; did you mean \"%s\"?", name, near)
+                        : ZI_FAIL(ZOPT_ERR_CONFIG,
+                                  "transport \"%s\" is not known; there are auto%s", name, all);
 }
 
 zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_mem *mem,

@@ -1,6 +1,7 @@
 /* MPI is one for the process: who started it, its start and its end, both under the watchdog, since
  * MPI offers no way to give up on them; and the communicators of others. Next: mpi.c. */
 #include <limits.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "comm/mpi_internal.h"
@@ -8,7 +9,8 @@
 static struct {
     enum { NOT_OURS, OURS, ABANDONED } state;
     zi_comm last; /* the comm that ended last: no more of it than a watchdog asks for */
-} mpi;
+    pthread_mutex_t starting;
+} mpi = {.starting = PTHREAD_MUTEX_INITIALIZER};
 
 const char *zi_mpi_missing(void)
 {
@@ -59,12 +61,9 @@ zopt_status zi_mpi_returned(zi_mpi *m, const char *call)
     return ZI_FAIL(ZOPT_ERR_TIMEOUT, "%s returned after its deadline", call);
 }
 
-zopt_status zi_mpi_start(zi_mpi *m, int level)
+static zopt_status start_once(zi_mpi *m, int level)
 {
     int running = 0, provided;
-    const char *why = zi_mpi_missing();
-    if (why != NULL)
-        return ZI_FAIL(ZOPT_ERR_ORDER, "transport over MPI: %s", why);
     MPI_Initialized(&running);
     if (running)
         return ZOPT_OK;
@@ -75,6 +74,27 @@ zopt_status zi_mpi_start(zi_mpi *m, int level)
         return ZI_FAIL(ZOPT_ERR_COMM, "MPI_Init_thread failed");
     mpi.state = OURS;
     return status;
+}
+
+/* Two threads that both started it would end the process. */
+zopt_status zi_mpi_start(zi_mpi *m, int level)
+{
+    int is_main, provided;
+    const char *why = zi_mpi_missing();
+    if (why != NULL)
+        return ZI_FAIL(ZOPT_ERR_ORDER, "transport over MPI: %s", why);
+    pthread_mutex_lock(&mpi.starting);
+    zopt_status status = start_once(m, level);
+    pthread_mutex_unlock(&mpi.starting);
+    ZI_TRY(status);
+    MPI_Is_thread_main(&is_main);
+    MPI_Query_thread(&provided);
+    if (!is_main && provided < MPI_THREAD_SERIALIZED)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "MPI runs for the thread that started it alone, and this is another: ask "
+                       "MPI_Init_thread for MPI_THREAD_SERIALIZED; threads as ranks meet over "
+                       "transport \"threads\"");
+    return ZOPT_OK;
 }
 
 /* Calls of zopt never overlap, but the caller may make its own while the thread makes one. */

@@ -139,7 +139,9 @@ static int wanted(const zi_comm_config *config)
 static zopt_status check_config(const zi_comm_config *config)
 {
     if (config->threads == NULL)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "transport threads needs options.threads");
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT,
+                       "transport threads connects threads of one process: it needs their world, "
+                       "options.threads");
     if (config->threads_rank < 0 || config->threads_rank >= config->threads->n_ranks)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "threads_rank %d in a world of %d threads",
                        config->threads_rank, config->threads->n_ranks);
