@@ -366,6 +366,11 @@ for action in inspect verify "diff whole" "prune --keep-last 3"; do
     expect 64 "not UTF-8" "$zopt" ckpt $action "$latin" --json
 done
 expect 0 "ok" "$zopt" ckpt verify "$latin"
+# An option that an action has no use for is refused, not passed over.
+expect 64 "inspect has no --dtype" "$zopt" ckpt inspect whole --dtype fp16
+expect 64 "verify has no --keep-last" "$zopt" ckpt verify whole --keep-last 3
+expect 64 "export has no --json" "$zopt" ckpt export whole out.safetensors --json
+expect 64 "diff has no --dry-run" "$zopt" ckpt diff whole whole --dry-run
 # What is no checkpoint is not a damaged one; a run's folder has them further down.
 mkdir -p run empty step-x
 cp -r whole run/checkpoints

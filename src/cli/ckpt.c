@@ -62,22 +62,29 @@ static int prune(const ckpt_arguments *args)
     return status == ZOPT_OK ? 0 : ckpt_fail(status);
 }
 
+enum { OPTION_BASE = 0x100, JSON, KEEP_LAST, KEEP_EVERY, DRY_RUN, DTYPE };
+
+#define OPTION(key) (1u << ((key)-OPTION_BASE))
+
 static const struct {
     const char *name, *arguments, *help;
     int n_paths;
+    unsigned options; /* that it has a use for */
     int (*run)(const ckpt_arguments *args);
 } actions[] = {
-    {"inspect", "DIR", "what a checkpoint holds, or which ones a directory has", 1, ckpt_inspect},
-    {"verify", "DIR", "compare every byte of one, or of all, with its checksum", 1, ckpt_verify},
-    {"diff", "DIR DIR", "what differs between two; 2 if anything does", 2, ckpt_diff},
-    {"export", "DIR FILE", "the model as one safetensors file, in --dtype", 2, export_model},
-    {"prune", "DIR", "delete all but --keep-last and --keep-every", 1, prune},
+    {"inspect", "DIR", "what a checkpoint holds, or which ones a directory has", 1, OPTION(JSON),
+     ckpt_inspect},
+    {"verify", "DIR", "compare every byte of one, or of all, with its checksum", 1, OPTION(JSON),
+     ckpt_verify},
+    {"diff", "DIR DIR", "what differs between two; 2 if anything does", 2, OPTION(JSON), ckpt_diff},
+    {"export", "DIR FILE", "the model as one safetensors file, in --dtype", 2, OPTION(DTYPE),
+     export_model},
+    {"prune", "DIR", "delete all but --keep-last and --keep-every", 1,
+     OPTION(JSON) | OPTION(KEEP_LAST) | OPTION(KEEP_EVERY) | OPTION(DRY_RUN), prune},
 };
 enum { N_ACTIONS = sizeof actions / sizeof actions[0] };
 
 /* ------------------------------------------------------------------ arguments ---------------- */
-
-enum { OPTION_BASE = 0x100, JSON, KEEP_LAST, KEEP_EVERY, DRY_RUN, DTYPE };
 
 static const struct argp_option options[] = {
     {"json", JSON, NULL, 0, "Print JSON (inspect, verify, diff, prune)", 0},
@@ -89,7 +96,8 @@ static const struct argp_option options[] = {
 
 typedef struct parsed {
     ckpt_arguments args;
-    int action; /* -1: not there yet */
+    int action;       /* -1: not there yet */
+    unsigned options; /* that were given */
 } parsed;
 
 static uint64_t parse_count(struct argp_state *state, const char *name, const char *word)
@@ -129,9 +137,25 @@ static void parse_word(struct argp_state *state, parsed *p, const char *word)
         argp_error(state, "'%s' is none of inspect, verify, diff, export and prune", word);
 }
 
+/* All words have been read: is everything there, and nothing that would be passed over? */
+static void check_words(struct argp_state *state, const parsed *p)
+{
+    if (p->action < 0) {
+        argp_usage(state);
+        return;
+    }
+    if (p->args.n_paths < actions[p->action].n_paths)
+        argp_error(state, "%s wants %s", actions[p->action].name, actions[p->action].arguments);
+    for (const struct argp_option *o = options; o->name != NULL; o++)
+        if ((p->options & OPTION(o->key) & ~actions[p->action].options) != 0)
+            argp_error(state, "%s has no --%s", actions[p->action].name, o->name);
+}
+
 static error_t parse_option(int key, char *word, struct argp_state *state)
 {
     parsed *p = state->input;
+    if (key > OPTION_BASE && key <= DTYPE)
+        p->options |= OPTION(key);
     switch (key) {
     case JSON:
         p->args.json = 1;
@@ -152,10 +176,7 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         parse_word(state, p, word);
         return 0;
     case ARGP_KEY_END:
-        if (p->action < 0)
-            argp_usage(state);
-        else if (p->args.n_paths < actions[p->action].n_paths)
-            argp_error(state, "%s wants %s", actions[p->action].name, actions[p->action].arguments);
+        check_words(state, p);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -177,7 +198,7 @@ static char *list_actions(int key, const char *text, void *input)
     for (int i = 0; i < N_ACTIONS; i++)
         fprintf(file, "  %-8s %-9s %s\n", actions[i].name, actions[i].arguments, actions[i].help);
     fputs("\nDIR is a checkpoint (runs/a/checkpoints/step-00000100) or a directory of them, which "
-          "stands\nfor its newest.\n",
+          "stands for its newest.\n",
           file);
     fclose(file);
     return list;
