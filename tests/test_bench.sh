@@ -78,6 +78,7 @@ test_arguments() {
     expect 78 "unknown device 'tpu'" "$zopt" bench step --device tpu
     expect 64 "bench step has no files to choose" "$zopt" bench step --dir .
     expect 64 "bench ckpt has no norm to choose" "$zopt" bench ckpt --norm on
+    expect 64 "threads of one process" "$zopt" bench step --params 100 --transport threads
     expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
     expect 64 "bench adam has no backward pass to choose" "$zopt" bench adam --overlap on
     expect 64 "bench comm has no thread to choose" "$zopt" bench comm --progress-thread
@@ -98,6 +99,7 @@ test_arguments() {
     expect 78 "did you mean 'AdamW'" "$zopt" bench adam --params 100 --optimizer adamww
     expect 78 "transport self connects 1 of 2 ranks" "$zopt" bench step --threads 2 --params 100 \
         --transport self
+    expect 78 "there are auto, threads, shm" "$zopt" bench comm --params 100 --transport tcp
     expect 78 "did you mean \"threads\"" "$zopt" bench comm --threads 2 --params 100 --transport thread
 }
 
@@ -208,6 +210,10 @@ test_mpi() {
     bench_ckpt 1 "ranks=3 transport=mpi" mpirun -n 3 "$zopt" bench ckpt --params 5000 --transport mpi
     bench_ckpt 1 "ranks=1" "$zopt" bench ckpt --params 5000
     expect 0 "x baseline" mpirun -n 2 "$zopt" bench ckpt --params 5000
+    if grep "no baseline" out.txt; then fail "a save has a baseline, and it says that there is none"; fi
+    # Threads that all start MPI would end the process without a word of zopt's.
+    expect 78 "ranks" "$zopt" bench step --threads 2 --params 100 --transport mpi
+    expect 78 "ranks" "$zopt" bench comm --threads 2 --params 100 --transport shm
     bench 2 yes "ranks=1" "$zopt" bench step --params 5000
     expect 0 "#wrong" mpirun -n 2 "$zopt" bench step --params 5000
     expect 2 "are wrong" env ZOPT_BENCH_FAULT=baseline mpirun -n 2 "$zopt" bench step --params 3000

@@ -78,9 +78,9 @@ static const char *missing(void)
     const char *forced = getenv("ZOPT_CPU_KERNELS");
     if (forced == NULL || find(forced) == kernels())
         return NULL;
-    return find(forced) == NULL
-               ? "ZOPT_CPU_KERNELS names kernels that this machine cannot run or that do not exist"
-               : "ZOPT_CPU_KERNELS was set after the kernels had been chosen";
+    return find(forced) == NULL ? "ZOPT_CPU_KERNELS names none of portable, avx2 and avx512 that "
+                                  "runs on this machine"
+                                : "ZOPT_CPU_KERNELS was set after the kernels had been chosen";
 }
 
 static zopt_status open_queue(int local_rank, zi_queue **out)
