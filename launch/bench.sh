@@ -6,6 +6,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/help.sh
+source "$root/launch/help.sh"
 "$root/launch/setup.sh" --quiet build
 # shellcheck source=launch/env.sh
 source "$root/launch/env.sh"

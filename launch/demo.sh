@@ -5,6 +5,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/help.sh
+source "$root/launch/help.sh"
 out="$root/runs/demo"
 ranks=2
 if [[ ${1-} =~ ^[0-9]+$ ]]; then

@@ -11,6 +11,8 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/help.sh
+source "$root/launch/help.sh"
 is_dry=0
 if [ "${1-}" = --dry-run ]; then
     is_dry=1

@@ -7,6 +7,8 @@
 # usage: launch/pack-deps.sh DIR      (a new folder; needs apt-get and dpkg, no root)
 set -euo pipefail
 
+# shellcheck source=launch/help.sh
+source "$(dirname "${BASH_SOURCE[0]}")/help.sh"
 packages=(openmpi-bin openmpi-common libopenmpi3 libopenmpi-dev libhwloc15 libevent-core-2.1-7
     libevent-pthreads-2.1-7 libpmix2 libmunge2 libudev1 zlib1g check libsubunit0 libsubunit-dev
     libjansson4 libjansson-dev libxxhash0 libxxhash-dev libopenblas0-pthread libopenblas-pthread-dev

@@ -19,6 +19,8 @@
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/help.sh
+source "$root/launch/help.sh"
 zopt=${ZOPT:-$root/build/zopt}
 ranks=${SLURM_NTASKS:-1}
 min_ranks=

@@ -9,6 +9,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/help.sh
+source "$root/launch/help.sh"
 quiet=0
 
 # One row for each thing: what asks for it | how it is found | the package that has it.

@@ -7,6 +7,8 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=launch/help.sh
+source "$root/launch/help.sh"
 variants=(release "address,undefined" thread)
 if [ "${1-}" = --quick ]; then
     variants=(release)

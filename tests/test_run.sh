@@ -251,6 +251,16 @@ test_hosts() {
         fail "Slurm: $(cat starts)"
 }
 
+# Every script of the folder says what it does, and does nothing else.
+test_help() {
+    local script
+    for script in bench demo gpu-check optimizers pack-deps run setup test; do
+        expect 0 "usage: launch/$script.sh" "$root/launch/$script.sh" --help
+        if grep -q "^#\|set -" out.txt; then fail "$script.sh --help: $(cat out.txt)"; fi
+    done
+}
+
+test_help
 test_codes
 test_command_line
 test_progress
