@@ -170,6 +170,7 @@ struct zi_zero {
     double *all_losses;    /* [world * (n_micro + 1)] */
     uint64_t bytes_before; /* comm->bytes_sent when the last step ended */
     int phase;             /* under way, else -1 */
+    const char *between;   /* what this rank does where none is: "compute", "save", ... */
     double phase_since_ms;
     double phase_ms[ZOPT_N_PHASES]; /* since the last report; gather: of that step's parameters */
     zopt_step_report report;        /* of the newest step that the host has heard of */

@@ -25,7 +25,7 @@ int zi_phase(zi_zero *z, int phase)
         z->phase_ms[before] += now - z->phase_since_ms;
     z->phase_since_ms = now;
     z->phase = phase;
-    z->comm->phase = phase >= 0 ? zopt_phase_names[phase] : "compute";
+    z->comm->phase = phase >= 0 ? zopt_phase_names[phase] : z->between;
     z->comm->bucket = -1;
     return before;
 }

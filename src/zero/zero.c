@@ -23,6 +23,7 @@ zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *
     z->mem = mem;
     z->bad_key = INT64_MAX;
     z->phase = -1;
+    z->between = "compute";
     if (z->config.scale_rules.slots == 0)
         z->config.scale_rules.slots = comm->world;
     comm->phase = "set-up";
