@@ -1,6 +1,7 @@
 /* The calls for checkpoints: refusals that name everything that is wrong, what a handle does after
  * them, and checkpoints without a handle. */
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -134,6 +135,41 @@ START_TEST(a_handle_outlives_failed_saves)
     zopt_destroy(z);
     h_free(&want);
     h_free(&got);
+}
+END_TEST
+
+typedef struct full_disk {
+    int async;
+    char left[256]; /* what a rank found behind a failed save */
+} full_disk;
+
+static void save_too_much(int rank, zopt_threads *threads, void *arg)
+{
+    full_disk *f = arg;
+    h_problem problem;
+    zopt *z;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    problem.options.async_save = f->async;
+    MUST(h_create(&problem, &problem.options, &z));
+    for (int i = 0; i < 50; i++) {
+        zopt_status status = zopt_save(z, root);
+        expect(status == ZOPT_OK ? zopt_save_wait(z) : status, ZOPT_ERR_WRITE, "File too large");
+        if (access(path_of("step-00000000.tmp"), F_OK) == 0)
+            snprintf(f->left, sizeof f->left, "rank %d, save %d", rank, i);
+    }
+    zopt_destroy(z);
+}
+
+/* Where a rank ends for it, a launcher ends the others, and with them the one that removes files.
+ */
+START_TEST(no_rank_returns_before_a_failed_save_has_removed_its_files)
+{
+    full_disk f = {.async = _i};
+    setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 << 16, 1 << 16});
+    h_on_threads(3, save_too_much, &f);
+    ck_assert_str_eq(f.left, "");
 }
 END_TEST
 
@@ -524,6 +560,7 @@ int main(void)
     tcase_add_test(tests, other_groups_of_slots_are_refused_unless_forced);
     tcase_add_test(tests, nothing_to_load_is_told_from_a_fresh_start);
     tcase_add_test(tests, a_handle_outlives_failed_saves);
+    tcase_add_loop_test(tests, no_rank_returns_before_a_failed_save_has_removed_its_files, 0, 2);
     tcase_add_test(tests, calls_at_the_wrong_time_are_refused);
     tcase_add_loop_test(tests, saves_exports_and_loads_take_what_a_plan_says, 0, 6);
     tcase_add_test(tests, loads_bring_back_where_the_run_stood);

@@ -157,7 +157,8 @@ static void release(zi_ckpt *ckpt, zi_save *save)
 }
 
 /* The error that it was given up for, not one that came of giving it up: the first rank removes the
- * files, and others' threads may miss them then. */
+ * files, and others' threads may miss them then. Nobody returns before they are gone: a launcher
+ * ends the first rank when another leaves. */
 static zopt_status abandon(zi_ckpt *ckpt, zi_save *save, zopt_status status)
 {
     char why[1024];
@@ -170,6 +171,8 @@ static zopt_status abandon(zi_ckpt *ckpt, zi_save *save, zopt_status status)
     release(ckpt, save);
     if (ckpt->z->comm->rank == 0)
         zi_folder_abandon(ckpt->folder, step);
+    if (!ckpt->z->comm->broken)
+        (void)zi_comm_agree(ckpt->z->comm, ZOPT_OK);
     return ZI_FAIL(status, "%s", why);
 }
 
