@@ -117,10 +117,26 @@ zopt_status zi_all_same(zi_comm *comm, uint64_t hash, int *same)
     return ZOPT_OK;
 }
 
+/* Of the options, which are many, the first that differs; else the line. */
+static void tell_line(const char *text, const char *other, char *out, size_t bytes)
+{
+    const size_t head = strlen("options: ");
+    size_t from = head;
+    if (strncmp(text, "options: ", head) != 0) {
+        snprintf(out, bytes, "%s", text);
+        return;
+    }
+    for (size_t same = head; text[same] != '\0' && text[same] == other[same]; same++)
+        if (strncmp(text + same, ", ", 2) == 0)
+            from = same + 2;
+    snprintf(out, bytes, "options: %.*s", (int)strcspn(text + from, ","), text + from);
+}
+
 /* Name the line and the lowest rank that has another one than rank 0. */
 static zopt_status name_difference(zi_comm *comm, const line *mine)
 {
     line first = *mine, other = *mine;
+    char is[400], is_other[400];
     ZI_TRY(comm->ops->broadcast(comm, 0, &first, sizeof first));
     int64_t who = first.hash != mine->hash ? comm->rank : INT64_MAX;
     ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &who, 1));
@@ -128,9 +144,10 @@ static zopt_status name_difference(zi_comm *comm, const line *mine)
         return ZI_FAIL(ZOPT_ERR_DISAGREE, "ranks disagree, but no line tells them apart");
     ZI_TRY(comm->ops->broadcast(comm, (int)who, &other, sizeof other));
     const char *beyond = strcmp(first.text, other.text) == 0 ? " (the difference comes later)" : "";
-    return ZI_FAIL(ZOPT_ERR_DISAGREE,
-                   "ranks disagree: rank 0 has %.400s; rank %" PRId64 " has %.400s%s", first.text,
-                   who, other.text, beyond);
+    tell_line(first.text, other.text, is, sizeof is);
+    tell_line(other.text, first.text, is_other, sizeof is_other);
+    return ZI_FAIL(ZOPT_ERR_DISAGREE, "ranks disagree: rank 0 has %s; rank %" PRId64 " has %s%s",
+                   is, who, is_other, beyond);
 }
 
 zopt_status zi_zero_agree(zi_zero *z)
