@@ -113,7 +113,7 @@ static zopt_status refuse(zi_comm *meeting, const zi_shm_kind *kind, const zi_co
 static zopt_status find_nodes(zi_comm *meeting, const zi_shm_kind *kind,
                               const zi_comm_config *config, int *size)
 {
-    node mine;
+    node mine = {0};
     int begins = 0, world = meeting->world;
     ZI_TRY(zi_comm_agree(meeting, describe_node(meeting, config, &mine)));
     ZI_TRY(zi_comm_agree(meeting, begins_node(meeting, config, &mine, &begins)));
