@@ -24,7 +24,8 @@ enum { LINE = 32, LANES = 4, VECTORS = LINE / LANES };
 
 typedef uint32_t words __attribute__((vector_size(LANES * sizeof(uint32_t)), may_alias));
 typedef uint16_t halves __attribute__((vector_size(LANES * sizeof(uint16_t)), may_alias));
-typedef uint8_t bytes __attribute__((vector_size(LANES), may_alias));
+typedef uint16_t half_pair __attribute__((vector_size(2 * sizeof(halves)), may_alias));
+typedef uint8_t byte_pair __attribute__((vector_size(2 * LANES), may_alias));
 
 /* Two vectors, past the caches where this variant's update kernels store so (cpu_convert.h). */
 static inline __attribute__((always_inline)) void stream(void *dst, const halves *x)
@@ -62,6 +63,13 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
             sum[v] &= 0xffff;
             out[v] = __builtin_convertvector(sum[v], halves);
         }
+        for (int v = 0; v < VECTORS && n_bytes > 0; v += 2) { /* two vectors of halves are packed */
+            half_pair pair;
+            memcpy(&pair, &out[v], sizeof pair);
+            byte_pair low = __builtin_convertvector(pair, byte_pair);
+            for (int b = 0; b < n_bytes; b++)
+                *(byte_pair *)(void *)(a->byte[b] + first + v * LANES) += low;
+        }
         for (int w = 0; w < n_words; w++) {
             words *x = (void *)(a->word[w] + first);
             for (int v = 0; v < VECTORS; v++) {
@@ -70,11 +78,6 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
                 if (w == 0)
                     out[v] = __builtin_convertvector(total, halves);
             }
-        }
-        for (int b = 0; b < n_bytes; b++) {
-            bytes *x = (void *)(a->byte[b] + first);
-            for (int v = 0; v < VECTORS; v++)
-                x[v] += __builtin_convertvector(sum[v], bytes);
         }
         for (int d = 0; d < n_dests; d++)
             for (int v = 0; v < VECTORS; v += 2)
