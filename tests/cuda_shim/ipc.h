@@ -29,7 +29,7 @@ void shim_signal_describe(const shim_signal *signal, cudaIpcEventHandle_t *handl
 /* Ask the process of a signal that was opened for the nth record; never waits. */
 void shim_signal_want(shim_signal *signal, long nth);
 
-/* stream.c: run what is wanted of an event of this process. 1: its stream is in use, ask again.
+/* event.c: run what is wanted of an event of this process. 1: its stream is in use, ask again.
  * Under the lock, which it may give away for a while. */
 int shim_serve(struct shim_event *event, long nth);
 
