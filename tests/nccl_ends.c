@@ -223,6 +223,62 @@ START_TEST(errors_of_nccl_end_the_job_with_75_on_every_rank)
 }
 END_TEST
 
+/* A call that is recorded, how NCCL refuses it, and what comes of it. */
+typedef struct refused_call {
+    int nth, at_once;
+    ncclResult_t error;
+    const char *name;
+    zopt_status status;
+} refused_call;
+
+static void record_until_failure(const h_problem *problem, zopt *z, const refused_call *call,
+                                 suite_failure *failure)
+{
+    char who[64], text[256];
+    const void *param;
+    SUITE_OK(failure, h_step(problem, z, 1));
+    nccl_shim.fail_captured = job_rank == job_world - 1 ? call->nth : 0;
+    nccl_shim.fails_at_once = call->at_once;
+    nccl_shim.fail_with = call->error;
+    zopt_status status = h_step(problem, z, 2);
+    snprintf(text, sizeof text, "%s", zopt_last_error());
+    snprintf(who, sizeof who, "rank %d: %s: NCCL: ", job_world - 1, call->name);
+    SUITE_EXPECT(failure, status == call->status, "status %d: %s", (int)status, text);
+    SUITE_EXPECT(failure, strstr(text, who) != NULL, "%s", text);
+    SUITE_EXPECT(failure, zopt_param_acquire(z, 0, &param) == ZOPT_ERR_ORDER, "%s",
+                 zopt_last_error());
+    SUITE_EXPECT(failure, zopt_step(z) == ZOPT_ERR_ORDER, "%s", zopt_last_error());
+    SUITE_EXPECT(failure, nccl_shim.n_graphs == 0, "%d calls in graphs", nccl_shim.n_graphs);
+}
+
+/* The last rank's NCCL refuses a call while its step is recorded. Every rank's step fails alike,
+ * none waits for the deadline, and no graph is left. */
+START_TEST(calls_that_fail_while_they_are_recorded_end_the_job_on_every_rank)
+{
+    static const refused_call calls[] = {
+        {1, 0, ncclSystemError, "ncclAllReduce", ZOPT_ERR_PEER},
+        {2, 1, ncclInternalError, "ncclAllReduce", ZOPT_ERR_PEER},
+        {3, 0, ncclUnhandledCudaError, "ncclAllGather", ZOPT_ERR_COMM},
+        {5, 1, ncclSystemError, "ncclAllGather", ZOPT_ERR_PEER},
+    };
+    h_problem problem;
+    suite_failure failure = {""};
+    zopt *z = NULL;
+    h_uneven(&problem, ZOPT_FP16, 0);
+    on_nccl(&problem, "nccl");
+    problem.options.cuda_graph = _i % 2 ? 1 : -1;
+    problem.options.slots = job_world;
+    problem.options.bucket_elems = 700;
+    int n_launches = shim_n_graph_launches(), n_aborted = nccl_shim.n_aborted;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    record_until_failure(&problem, z, &calls[_i], &failure);
+    zopt_destroy(z);
+    assert_all_passed(&failure);
+    ck_assert_int_eq(shim_n_graph_launches(), n_launches);
+    ck_assert_int_eq(nccl_shim.n_aborted - n_aborted, 2);
+}
+END_TEST
+
 /* All but rank 0 compute for ever. */
 START_TEST(a_silent_rank_is_given_up_at_the_deadline)
 {
@@ -265,6 +321,8 @@ void add_breaking_tests(TCase *tests)
     tcase_add_test(tests, transfers_out_of_order_are_refused);
     tcase_add_test(tests, rank_that_never_arrives_is_named);
     tcase_add_loop_test(tests, errors_of_nccl_end_the_job_with_75_on_every_rank, 0, 3);
+    tcase_add_loop_test(tests, calls_that_fail_while_they_are_recorded_end_the_job_on_every_rank, 0,
+                        4);
     tcase_add_test(tests, a_silent_rank_is_given_up_at_the_deadline);
 }
 

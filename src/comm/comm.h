@@ -15,7 +15,8 @@
  * waits for the device, is once its queue has been waited for.
  *
  * Errors of every call: ERR_TIMEOUT past the deadline, ERR_PEER where a peer gave up, ERR_COMM.
- * After one of them the transport is broken: only destroy may follow. */
+ * After one of them the transport is broken: only destroy may follow. While a step is recorded that
+ * is put off until record_agree. */
 #ifndef ZI_COMM_COMM_H
 #define ZI_COMM_COMM_H
 
@@ -166,9 +167,13 @@ typedef struct zi_comm_ops {
     zopt_status (*publish)(zi_comm *comm, const zi_transfer *transfer);
     /* Wait until all slices of the transfer are in this rank's memory. */
     zopt_status (*publish_wait)(zi_comm *comm, uint64_t ordinal);
-    /* What was published while recording ends before what comes next on comm->queue. NULL: it is
-     * nothing. */
-    zopt_status (*record_end)(zi_comm *comm);
+    /* What was published while recording ends before what comes next on comm->queue, which has its
+     * errors. NULL: it is nothing. */
+    void (*record_end)(zi_comm *comm);
+    /* Once the recording has ended, and is dropped where it failed: one status for all ranks, as of
+     * zi_comm_agree. Where the transport failed on any of them it is broken on all. NULL:
+     * zi_comm_agree, for a transport that cannot. */
+    zopt_status (*record_agree)(zi_comm *comm, zopt_status mine);
 
     /* Push queued transfers on; never waits. *idle = 1: none is left. */
     zopt_status (*progress)(zi_comm *comm, int *idle);

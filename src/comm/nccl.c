@@ -374,8 +374,8 @@ static zopt_status exchange(zi_comm *comm, const zi_message *messages, size_t n)
     .expose_wait = zi_nccl_expose_wait, .consumed = zi_nccl_consumed,                       \
     .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open, .dest_wait = zi_nccl_dest_wait, \
     .publish = zi_nccl_publish, .publish_wait = zi_nccl_publish_wait,                       \
-    .record_end = zi_nccl_record_end, .progress = zi_nccl_progress,                         \
-    .sum_enqueue = zi_nccl_sum_enqueue
+    .record_end = zi_nccl_record_end, .record_agree = zi_nccl_record_agree,                 \
+    .progress = zi_nccl_progress, .sum_enqueue = zi_nccl_sum_enqueue
 
 const zi_comm_ops zi_comm_nccl = {
     .name = "nccl",

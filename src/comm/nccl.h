@@ -109,14 +109,17 @@ typedef struct zi_nccl_comm {
     size_t staging_bytes;
     zi_nccl_buffer *buffers;
     zi_guard guard;
+    int has_failed; /* 1: while a step was recorded; record_agree tells the others */
 } zi_nccl_comm;
 
 /* The meeting, with the comm's place for the text of a hang. */
 zi_mpi *zi_nccl_meeting(zi_comm *comm);
 
 /* nccl_wait.c */
-/* Pass on a status; a failure breaks the comm and aborts NCCL's communicators. */
+/* Pass on a status; a failure breaks the comm and aborts NCCL's communicators, but while a step is
+ * recorded: an abort would wait for the end of the capture. */
 zopt_status zi_nccl_checked(zi_nccl_comm *n, zopt_status status);
+zopt_status zi_nccl_record_agree(zi_comm *comm, zopt_status mine);
 /* The end of a call of NCCL's that returned `rc`: of all that it has begun on the host. Errors:
  * ERR_PEER, ERR_COMM with NCCL's words, ERR_TIMEOUT. */
 zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc);
@@ -148,7 +151,7 @@ zopt_status zi_nccl_dest_wait(zi_comm *comm, const zi_transfer *transfer, void *
                               int *n_dests);
 zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal);
-zopt_status zi_nccl_record_end(zi_comm *comm);
+void zi_nccl_record_end(zi_comm *comm);
 zopt_status zi_nccl_progress(zi_comm *comm, int *idle);
 /* nccl_sum.c */
 /* Decide whether sums travel, and allocate what that needs. */

@@ -272,16 +272,14 @@ zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer)
     return comm->recording == ZI_REPLAYED ? ZOPT_OK : run(n, ZI_NCCL_PARAMS, transfer, gather);
 }
 
-/* What has failed on the stream while it was recorded has not run: it goes on as before. */
-zopt_status zi_nccl_record_end(zi_comm *comm)
+/* What has failed on the stream while it was recorded has not run: it goes on as before. The comm's
+ * queue has heard of it. */
+void zi_nccl_record_end(zi_comm *comm)
 {
     zi_nccl_lane *lane = &((zi_nccl_comm *)comm)->lane[ZI_NCCL_PARAMS];
-    zi_queue *queue = lane->queue;
-    comm->device->event_record(queue, lane->behind);
+    comm->device->event_record(lane->queue, lane->behind);
     comm->device->event_await(comm->queue, lane->behind);
-    zopt_status status = zi_cuda_check(queue->error, queue->ordinal, queue->failed);
-    queue->error = cudaSuccess;
-    return status;
+    lane->queue->error = cudaSuccess;
 }
 
 /* On the host: a bucket's parameters are used while later ones are on their way. */

@@ -7,11 +7,16 @@
 
 /* ------------------------------------------------------------------ failures ----------------- */
 
+/* What came of peers, the network or NCCL itself may not come again; what zopt or CUDA did will. */
+static int may_pass(ncclResult_t rc)
+{
+    return rc == ncclRemoteError || rc == ncclSystemError || rc == ncclInternalError;
+}
+
 static zopt_status fail(zi_nccl_comm *n, ncclComm_t comm, const char *call, ncclResult_t rc)
 {
-    int is_peers = rc == ncclRemoteError || rc == ncclSystemError;
     const char *more = n->nccl->GetLastError(comm);
-    return ZI_FAIL(is_peers ? ZOPT_ERR_PEER : ZOPT_ERR_COMM, "rank %d: %s: NCCL: %s%s%s",
+    return ZI_FAIL(may_pass(rc) ? ZOPT_ERR_PEER : ZOPT_ERR_COMM, "rank %d: %s: NCCL: %s%s%s",
                    n->base.rank, call, n->nccl->GetErrorString(rc),
                    more != NULL && more[0] != '\0' ? ": " : "", more != NULL ? more : "");
 }
@@ -37,11 +42,28 @@ void zi_nccl_abort(zi_nccl_comm *n)
 
 zopt_status zi_nccl_checked(zi_nccl_comm *n, zopt_status status)
 {
-    if (status != ZOPT_OK) {
-        n->base.broken = 1;
-        zi_nccl_abort(n);
-    }
+    if (status == ZOPT_OK)
+        return ZOPT_OK;
+    n->has_failed = 1;
+    if (n->base.recording == ZI_RECORDING)
+        return status;
+    n->base.broken = 1;
+    zi_nccl_abort(n);
     return status;
+}
+
+/* Over MPI, before any rank aborts. Who knows of a failure looks for no other meanwhile. */
+zopt_status zi_nccl_record_agree(zi_comm *comm, zopt_status mine)
+{
+    zi_nccl_comm *n = (zi_nccl_comm *)comm;
+    int64_t any_failed = n->has_failed;
+    if (n->has_failed)
+        n->meeting->user.check = NULL;
+    ZI_TRY(comm->ops->all_reduce(comm, ZI_MAX, &any_failed, 1));
+    if (!any_failed)
+        return zi_comm_agree(comm, mine);
+    n->meeting->user.check = NULL;
+    return zi_nccl_checked(n, zi_comm_agree(comm, mine));
 }
 
 zopt_status zi_nccl_check_peers(zi_comm *comm)

@@ -49,39 +49,41 @@ static zopt_status enqueue(zi_zero *z)
     return ZOPT_OK;
 }
 
-static zopt_status enqueue_recorded(zi_zero *z)
-{
-    const zi_comm_ops *comm = z->comm->ops;
-    z->comm->recording = ZI_RECORDING;
-    zopt_status status = enqueue(z);
-    zopt_status ended = comm->record_end != NULL ? comm->record_end(z->comm) : ZOPT_OK;
-    z->comm->recording = ZI_LIVE;
-    return status != ZOPT_OK ? status : ended;
-}
-
+/* Of several failures the first is told: those behind it follow from it. */
 static zopt_status record(zi_zero *z, uint64_t of)
 {
     const zi_device_ops *device = z->config.device;
     zi_capture *capture = &z->ahead->capture;
+    char first[512];
     ZI_TRY(device->capture_begin(z->queue));
-    zopt_status status = enqueue_recorded(z);
+    z->comm->recording = ZI_RECORDING;
+    zopt_status status = enqueue(z);
+    if (z->comm->ops->record_end != NULL)
+        z->comm->ops->record_end(z->comm);
+    z->comm->recording = ZI_LIVE;
+    snprintf(first, sizeof first, "%s", zopt_last_error());
     zopt_status ended = device->capture_end(z->queue, &capture->graph);
     capture->of = of;
-    return status != ZOPT_OK ? status : ended;
+    if (status == ZOPT_OK)
+        return ended;
+    zi_capture_drop(z);
+    return ZI_FAIL(status, "%s", first);
 }
 
-/* Where it cannot be recorded, steps go on without, unless that was asked for; zopt_step_path tells
- * why. */
+/* All ranks have a recording, or none. Where it cannot be had steps go on without, unless it was
+ * asked for; zopt_step_path tells why. Where the transport failed no step goes on. */
 static zopt_status recorded(zi_zero *z, uint64_t of)
 {
+    const zi_comm_ops *comm = z->comm->ops;
     zi_capture *capture = &z->ahead->capture;
     zi_capture_free(z);
     if (!capture->is_warm)
         return ZOPT_OK;
-    zopt_status status = zi_comm_agree(z->comm, record(z, of));
+    zopt_status status =
+        (comm->record_agree != NULL ? comm->record_agree : zi_comm_agree)(z->comm, record(z, of));
     if (status == ZOPT_OK)
         return ZOPT_OK;
-    zi_capture_free(z);
+    zi_capture_drop(z); /* it has never run */
     if (z->config.cuda_graph == 1 || z->comm->broken)
         return status;
     snprintf(capture->failed, sizeof capture->failed, "%s", zopt_last_error());

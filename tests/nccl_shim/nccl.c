@@ -149,6 +149,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
     MUST(!comm->is_aborted && comm->n_graphs == 0); /* it would wait for them for ever */
+    MUST(!work_is_captured(comm));
     comm->is_aborted = 1;
     atomic_store(&comm->all->is_dead[comm->rank], 1);
     shm_unlink(comm->name);

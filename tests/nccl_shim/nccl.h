@@ -75,8 +75,12 @@ ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t n, ncclDa
 
 /* What a test tells it, and asks it. */
 typedef struct nccl_shim_state {
-    int fail;    /* calls of ncclCommGetAsyncError from now on until it says ncclSystemError */
-    int n_begun; /* communicators made, and how they ended */
+    int fail; /* calls of ncclCommGetAsyncError from now on until it says ncclSystemError */
+    /* Captured calls from now on until one fails with that; at once, or when it is asked. */
+    int fail_captured, fails_at_once;
+    ncclResult_t fail_with;
+    int n_graphs; /* calls that graphs keep */
+    int n_begun;  /* communicators made, and how they ended */
     int n_destroyed;
     int n_aborted;
     int n_registered, n_deregistered; /* buffers */

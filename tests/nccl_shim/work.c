@@ -94,6 +94,12 @@ static void advance(const work *w, op *o)
     o->done += through(r, o->data + o->done, o->bytes - o->done, o->receive);
 }
 
+static void discard(work *w)
+{
+    free(w->arrived);
+    free(w);
+}
+
 /* A communicator's work is done in the order of its calls. */
 static int progress(void *arg)
 {
@@ -113,8 +119,7 @@ static int progress(void *arg)
             w->finish(w);
     }
     w->comm->n_done++;
-    free(w->arrived);
-    free(w);
+    discard(w);
     return 1;
 }
 
@@ -148,16 +153,30 @@ static void drop(void *arg)
 {
     work *w = arg;
     w->comm->n_graphs--;
-    free(w->arrived);
-    free(w);
+    nccl_shim.n_graphs--;
+    discard(w);
 }
 
 void work_post(work *w)
 {
-    if (shim_capture(w->stream, post_again, drop, w))
-        w->comm->n_graphs++;
-    else
+    if (!shim_capture(w->stream, post_again, drop, w)) {
         post(w);
+        return;
+    }
+    w->comm->n_graphs++;
+    nccl_shim.n_graphs++;
+}
+
+static int is_captured(cudaStream_t stream)
+{
+    cudaStreamCaptureStatus capture;
+    MUST(cudaStreamIsCapturing(stream, &capture) == cudaSuccess);
+    return capture == cudaStreamCaptureStatusActive;
+}
+
+int work_is_captured(ncclComm_t comm)
+{
+    return comm->captured != NULL && is_captured(comm->captured);
 }
 
 /* ------------------------------------------------------------------ calls -------------------- */
@@ -204,21 +223,29 @@ static void check(const work *w)
     }
 }
 
+static ncclResult_t refuse(work *w)
+{
+    ncclResult_t error = w->comm->error = nccl_shim.fail_with;
+    discard(w);
+    return nccl_shim.fails_at_once ? error : ncclInProgress;
+}
+
 /* The first work of a communicator connects it. What is captured is so by threads of NCCL's own,
  * some time later. */
 ncclResult_t work_submit(work *w)
 {
     ncclComm_t comm = w->comm;
-    cudaStreamCaptureStatus capture;
-    MUST(cudaStreamIsCapturing(w->stream, &capture) == cudaSuccess);
-    int is_captured = capture == cudaStreamCaptureStatusActive;
+    int captured = is_captured(w->stream);
     check(w);
     comm->n_collectives += w->n_ops > 0 && !w->op[0].head.is_plain;
-    if (comm->n_posted > 0 && !is_captured) {
+    if (comm->n_posted > 0 && !captured) {
         post(w);
         return ncclSuccess;
     }
-    MUST(comm->n_posted > 0 || !is_captured); /* a capture cannot connect */
+    MUST(comm->n_posted > 0 || !captured); /* a capture cannot connect */
+    comm->captured = captured ? w->stream : comm->captured;
+    if (captured && nccl_shim.fail_captured > 0 && --nccl_shim.fail_captured == 0)
+        return refuse(w);
     comm->first = w;
     comm->in_progress = 2;
     return ncclInProgress;

@@ -71,9 +71,10 @@ struct ncclComm {
     ncclResult_t error;
     uint64_t n_posted, n_done, n_collectives;
     uint64_t n_plain[2][MAX_RANKS]; /* sent, received; by peer */
-    work *first;      /* that waits for its connections, or, in a capture, for NCCL's threads */
-    int n_graphs;     /* work of it that graphs keep */
-    int n_registered; /* buffers */
+    work *first;  /* that waits for its connections, or, in a capture, for NCCL's threads */
+    int n_graphs; /* work of it that graphs keep */
+    cudaStream_t captured; /* the last stream whose capture took work of it */
+    int n_registered;      /* buffers */
     int n_splits;
 };
 
@@ -83,6 +84,8 @@ work *work_new(ncclComm_t comm, cudaStream_t stream);
 void work_add(work *w, int receive, int peer, const void *data, size_t bytes);
 /* The end of a call. */
 ncclResult_t work_submit(work *w);
+/* 1: that capture has not ended: an abort would wait for it for ever. */
+int work_is_captured(ncclComm_t comm);
 /* Enqueue it, or let the capture of its stream have it. */
 void work_post(work *w);
 
