@@ -362,7 +362,7 @@ static zopt_status local_report(zopt *z, int wait, zopt_step_report *report)
     *report = zero->report;
     if (report->step == zero->step)
         report->phase_ms[ZOPT_PHASE_GATHER] += zero->phase_ms[ZOPT_PHASE_GATHER];
-    return zi_ahead_failure(zero);
+    return zi_ahead_failure(zero, wait);
 }
 
 static const char *local_step_path(zopt *z)

@@ -1,5 +1,5 @@
-/* What the tests of transport nccl share: test_nccl.c has whole runs, nccl_ends.c what is refused
- * and how failures end. */
+/* What the tests of transport nccl share: test_nccl.c has whole runs, nccl_steps.c what a step does
+ * to the host, nccl_ends.c what is refused and how failures end. */
 #ifndef TESTS_NCCL_RUNS_H
 #define TESTS_NCCL_RUNS_H
 
@@ -26,6 +26,7 @@ void on_nccl(h_problem *problem, const char *transport);
 /* Of one rank on the CPU, bit for bit. */
 void compare_with_the_cpu(h_problem *problem, const char *name);
 
+void add_steps(TCase *tests);
 void add_refusals(TCase *tests);
 void add_breaking_tests(TCase *tests);
 void add_old(TCase *tests);

@@ -1,7 +1,7 @@
 /* Transport nccl over the runtimes of cuda_shim and nccl_shim: the suite of every transport, whole
- * runs against one rank on the CPU, bit for bit; nccl_ends.c has the rest. Run with mpirun -n 1 to
- * 4; "broken" as argument: the tests that end transports; "groups", with 6: sums over nodes; "old":
- * with a NCCL that is too old. */
+ * runs against one rank on the CPU, bit for bit; nccl_steps.c has what a step does, and nccl_ends.c
+ * the rest. Run with mpirun -n 1 to 4; "broken" as argument: the tests that end transports;
+ * "groups", with 6: sums over nodes; "old": with a NCCL that is too old. */
 #include <math.h>
 #include <unistd.h>
 
@@ -136,59 +136,6 @@ START_TEST(groups_of_slots_give_the_cpus_bits)
     problem.options.slots = 5;
     problem.options.bucket_elems = 700;
     compare_with_the_cpu(&problem, "groups");
-}
-END_TEST
-
-/* _i: transport. Steps are graphs from the second on, with gathers and sums in them, and give the
- * bits of those that are enqueued one by one. */
-START_TEST(steps_are_replayed_to_the_same_bits)
-{
-    h_result want, got;
-    h_problem problem;
-    zopt *z;
-    h_uneven(&problem, ZOPT_FP16, 0);
-    on_nccl(&problem, _i == 0 ? "nccl" : "nccl-native");
-    problem.options.bucket_elems = 700;
-    problem.options.slots = 2 * job_world;
-    problem.options.cuda_graph = 0;
-    h_run_one(&problem, &problem.options, &want);
-    problem.options.cuda_graph = 1;
-    h_run_one(&problem, &problem.options, &got);
-    h_compare(&want, &got, "replayed");
-    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
-    ck_assert_ptr_nonnull(strstr(zopt_step_path(z), "replayed as a CUDA graph"));
-    int n_before = shim_n_graph_launches();
-    for (int step = 1; step <= 4; step++) {
-        ck_assert_int_eq(h_step(&problem, z, step), ZOPT_OK);
-        ck_assert_int_eq(shim_n_graph_launches() - n_before, step - 1);
-    }
-    zopt_destroy(z);
-    h_free(&got);
-    h_free(&want);
-}
-END_TEST
-
-/* One rank fails to record: none replays, and the bits are the same. _i = 1: it was asked for. */
-START_TEST(what_one_rank_cannot_record_no_rank_replays)
-{
-    h_problem problem;
-    zopt *z;
-    h_uneven(&problem, ZOPT_FP16, 0);
-    on_nccl(&problem, "nccl");
-    problem.options.slots = job_world;
-    problem.options.cuda_graph = _i == 1 ? 1 : -1;
-    int n_before = shim_n_graph_launches(), n_aborted = nccl_shim.n_aborted;
-    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
-    ck_assert_int_eq(h_step(&problem, z, 1), ZOPT_OK);
-    shim.fail_capture = job_rank == job_world - 1;
-    for (int step = 2; step <= 3 - _i; step++)
-        ck_assert_int_eq(h_step(&problem, z, step), _i == 1 ? ZOPT_ERR_FAILURE : ZOPT_OK);
-    const char *said = _i == 1 ? zopt_last_error() : zopt_step_path(z);
-    ck_assert_msg(strstr(said, "cudaStreamEndCapture") != NULL, "%s", said);
-    shim.fail_capture = 0;
-    ck_assert_int_eq(shim_n_graph_launches(), n_before);
-    zopt_destroy(z);
-    ck_assert_int_eq(nccl_shim.n_aborted, n_aborted);
 }
 END_TEST
 
@@ -358,8 +305,7 @@ static void add_tests(TCase *tests)
     tcase_add_loop_test(tests, every_optimizer_gives_the_cpus_bits, 0, (int)zi_n_optims);
     tcase_add_test(tests, groups_of_slots_give_the_cpus_bits);
     tcase_add_loop_test(tests, groups_of_a_node_are_summed_before_they_travel, 0, 3);
-    tcase_add_loop_test(tests, steps_are_replayed_to_the_same_bits, 0, 2);
-    tcase_add_loop_test(tests, what_one_rank_cannot_record_no_rank_replays, 0, 2);
+    add_steps(tests);
     tcase_add_test(tests, overflows_are_found_as_on_the_cpu);
     tcase_add_test(tests, buffers_are_registered_and_taken_back);
     tcase_add_test(tests, a_checkpoint_tells_native_sums_from_exact_ones);

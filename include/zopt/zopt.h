@@ -351,9 +351,10 @@ ZOPT_API zopt_status zopt_micro_end(zopt *z, double loss);
  * is updated, and only zopt_destroy is left.
  *
  * On a GPU, over a transport that sums there ("self", "nccl"), it enqueues and returns: the GPU
- * decides. Then what goes wrong in a step, its ERR_NUMERICS too, comes out of the call of zopt_step
- * or zopt_report that first hears of it, zopt_step two steps later at the latest: it lets no more
- * than two steps be under way, and waits for the older one. */
+ * decides, and ranks do not meet on the host. It lets no more than two steps be under way, and
+ * waits for the older one. ERR_NUMERICS and ERR_DISAGREE of a step then come out of zopt_step two
+ * steps later, on all ranks, or of a zopt_report that waits before; what else goes wrong out of the
+ * call that first hears of it. Steps behind one with ERR_DISAGREE update nothing either. */
 ZOPT_API zopt_status zopt_step(zopt *z);
 
 /* How zopt_step goes about it here, and what stands in the way of more: one line for people, for

@@ -99,6 +99,25 @@ ZI_SHARED zi_decision zi_decide(const zi_scale_rules *rules, zi_scale_state *sta
     return decision;
 }
 
+/* Each rank's losses, and a mark of what it takes the step with: rows of n_losses + 1. The mean
+ * over the slots, in slot order. */
+ZI_SHARED double zi_mean_loss(const double *rows, int n_losses, int world, int slots)
+{
+    double sum = 0;
+    for (int slot = 0; slot < slots; slot++)
+        sum += rows[slot % world * (n_losses + 1) + slot / world];
+    return sum / slots;
+}
+
+/* The first rank whose mark is not rank 0's; 0: none. */
+ZI_SHARED int zi_other_mark(const double *rows, int n_losses, int world)
+{
+    for (int rank = 1; rank < world; rank++)
+        if (rows[rank * (n_losses + 1) + n_losses] != rows[n_losses])
+            return rank;
+    return 0;
+}
+
 /* ---- where a device decides ---- */
 
 /* What kernels sum for the norm round. */
@@ -122,6 +141,8 @@ enum { ZI_MAX_PENDING = 2 };
 typedef struct zi_standing {
     uint64_t step, good_step; /* taken; applied */
     zi_scale_state scale;
+    int other_rank; /* > 0: it has met a step with other settings, and no step is applied any more
+                     */
 } zi_standing;
 
 /* What host and device tell each other of a step, in page-locked memory. */
@@ -129,6 +150,7 @@ typedef struct zi_step_slot {
     uint64_t least_good; /* from the host: good steps before this one, at least */
     zi_decision decision;
     zi_standing after;
+    double loss;     /* the mean */
     int64_t bad_key; /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
 } zi_step_slot;
 
@@ -154,10 +176,11 @@ typedef struct zi_search {
 /* All in the device's memory, but for slots and the scalars that they offer. */
 typedef struct zi_decide_job {
     zi_scale_rules rules;
-    int measured, rank, world;
+    int measured, rank, world, n_losses;
     uint32_t n_groups;
     zi_norm_sums *norm;    /* of all ranks; used up */
-    int64_t *bad_key;      /* [world] each rank's; made ready for the next step */
+    int64_t *bad_key;      /* [world] each rank's; made ready for the next step, as is: */
+    double *losses;        /* [world][n_losses + 1], with marks */
     zi_standing *standing; /* moved on */
     zi_control *control;
     zi_step_slot *slot; /* [ZI_MAX_PENDING] that of a step is step % ZI_MAX_PENDING */
@@ -186,6 +209,20 @@ ZI_SHARED int64_t zi_take_bad_key(const zi_decide_job *job)
     return key;
 }
 
+/* Sums over ranks of what each of them writes. */
+ZI_SHARED void zi_clear_losses(const zi_decide_job *job)
+{
+    for (int i = 0; i < job->world * (job->n_losses + 1); i++)
+        job->losses[i] = 0;
+}
+
+/* What zi_decide would say of a step that ranks do not take alike. */
+ZI_SHARED zi_decision zi_refuse_step(void)
+{
+    zi_decision decision = {1, 0, NAN, 1.0, 0};
+    return decision;
+}
+
 /* One thread: decide, and tell the host and the kernels to come. Returns the first of the offered
  * rows that the update is to use, one for each group; -1: there is no update. */
 ZI_SHARED int64_t zi_decide_step(const zi_decide_job *job)
@@ -195,7 +232,11 @@ ZI_SHARED int64_t zi_decide_step(const zi_decide_job *job)
     int64_t n_bad = job->measured ? job->norm->n_bad : 0;
     double squares =
         job->measured && n_bad == 0 ? zi_exact_round_off(job->norm->squares.limb) : 0.0;
-    zi_decision decision = zi_decide(&job->rules, &now.scale, job->measured, squares, n_bad);
+    if (now.other_rank == 0)
+        now.other_rank = zi_other_mark(job->losses, job->n_losses, job->world);
+    zi_decision decision = now.other_rank > 0
+                               ? zi_refuse_step()
+                               : zi_decide(&job->rules, &now.scale, job->measured, squares, n_bad);
     uint64_t row = now.step % ZI_MAX_PENDING * ZI_MAX_PENDING + now.good_step - slot->least_good;
     now.step++;
     now.good_step += !decision.skip;
@@ -205,7 +246,9 @@ ZI_SHARED int64_t zi_decide_step(const zi_decide_job *job)
     job->control->loss_scale = (float)now.scale.scale;
     slot->decision = decision;
     slot->after = now;
+    slot->loss = zi_mean_loss(job->losses, job->n_losses, job->world, job->rules.slots);
     slot->bad_key = zi_take_bad_key(job);
+    zi_clear_losses(job);
     return decision.skip ? -1 : (int64_t)(row * job->n_groups);
 }
 

@@ -3,6 +3,7 @@
  * came out into the step's slot. */
 #include "zero/ahead.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -38,6 +39,18 @@ typedef struct array_row {
     int is_locked; /* 1: page-locked memory of the host */
 } array_row;
 
+/* In bad_key: a key of each rank, and its row of losses. */
+static size_t n_met(const zi_zero *z)
+{
+    return (size_t)z->comm->world * (size_t)(2 + z->n_micro);
+}
+
+static double *losses_of(const zi_zero *z, int rank)
+{
+    return (double *)(void *)(z->ahead->bad_key + z->comm->world) +
+           (size_t)rank * (size_t)(1 + z->n_micro);
+}
+
 static void list_arrays(const zi_zero *z, array_row row[N_ARRAYS])
 {
     zi_ahead *a = z->ahead;
@@ -49,7 +62,7 @@ static void list_arrays(const zi_zero *z, array_row row[N_ARRAYS])
         {&a->offered_terms, has_terms ? n_offered * sizeof *a->offered_terms : 0, 1},
         {&a->terms, has_terms ? n_groups * sizeof *a->terms : 0, 0},
         {&a->standing, sizeof *a->standing, 0},
-        {&a->bad_key, (size_t)z->comm->world * sizeof *a->bad_key, 0},
+        {&a->bad_key, n_met(z) * sizeof *a->bad_key, 0},
         {&a->tensor, z->n_tensors * sizeof *a->tensor, 0},
     };
     memcpy(row, rows, sizeof rows);
@@ -137,16 +150,26 @@ void zi_ahead_destroy(zi_zero *z)
 void zi_ahead_place(zi_zero *z)
 {
     const zi_device_ops *device = z->config.device;
-    const zi_standing standing = {z->step, z->good_step, z->scale};
+    const zi_standing standing = {z->step, z->good_step, z->scale, 0};
     const int64_t none = INT64_MAX;
     zi_ahead *a = z->ahead;
     device->copy(z->queue, a->standing, &standing, sizeof standing);
-    device->zero(z->queue, a->bad_key, (size_t)z->comm->world * sizeof *a->bad_key);
+    device->zero(z->queue, a->bad_key, n_met(z) * sizeof *a->bad_key);
     device->copy(z->queue, a->bad_key + z->comm->rank, &none, sizeof none);
     a->n_heard = z->step;
 }
 
 /* ---- hearing of a step ---- */
+
+/* The first one is told. */
+static void keep_failure(zi_ahead *a, zopt_status status)
+{
+    if (a->failure.status != ZOPT_OK)
+        return;
+    a->failure.status = status;
+    a->failure.step = a->n_heard;
+    snprintf(a->failure.text, sizeof a->failure.text, "%s", zopt_last_error());
+}
 
 static zopt_status hear_of_one(zi_zero *z)
 {
@@ -165,7 +188,7 @@ static zopt_status hear_of_one(zi_zero *z)
     *report = (zopt_step_report){
         .step = a->n_heard,
         .good_step = z->good_step,
-        .loss = pending->loss,
+        .loss = slot->loss,
         .grad_norm = slot->decision.norm,
         .clip_coef = slot->decision.clip,
         .lr = pending->lr[row],
@@ -175,13 +198,14 @@ static zopt_status hear_of_one(zi_zero *z)
     };
     memcpy(report->phase_ms, pending->phase_ms, sizeof report->phase_ms);
     zi_locate_report(z, slot->decision.skip ? slot->bad_key : INT64_MAX, report);
+    if (slot->after.other_rank > 0) {
+        keep_failure(a, zi_disagree(a->n_heard, slot->after.other_rank));
+        return ZOPT_OK;
+    }
     if (slot->decision.skip && slot->bad_key == INT64_MAX)
         return ZI_FAIL(ZOPT_ERR_FAILURE, "a sum was not finite, but no rank can say where");
-    if (slot->decision.give_up && !a->gave_up) {
-        (void)zi_give_up(z);
-        a->gave_up = 1;
-        snprintf(a->failure, sizeof a->failure, "%s", zopt_last_error());
-    }
+    if (slot->decision.give_up)
+        keep_failure(a, zi_give_up(z));
     return ZOPT_OK;
 }
 
@@ -204,15 +228,21 @@ zopt_status zi_ahead_hear(zi_zero *z, int wait)
 {
     zopt_status status = hear(z, wait ? 0 : ZI_MAX_PENDING);
     z->failed |= status != ZOPT_OK;
-    return status;
+    ZI_TRY(status);
+    int is_last = z->ahead != NULL && z->ahead->failure.status == ZOPT_ERR_DISAGREE;
+    return wait && is_last ? zi_ahead_failure(z, wait) : ZOPT_OK;
 }
 
-zopt_status zi_ahead_failure(zi_zero *z)
+zopt_status zi_ahead_failure(zi_zero *z, int waited)
 {
-    if (z->ahead == NULL || !z->ahead->gave_up)
+    zi_ahead *a = z->ahead;
+    if (a == NULL || a->failure.status == ZOPT_OK ||
+        (!waited && z->step < a->failure.step + ZI_MAX_PENDING))
         return ZOPT_OK;
-    z->ahead->gave_up = 0;
-    return ZI_FAIL(ZOPT_ERR_NUMERICS, "%s", z->ahead->failure);
+    zopt_status status = a->failure.status;
+    a->failure.status = ZOPT_OK;
+    z->failed |= status == ZOPT_ERR_DISAGREE;
+    return ZI_FAIL(status, "%s", a->failure.text);
 }
 
 /* ---- a step ---- */
@@ -232,6 +262,14 @@ static void offer(zi_zero *z)
     }
 }
 
+/* This rank's row, for the sum. Not recorded: it comes from memory of the host that is written anew
+ * at once. */
+static void bring_losses(zi_zero *z)
+{
+    z->config.device->copy(z->queue, losses_of(z, z->comm->rank), z->losses,
+                           (size_t)(1 + z->n_micro) * sizeof *z->losses);
+}
+
 zopt_status zi_ahead_decide(zi_zero *z)
 {
     const zi_ahead *a = z->ahead;
@@ -240,9 +278,11 @@ zopt_status zi_ahead_decide(zi_zero *z)
                                .measured = z->measure,
                                .rank = z->comm->rank,
                                .world = z->comm->world,
+                               .n_losses = z->n_micro,
                                .n_groups = z->n_groups,
                                .norm = z->placed.norm,
                                .bad_key = a->bad_key,
+                               .losses = losses_of(z, 0),
                                .standing = a->standing,
                                .control = z->placed.control,
                                .slot = a->slot,
@@ -253,8 +293,8 @@ zopt_status zi_ahead_decide(zi_zero *z)
         ZI_TRY(comm->sum_enqueue(z->comm, z->placed.norm->squares.limb,
                                  sizeof *z->placed.norm / sizeof(int64_t)));
         ZI_TRY(zi_locate_enqueue(z));
-        ZI_TRY(comm->sum_enqueue(z->comm, a->bad_key, (size_t)z->comm->world));
     }
+    ZI_TRY(comm->sum_enqueue(z->comm, a->bad_key, n_met(z)));
     z->config.device->decide(z->queue, &job);
     return zi_rounds_enqueue(z);
 }
@@ -264,6 +304,7 @@ zopt_status zi_ahead_run(zi_zero *z)
     zi_phase(z, ZOPT_PHASE_NORM);
     ZI_TRY(hear(z, ZI_MAX_PENDING - 1));
     offer(z);
+    bring_losses(z);
     ZI_TRY(zi_owner_finish(z));
     zi_phase(z, ZOPT_PHASE_UPDATE);
     if (z->ahead->capture.never == NULL)
@@ -272,11 +313,10 @@ zopt_status zi_ahead_run(zi_zero *z)
     return zi_update_all(z);
 }
 
-void zi_ahead_note(zi_zero *z, double loss)
+void zi_ahead_note(zi_zero *z)
 {
     zi_pending *pending = &z->ahead->pending[(z->step - 1) % ZI_MAX_PENDING];
     zi_phase(z, -1);
-    pending->loss = loss;
     pending->bytes_sent = z->comm->bytes_sent - z->bytes_before;
     z->bytes_before = z->comm->bytes_sent;
     memcpy(pending->phase_ms, z->phase_ms, sizeof pending->phase_ms);

@@ -9,7 +9,6 @@
 /* A step that the host has not heard of: what it knows by itself. */
 typedef struct zi_pending {
     zi_event *done;
-    double loss;
     double lr[ZI_MAX_PENDING]; /* group 0's, by row of the scalars that were offered */
     uint64_t bytes_sent;
     double phase_ms[ZOPT_N_PHASES];
@@ -27,8 +26,11 @@ typedef struct zi_capture {
 typedef struct zi_ahead {
     zi_pending pending[ZI_MAX_PENDING]; /* step % ZI_MAX_PENDING */
     uint64_t n_heard;                   /* steps that the host knows all about */
-    int gave_up;                        /* 1: one of them failed, which the caller is to be told */
-    char failure[512];
+    struct {
+        zopt_status status; /* of one of them, which the caller is to be told; OK: there is none */
+        uint64_t step;
+        char text[512];
+    } failure;
     zi_capture capture;
     /* In page-locked memory, see control.h. */
     zi_step_slot *slot;
@@ -37,7 +39,7 @@ typedef struct zi_ahead {
     /* In the device's memory. */
     zi_standing *standing;
     zi_terms *terms;         /* [n_groups] of the step under way, where there are statistics */
-    int64_t *bad_key;        /* [world] */
+    int64_t *bad_key;        /* [world], and the losses of all ranks: one sum brings both */
     zi_tensor_start *tensor; /* [n_tensors] by space */
     uint32_t first_tensor[ZI_MAX_SPACES + 1];
 } zi_ahead;
@@ -57,13 +59,14 @@ zopt_status zi_ahead_run(zi_zero *z);
 /* The kernels up to the update, without the passes that buckets have had. */
 zopt_status zi_ahead_decide(zi_zero *z);
 /* All of step z->step is enqueued. */
-void zi_ahead_note(zi_zero *z, double loss);
+void zi_ahead_note(zi_zero *z);
 
-/* Hear of the steps that have finished; wait: of all. Errors: the device's. Without z->ahead there
- * is nothing to hear. */
+/* Hear of the steps that have finished; wait: of all. Errors: the device's; where all are waited
+ * for, ERR_DISAGREE. Without z->ahead there is nothing to hear. */
 zopt_status zi_ahead_hear(zi_zero *z, int wait);
-/* Once: ERR_NUMERICS of a step that was heard of. */
-zopt_status zi_ahead_failure(zi_zero *z);
+/* Once: ERR_NUMERICS or ERR_DISAGREE of a step that was heard of. Ranks hear sooner or later; they
+ * are told in the same call of zopt_step, or where they have waited (waited = 1). */
+zopt_status zi_ahead_failure(zi_zero *z, int waited);
 
 /* locate.c: enqueue the search through all gradients of the micro-step under way. */
 zopt_status zi_locate_enqueue(zi_zero *z);

@@ -58,32 +58,30 @@ static double settings_mark(const zi_zero *z)
     return (double)(hash >> 12);
 }
 
-/* All ranks' losses, then their mean in slot order; and whether all take this step alike, before
- * anything is updated. */
-static zopt_status meet(zi_zero *z, double *mean)
+zopt_status zi_disagree(uint64_t step, int rank)
 {
-    int slots = z->config.scale_rules.slots, world = z->comm->world, row = z->n_micro + 1;
-    z->losses[z->n_micro] = settings_mark(z);
-    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)row * sizeof *z->losses,
+    return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                   "step %llu: rank %d has other group settings than rank 0: call "
+                   "zopt_group_set_lr alike on all ranks",
+                   (unsigned long long)step, rank);
+}
+
+/* All ranks' losses; and whether all take this step alike, before anything is updated. */
+static zopt_status meet(zi_zero *z, double *loss)
+{
+    int n = z->n_micro, world = z->comm->world;
+    ZI_TRY(z->comm->ops->all_gather(z->comm, z->losses, (size_t)(n + 1) * sizeof *z->losses,
                                     z->all_losses));
-    for (int rank = 1; rank < world; rank++)
-        if (z->all_losses[rank * row + z->n_micro] != z->all_losses[z->n_micro]) {
-            z->comm->broken = 1;
-            return ZI_FAIL(ZOPT_ERR_DISAGREE,
-                           "step %llu: rank %d has other group settings than rank 0: call "
-                           "zopt_group_set_lr alike on all ranks",
-                           (unsigned long long)z->step + 1, rank);
-        }
-    double sum = 0;
-    for (int slot = 0; slot < slots; slot++)
-        sum += z->all_losses[(slot % world) * row + slot / world];
-    *mean = sum / slots;
-    return ZOPT_OK;
+    int other = zi_other_mark(z->all_losses, n, world);
+    z->comm->broken |= other > 0;
+    *loss = zi_mean_loss(z->all_losses, n, world, z->config.scale_rules.slots);
+    return other > 0 ? zi_disagree(z->step + 1, other) : ZOPT_OK;
 }
 
 /* The host decides. */
-static zopt_status decide_and_update(zi_zero *z)
+static zopt_status decide_and_update(zi_zero *z, double *loss)
 {
+    ZI_TRY(meet(z, loss));
     z->report.bad_tensor = z->report.bad_slot = z->report.bad_rank = -1;
     ZI_TRY(zi_rounds_run(z));
     if (z->control.skip)
@@ -142,15 +140,15 @@ static zopt_status take_step(zi_zero *z)
         z->micro = z->n_micro - 1; /* whose gradients are summed now */
     zi_phase(z, ZOPT_PHASE_REDUCE);
     zi_caller_join(z); /* it may have read parameters */
-    ZI_TRY(meet(z, &loss));
-    ZI_TRY(z->ahead != NULL ? zi_ahead_run(z) : decide_and_update(z));
+    z->losses[z->n_micro] = settings_mark(z);
+    ZI_TRY(z->ahead != NULL ? zi_ahead_run(z) : decide_and_update(z, &loss));
     ZI_TRY(give_back(z));
     z->step++;
     zi_bucket_next(z);
     z->micro = 0;
     z->bad_key = INT64_MAX;
     if (z->ahead != NULL)
-        zi_ahead_note(z, loss);
+        zi_ahead_note(z);
     else
         write_report(z, loss, scale);
     z->comm->step = z->step + 1;
@@ -163,7 +161,7 @@ zopt_status zi_zero_step(zi_zero *z)
     z->failed = status != ZOPT_OK;
     ZI_TRY(status);
     if (z->ahead != NULL)
-        return zi_ahead_failure(z);
+        return zi_ahead_failure(z, 0);
     return z->decision.give_up ? zi_give_up(z) : ZOPT_OK;
 }
 

@@ -157,6 +157,8 @@ zopt_status zi_zero_step(zi_zero *z);
 const char *zi_step_path(zi_zero *z);
 /* ERR_NUMERICS with the words for z->report. */
 zopt_status zi_give_up(const zi_zero *z);
+/* ERR_DISAGREE: ranks do not take the step alike. */
+zopt_status zi_disagree(uint64_t step, int rank);
 /* The caller's stream, or the host, waits for the tensor's parameters. */
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
 

@@ -47,7 +47,7 @@ void shim_check_addresses(const zi_cuda_launch *launch)
     const zi_decide_job *decide = &launch->decide;
     const void *const words[] = {
         launch->search.tensor, launch->search.n_bad, launch->search.key, decide->norm,
-        decide->bad_key,       decide->standing,     decide->control,
+        decide->bad_key,       decide->losses,       decide->standing,   decide->control,
     };
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         must_be_device(words[i]);
