@@ -295,8 +295,8 @@ static void expose_all(flow *f, suite_failure *failure)
         zi_transfer transfer = transfer_of(f, &f->grads, b);
         unsigned char *bucket = f->found;
         if (f->step > 0)
-            SUITE_OK(failure,
-                     comm->ops->reuse_wait(comm, transfer.ordinal - (uint64_t)f->shape.n_buckets));
+            SUITE_OK(failure, comm->ops->reuse_wait(
+                                  comm, transfer.ordinal - (uint64_t)f->shape.n_buckets, NULL));
         if (comm->rank < f->n_contributors)
             pattern(bucket, bucket_bytes, 0, who(f, GRAD, comm->rank, b));
         else
@@ -384,7 +384,7 @@ static void check_params(flow *f, suite_failure *failure)
         zi_transfer transfer = transfer_of(f, &f->params, b);
         const char *bucket = (const char *)f->params.base + transfer.offset_bytes;
         size_t all = (size_t)f->comm->world * n;
-        SUITE_OK(failure, f->comm->ops->publish_wait(f->comm, transfer.ordinal));
+        SUITE_OK(failure, f->comm->ops->publish_wait(f->comm, transfer.ordinal, NULL));
         SUITE_OK(failure, copy_aside(f->comm, f->found, bucket, all));
         for (int r = 0; r < f->comm->world; r++) {
             pattern(f->expected, n, 0, who(f, PARAM, r, b));

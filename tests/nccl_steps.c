@@ -155,6 +155,70 @@ START_TEST(settings_that_differ_update_nothing_and_are_told_in_one_call)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ a stream ----------------- */
+
+/* Parameters of a step, copied on the stream as soon as they are handed out. */
+static void take_params(const h_problem *problem, zopt *z, char *to)
+{
+    for (int t = 0; t < problem->n_tensors; t++) {
+        const void *param;
+        size_t bytes = h_elems(&problem->tensor[t]) * sizeof(uint16_t);
+        ck_assert_int_eq(zopt_param_acquire(z, t, &param), ZOPT_OK);
+        (void)cudaMemcpyAsync(to, param, bytes, cudaMemcpyDefault, NULL);
+        ck_assert_int_eq(zopt_param_release(z, t), ZOPT_OK);
+        to += bytes;
+    }
+}
+
+static void check_params(const h_problem *problem, zopt *z, const char *got)
+{
+    float master[5000];
+    char want[sizeof master];
+    for (int t = 0; t < problem->n_tensors; t++) {
+        uint64_t n = h_elems(&problem->tensor[t]);
+        ck_assert_int_eq(zopt_get_master(z, t, 0, n, master), ZOPT_OK);
+        ck_assert_int_eq(zopt_convert(want, ZOPT_BF16, master, ZOPT_FP32, n), ZOPT_OK);
+        ck_assert_msg(memcmp(want, got, n * sizeof(uint16_t)) == 0, "'%s'",
+                      problem->tensor[t].name);
+        got += n * sizeof(uint16_t);
+    }
+}
+
+/* In steps that are enqueued, and that are replayed. Some gradients are left out. */
+static int odd_tensors(int step, int slot, int tensor)
+{
+    return (step + slot + tensor) % 3 == 0;
+}
+
+START_TEST(a_stream_is_ordered_behind_the_parameters_and_no_host_waits)
+{
+    enum { BYTES = 1 << 16 };
+    h_problem problem;
+    zopt *z;
+    void *to;
+    h_uneven(&problem, ZOPT_BF16, 0);
+    on_nccl(&problem, "nccl");
+    problem.options.bucket_elems = 700;
+    problem.options.slots = 2 * job_world;
+    problem.absent = odd_tensors;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    ck_assert_int_eq(zopt_set_stream(z, NULL), ZOPT_OK);
+    ck_assert_int_eq(cudaHostAlloc(&to, BYTES, cudaHostAllocPortable), cudaSuccess);
+    for (int step = 1; step <= 4; step++) {
+        ck_assert_int_eq(h_step(&problem, z, step), ZOPT_OK);
+        int n_waits = shim_n_waits();
+        take_params(&problem, z, to);
+        ck_assert_int_eq(shim_n_waits(), n_waits);
+        ck_assert_int_eq(cudaStreamSynchronize(NULL), cudaSuccess);
+        check_params(&problem, z, to);
+    }
+    zopt_destroy(z);
+    cudaFreeHost(to);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ giving up ---------------- */
+
 static float always_infinite(int step, int slot, int tensor, uint64_t element)
 {
     (void)step, (void)slot, (void)tensor, (void)element;
@@ -188,5 +252,6 @@ void add_steps(TCase *tests)
     tcase_add_loop_test(tests, what_one_rank_cannot_record_no_rank_replays, 0, 2);
     tcase_add_loop_test(tests, a_replayed_step_meets_nobody_on_the_host, 0, 2);
     tcase_add_loop_test(tests, settings_that_differ_update_nothing_and_are_told_in_one_call, 0, 2);
+    tcase_add_test(tests, a_stream_is_ordered_behind_the_parameters_and_no_host_waits);
     tcase_add_test(tests, all_ranks_give_up_in_the_same_call);
 }

@@ -106,6 +106,36 @@ START_TEST(the_first_parameters_are_there_while_later_ones_are_made)
 }
 END_TEST
 
+/* The same for a stream, which they let go on, and not for the host: all that the last ones need is
+ * still to be done when the call returns. */
+START_TEST(parameters_for_a_stream_are_ordered_and_not_waited_for)
+{
+    h_problem problem;
+    const void *param;
+    zopt_threads *threads;
+    zopt *z;
+    make_problem(&problem, "AdamW");
+    ok(zopt_threads_create(1, &threads));
+    problem.options.transport = "threads";
+    problem.options.threads = threads;
+    ok(h_create(&problem, &problem.options, &z));
+    ok(zopt_set_stream(z, NULL));
+    cudaStream_t stream = zi_zero_of(z)->queue->stream;
+    for (int step = 0; step < 2; step++) {
+        give_gradients(&problem, z);
+        ok(zopt_step(z));
+        int n_waits = shim_n_waits();
+        for (int t = 0; t < problem.n_tensors; t++)
+            ok(zopt_param_acquire(z, t, &param));
+        ck_assert_int_eq(shim_n_waits(), n_waits);
+        ck_assert_int_eq(cudaStreamQuery(stream), cudaErrorNotReady);
+    }
+    zopt_destroy(z);
+    zopt_threads_destroy(threads);
+    heal();
+}
+END_TEST
+
 /* But for the step before the last, which zopt_step lets finish. */
 START_TEST(with_a_stream_no_call_waits)
 {
@@ -247,6 +277,7 @@ int main(void)
     TCase *tcase = tcase_create("cuda_step");
     tcase_add_loop_test(tcase, a_step_waits_for_nothing, 0, N_OPTIMIZERS);
     tcase_add_test(tcase, the_first_parameters_are_there_while_later_ones_are_made);
+    tcase_add_test(tcase, parameters_for_a_stream_are_ordered_and_not_waited_for);
     tcase_add_loop_test(tcase, with_a_stream_no_call_waits, 0, N_OPTIMIZERS);
     tcase_add_loop_test(tcase, memory_planned_is_memory_counted, 0, N_OPTIMIZERS);
     tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0,

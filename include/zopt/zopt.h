@@ -328,7 +328,11 @@ ZOPT_API zopt_status zopt_needs_grad(const zopt *z, int id, int *needed);
  * work that is enqueued on the stream behind them, and what is given back by work enqueued before.
  * ZOPT_NO_STREAM: they wait again, as from the start. A change of streams in the middle of a step
  * is fine: work on the one before is waited for. It must live until another is set, or as long as
- * the handle. After zopt_commit. ERR_UNSUPPORTED on a device without streams. */
+ * the handle. After zopt_commit. ERR_UNSUPPORTED on a device without streams.
+ *
+ * Over "threads" and "ipc" the host still waits for its peers' hosts, and for messages over "mpi",
+ * and "ipc" between nodes. A wait of the caller's own for the stream has no deadline: where a peer
+ * may be lost, wait by zopt_report first. */
 #define ZOPT_NO_STREAM ((void *)-1)
 ZOPT_API zopt_status zopt_set_stream(zopt *z, void *stream);
 

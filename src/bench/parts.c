@@ -120,7 +120,7 @@ static zopt_status consume(bench_parts *p, uint64_t n, uint64_t slice_bytes)
         zi_transfer t = transfer(p, &p->grads, p->n_exposed - n, b, slice_bytes);
         ZI_TRY(p->comm->ops->consumed(p->comm, &t));
     }
-    return p->comm->ops->reuse_wait(p->comm, p->n_exposed - 1);
+    return p->comm->ops->reuse_wait(p->comm, p->n_exposed - 1, NULL);
 }
 
 static zopt_status gather(bench_parts *p, uint64_t n, uint64_t slice_bytes)
@@ -130,7 +130,7 @@ static zopt_status gather(bench_parts *p, uint64_t n, uint64_t slice_bytes)
         ZI_TRY(p->comm->ops->publish(p->comm, &t));
     }
     p->n_published += n;
-    return p->comm->ops->publish_wait(p->comm, p->n_published - 1);
+    return p->comm->ops->publish_wait(p->comm, p->n_published - 1, NULL);
 }
 
 /* ------------------------------------------------------------------ the parts ---------------- */

@@ -68,7 +68,7 @@ static zopt_status prepare(void *self)
 {
     const transfer *t = self;
     if (t->of_grads.ordinal > 0)
-        ZI_TRY(t->comm->ops->reuse_wait(t->comm, t->of_grads.ordinal - 1));
+        ZI_TRY(t->comm->ops->reuse_wait(t->comm, t->of_grads.ordinal - 1, NULL));
     int slot = bench_slot(t->c, t->c->slot, t->of_grads.ordinal);
     return bench_fill_device(t->c, slot, 0, t->c->params, t->grads.base);
 }
@@ -88,7 +88,7 @@ static zopt_status one_round(void *self)
     ZI_TRY(bench_add_device(t->c->crew, &add));
     ZI_TRY(ops->consumed(t->comm, &t->of_grads));
     ZI_TRY(ops->publish(t->comm, &t->of_params));
-    ZI_TRY(ops->publish_wait(t->comm, t->of_params.ordinal));
+    ZI_TRY(ops->publish_wait(t->comm, t->of_params.ordinal, NULL));
     ZI_TRY(t->c->crew->device->wait(t->c->crew->queue));
     t->of_grads.ordinal++;
     t->of_params.ordinal++;

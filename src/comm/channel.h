@@ -57,6 +57,11 @@ typedef struct zi_awaited {
     const zi_message *message;
 } zi_awaited;
 
+/* Ranks first..end-1. */
+typedef struct zi_range {
+    int first, end;
+} zi_range;
+
 /* The begin of the object of such a transport. A channel is for the ranks of a node, base.node. */
 struct zi_channel_comm {
     zi_comm base;
@@ -68,11 +73,11 @@ struct zi_channel_comm {
     zi_fences *fences;
     size_t n_fences;
     zi_fence_handles **handles; /* [node.size]; NULL: all ranks are in one process */
-    /* This rank's queue awaits events of first..end-1, of each kind those of transfer n - 1 last.
-     */
+    /* Whose events this rank's queue, or the caller's, awaits: of each kind those of transfer n - 1
+     * last. */
     struct {
         uint64_t n;
-        int first, end;
+        zi_range of;
     } awaits[ZI_N_COUNTERS];
     zi_guard guard; /* of that queue */
 };
@@ -129,12 +134,12 @@ zopt_status zi_channel_expose(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_channel_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);
 zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
 zopt_status zi_channel_consumed(zi_comm *comm, const zi_transfer *transfer);
-zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 zopt_status zi_channel_open(zi_comm *comm);
 zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,
                                  int *n_dests);
 zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer);
-zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 zopt_status zi_channel_progress(zi_comm *comm, int *idle);
 
 /* The rows of a zi_comm_ops that every such transport has alike; not exchange. */

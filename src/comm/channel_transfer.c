@@ -1,7 +1,7 @@
 /* Transfers between ranks that address each other's memory move no byte: the tables point into it,
  * ranks count what they have done, and wait for each other's counts (channel.c). Where memory is a
  * device's, events stand behind the counts (fence.c): waits for what the queue will touch order the
- * queue, and those for what the caller will touch wait for the device. */
+ * queue, and those for what the caller will touch order the caller's, or wait for the device. */
 #include "comm/channel.h"
 #include "comm/fence.h"
 
@@ -83,10 +83,10 @@ zopt_status zi_channel_consumed(zi_comm *comm, const zi_transfer *transfer)
     return count_next(comm, "consumed", ZI_CONSUMED, transfer->ordinal);
 }
 
-zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal)
+zopt_status zi_channel_reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     ZI_TRY(wait_begun(comm, "reuse_wait", ZI_CONSUMED, ZI_CONSUMED, ordinal, comm->world));
-    return zi_fence_wait((zi_channel_comm *)comm, ZI_CONSUMED, ordinal);
+    return zi_fence_wait((zi_channel_comm *)comm, ZI_CONSUMED, ordinal, behind);
 }
 
 zopt_status zi_channel_open(zi_comm *comm)
@@ -124,10 +124,10 @@ zopt_status zi_channel_publish(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
-zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal)
+zopt_status zi_channel_publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     ZI_TRY(wait_begun(comm, "publish_wait", ZI_PUBLISHED, ZI_PUBLISHED, ordinal, comm->world));
-    return zi_fence_wait((zi_channel_comm *)comm, ZI_PUBLISHED, ordinal);
+    return zi_fence_wait((zi_channel_comm *)comm, ZI_PUBLISHED, ordinal, behind);
 }
 
 /* What peers do needs nothing from this rank. */

@@ -12,7 +12,9 @@
  * not. A wait drives all queued transfers, whatever it waits for. On a device expose_wait and
  * dest_wait are for its queue: what is enqueued behind them finds all there. reuse_wait and
  * publish_wait are for the caller: the device is done too, or, where the row does not say that it
- * waits for the device, is once its queue has been waited for.
+ * waits for the device, is once its queue has been waited for. With a queue of the device's
+ * (`behind`, else NULL) what is enqueued there from here on comes behind that, in place of the
+ * host, which waits for no more than its peers' hosts and messages.
  *
  * Errors of every call: ERR_TIMEOUT past the deadline, ERR_PEER where a peer gave up, ERR_COMM.
  * After one of them the transport is broken: only destroy may follow. While a step is recorded that
@@ -155,7 +157,7 @@ typedef struct zi_comm_ops {
     /* This rank is done reading them. */
     zopt_status (*consumed)(zi_comm *comm, const zi_transfer *transfer);
     /* Wait until this rank's part of the transfer may be overwritten. */
-    zopt_status (*reuse_wait)(zi_comm *comm, uint64_t ordinal);
+    zopt_status (*reuse_wait)(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 
     /* This rank's parameters may be overwritten from now on. Once a step. */
     zopt_status (*open)(zi_comm *comm);
@@ -166,7 +168,7 @@ typedef struct zi_comm_ops {
     /* Slice `rank` of the bucket is stored in all of them. */
     zopt_status (*publish)(zi_comm *comm, const zi_transfer *transfer);
     /* Wait until all slices of the transfer are in this rank's memory. */
-    zopt_status (*publish_wait)(zi_comm *comm, uint64_t ordinal);
+    zopt_status (*publish_wait)(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
     /* What was published while recording ends before what comes next on comm->queue, which has its
      * errors. NULL: it is nothing. */
     void (*record_end)(zi_comm *comm);

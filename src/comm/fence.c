@@ -24,12 +24,13 @@ static int is_done(const zi_channel_comm *k, int rank, zi_counter which, uint64_
     return k->base.device->event_query(event, &done) != ZOPT_OK || done;
 }
 
-/* 1: this rank's queue awaits an event of that one's that has not come. */
+/* 1: this rank's queue, or the caller's, awaits an event of that one's that has not come. */
 static int is_late(const zi_channel_comm *k, int rank)
 {
     for (int which = 0; which < ZI_N_FENCES; which++) {
         uint64_t n = k->awaits[which].n;
-        int is_awaited = n > 0 && rank >= k->awaits[which].first && rank < k->awaits[which].end;
+        zi_range of = k->awaits[which].of;
+        int is_awaited = n > 0 && rank >= of.first && rank < of.end;
         if (is_awaited && !is_done(k, rank, (zi_counter)which, n - 1))
             return 1;
     }
@@ -164,21 +165,27 @@ static zopt_status reach_all(zi_channel_comm *k, zi_counter which, uint64_t ordi
     return ZOPT_OK;
 }
 
-zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first, int n)
+/* Another queue than this rank's own awaits this rank, too. */
+static zopt_status await_on(zi_channel_comm *k, zi_queue *queue, zi_counter which, uint64_t ordinal,
+                            zi_range of)
 {
     int base = k->base.node.base, end = base + k->base.node.size;
+    of.first = of.first > base ? of.first : base;
+    of.end = of.end < end ? of.end : end;
+    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, of.first, of.end)));
+    k->awaits[which].n = ordinal + 1;
+    k->awaits[which].of = of;
+    for (int r = of.first; r < of.end; r++)
+        if (r != k->base.rank || queue != k->base.queue)
+            k->base.device->event_await(queue, *event_at(k, r, which, ordinal));
+    return ZOPT_OK;
+}
+
+zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first, int n)
+{
     if (k->n_fences == 0)
         return ZOPT_OK;
-    first = first > base ? first : base;
-    n = n < end ? n : end;
-    ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, first, n)));
-    k->awaits[which].n = ordinal + 1;
-    k->awaits[which].first = first;
-    k->awaits[which].end = n;
-    for (int r = first; r < n; r++)
-        if (r != k->base.rank)
-            k->base.device->event_await(k->base.queue, *event_at(k, r, which, ordinal));
-    return ZOPT_OK;
+    return await_on(k, k->base.queue, which, ordinal, (zi_range){first, n});
 }
 
 static int undone(const zi_channel_comm *k, const zi_awaited *what, int from)
@@ -190,11 +197,13 @@ static int undone(const zi_channel_comm *k, const zi_awaited *what, int from)
     return from < end ? from : k->base.world;
 }
 
-zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal)
+zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal, zi_queue *behind)
 {
     int base = k->base.node.base, end = base + k->base.node.size, done;
     if (k->n_fences == 0)
         return ZOPT_OK;
+    if (behind != NULL)
+        return await_on(k, behind, which, ordinal, (zi_range){base, end});
     ZI_TRY(zi_channel_checked(k, reach_all(k, which, ordinal, base, end)));
     zi_awaited what = zi_channel_counts(which, ordinal + 1, end);
     what.missing = undone;

@@ -47,7 +47,8 @@ zopt_status zi_fence_set(zi_channel_comm *k, zi_counter which, uint64_t ordinal)
 zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first,
                            int n);
 
-/* Wait until all ranks of the node have done it, this one too. */
-zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal);
+/* Wait until all ranks of the node have done it, this one too; or have what is enqueued on `behind`
+ * from here on come behind that, which they all have counted. */
+zopt_status zi_fence_wait(zi_channel_comm *k, zi_counter which, uint64_t ordinal, zi_queue *behind);
 
 #endif

@@ -181,11 +181,11 @@ zopt_status zi_mpi_expose(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_mpi_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);
 zopt_status zi_mpi_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
 zopt_status zi_mpi_consumed(zi_comm *comm, const zi_transfer *transfer);
-zopt_status zi_mpi_reuse_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_mpi_reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 zopt_status zi_mpi_open(zi_comm *comm);
 zopt_status zi_mpi_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest, int *n_dests);
 zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer);
-zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 zopt_status zi_mpi_progress(zi_comm *comm, int *idle);
 
 /* mpi_message.c */

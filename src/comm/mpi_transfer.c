@@ -336,9 +336,10 @@ zopt_status zi_mpi_consumed(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
-zopt_status zi_mpi_reuse_wait(zi_comm *comm, uint64_t ordinal)
+zopt_status zi_mpi_reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     zi_mpi *m = (zi_mpi *)comm;
+    (void)behind;
     return wait_begun(comm, "reuse_wait", ZI_JOB_EXCHANGE, m->engine.n_consumed, ordinal);
 }
 
@@ -366,9 +367,10 @@ zopt_status zi_mpi_publish(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
-zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal)
+zopt_status zi_mpi_publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     zi_mpi *m = (zi_mpi *)comm;
+    (void)behind;
     return wait_begun(comm, "publish_wait", ZI_JOB_GATHER, m->engine.n_queued[ZI_JOB_GATHER],
                       ordinal);
 }

@@ -145,12 +145,12 @@ zopt_status zi_nccl_expose(zi_comm *comm, const zi_transfer *transfer);
 zopt_status zi_nccl_expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready);
 zopt_status zi_nccl_expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source);
 zopt_status zi_nccl_consumed(zi_comm *comm, const zi_transfer *transfer);
-zopt_status zi_nccl_reuse_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_nccl_reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 zopt_status zi_nccl_open(zi_comm *comm);
 zopt_status zi_nccl_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,
                               int *n_dests);
 zopt_status zi_nccl_publish(zi_comm *comm, const zi_transfer *transfer);
-zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal);
+zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind);
 void zi_nccl_record_end(zi_comm *comm);
 zopt_status zi_nccl_progress(zi_comm *comm, int *idle);
 /* nccl_sum.c */

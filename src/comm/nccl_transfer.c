@@ -231,17 +231,21 @@ zopt_status zi_nccl_consumed(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
-static zopt_status wait_on_host(zi_comm *comm, int lane, uint64_t ordinal)
+static zopt_status wait_done(zi_comm *comm, int lane, uint64_t ordinal, zi_queue *behind)
 {
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
-    return zi_nccl_checked(n, comm->device->event_wait(event_of(n, lane, ordinal)));
+    zi_event *done = event_of(n, lane, ordinal);
+    if (behind == NULL)
+        return zi_nccl_checked(n, comm->device->event_wait(done));
+    comm->device->event_await(behind, done);
+    return ZOPT_OK;
 }
 
-zopt_status zi_nccl_reuse_wait(zi_comm *comm, uint64_t ordinal)
+zopt_status zi_nccl_reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     ZI_TRY(zi_check_connected(comm, "reuse_wait"));
     ZI_TRY(zi_check_begun(comm, "reuse_wait", ((zi_nccl_comm *)comm)->n_consumed, ordinal));
-    return wait_on_host(comm, ZI_NCCL_GRADS, ordinal);
+    return wait_done(comm, ZI_NCCL_GRADS, ordinal, behind);
 }
 
 /* The last gather may still be sending what the update is to overwrite. */
@@ -282,11 +286,11 @@ void zi_nccl_record_end(zi_comm *comm)
     lane->queue->error = cudaSuccess;
 }
 
-/* On the host: a bucket's parameters are used while later ones are on their way. */
-zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal)
+/* A bucket's parameters are used while later ones are on their way. */
+zopt_status zi_nccl_publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     ZI_TRY(check_begun(comm, "publish_wait", ZI_NCCL_PARAMS, ordinal));
-    return wait_on_host(comm, ZI_NCCL_PARAMS, ordinal);
+    return wait_done(comm, ZI_NCCL_PARAMS, ordinal, behind);
 }
 
 /* The GPU needs no push; peers may have failed. */

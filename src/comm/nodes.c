@@ -157,9 +157,9 @@ static zopt_status expose_wait(zi_comm *comm, const zi_transfer *transfer, const
     return ZOPT_OK;
 }
 
-static zopt_status reuse_wait(zi_comm *comm, uint64_t ordinal)
+static zopt_status reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
-    ZI_TRY(zi_channel_reuse_wait(comm, ordinal));
+    ZI_TRY(zi_channel_reuse_wait(comm, ordinal, behind));
     return await_job(comm, ZI_JOB_EXCHANGE, ordinal);
 }
 
@@ -173,12 +173,12 @@ static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
     return enqueue(comm, "publish", &job);
 }
 
-static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal)
+static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     zi_channel_comm *k = (zi_channel_comm *)comm;
-    ZI_TRY(zi_channel_publish_wait(comm, ordinal));
+    ZI_TRY(zi_channel_publish_wait(comm, ordinal, behind));
     ZI_TRY(zi_channel_wait(k, ZI_FORWARDED, ordinal + 1, comm->world));
-    return zi_fence_wait(k, ZI_FORWARDED, ordinal);
+    return zi_fence_wait(k, ZI_FORWARDED, ordinal, behind);
 }
 
 static zopt_status progress(zi_comm *comm, int *idle)

@@ -131,9 +131,10 @@ static zopt_status consumed(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
-static zopt_status reuse_wait(zi_comm *comm, uint64_t ordinal)
+static zopt_status reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     self_comm *self = (self_comm *)comm;
+    (void)behind;
     ZI_TRY(zi_check_connected(comm, "reuse_wait"));
     return zi_check_begun(comm, "reuse_wait", self->consumed, ordinal);
 }
@@ -162,9 +163,10 @@ static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
     return ZOPT_OK;
 }
 
-static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal)
+static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     self_comm *self = (self_comm *)comm;
+    (void)behind;
     ZI_TRY(zi_check_connected(comm, "publish_wait"));
     return zi_check_begun(comm, "publish_wait", self->published, ordinal);
 }

@@ -55,31 +55,35 @@ void *zi_grad_address(const zi_zero *z, int id)
     return base + tensor->start * zopt_dtype_bytes(tensor->dtype);
 }
 
-static zopt_status wait_consumed(zi_zero *z, uint32_t b)
+/* behind: who waits, as reuse_wait has it: the caller, or the queue. */
+static zopt_status wait_consumed(zi_zero *z, uint32_t b, zi_queue *behind)
 {
     const zi_bucket *bucket = &z->layout.bucket[b];
     uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_exchanged + bucket->position;
     int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
     z->comm->bucket = (int)bucket->position;
-    ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal));
+    ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal, behind));
     zi_phase(z, phase);
-    z->waited[b].n_exchanges = z->n_exchanges;
+    if (behind == z->caller.stream)
+        z->waited[b].n_exchanges = z->n_exchanges;
     return ZOPT_OK;
 }
 
 /* Wait until every owner has consumed the last exchange of the tensor's buckets. */
-static zopt_status wait_reusable(zi_zero *z, int id)
+static zopt_status wait_reusable(zi_zero *z, int id, zi_queue *behind)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    for (uint32_t i = 0; i < tensor->n_buckets; i++)
-        if (z->waited[tensor->first_bucket + i].n_exchanges != z->n_exchanges)
-            ZI_TRY(wait_consumed(z, tensor->first_bucket + i));
+    for (uint32_t i = 0; i < tensor->n_buckets && z->n_exchanges > 0; i++) {
+        uint32_t b = tensor->first_bucket + i;
+        if (z->waited[b].n_exchanges != z->n_exchanges || behind != z->caller.stream)
+            ZI_TRY(wait_consumed(z, b, behind));
+    }
     return ZOPT_OK;
 }
 
 static zopt_status wait_writable(zi_zero *z, int id)
 {
-    ZI_TRY(wait_reusable(z, id));
+    ZI_TRY(wait_reusable(z, id, z->caller.stream));
     /* The caller writes without the queue. Behind the first pass of this micro-step it reads other
      * tensors alone: an earlier call has waited for all that reads this one. */
     if (z->n_passed > 0 && z->caller.stream == NULL)
@@ -166,7 +170,7 @@ zopt_status zi_bucket_flush(zi_zero *z)
         if (z->grad_state[i] == ZI_GRAD_READY || z->tensors[i].variant == NULL)
             continue;
         if (contributes) {
-            ZI_TRY(wait_reusable(z, (int)i));
+            ZI_TRY(wait_reusable(z, (int)i, z->queue));
             zero_rest(z, (int)i, 0);
         }
         arrived(z, (int)i);

@@ -2,6 +2,8 @@
  * waits for it already. */
 #include "zero/caller.h"
 
+#include <string.h>
+
 #include "base/status.h"
 #include "zero/zero.h"
 
@@ -31,6 +33,7 @@ zopt_status zi_caller_set(zi_zero *z, void *stream, int none)
     device->close(caller->stream);
     caller->stream = adopted;
     caller->n_exchanges = caller->n_updates = 0;
+    memset(z->waited, 0, z->layout.n_buckets * sizeof *z->waited); /* another one did */
     return ZOPT_OK;
 }
 

@@ -26,7 +26,8 @@ void zi_caller_join(struct zi_zero *z);
 /* The same whether or not it is known to matter. */
 void zi_caller_join_now(struct zi_zero *z);
 
-/* The stream goes on behind the queue, once for each `count`; without a stream the host waits. */
+/* The stream goes on behind the queue, once for each `count`; without a stream the host waits. For
+ * less than the whole queue there are reuse_wait and publish_wait (comm.h). */
 zopt_status zi_caller_follow(struct zi_zero *z, uint64_t *seen, uint64_t count);
 
 #endif

@@ -19,8 +19,9 @@ typedef struct zi_group {
     double power[ZI_MAX_POWERS]; /* running products over the good steps */
 } zi_group;
 
-/* What was waited for last in a bucket: n_exchanges and n_updates as they were then. Its other
- * tensors need not wait again, nor ask the clock, which costs more than a small tensor does. */
+/* What the caller waited for last in a bucket: n_exchanges and n_updates as they were then. Its
+ * other tensors need not wait again, nor ask the clock, which costs more than a small tensor does.
+ */
 typedef struct zi_waited {
     uint64_t n_exchanges, n_updates;
 } zi_waited;

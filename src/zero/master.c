@@ -37,10 +37,9 @@ static int stores_for(const zi_comm *comm, int owner)
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values)
 {
     const zi_tensor *tensor = &z->tensors[id];
-    const void *param;
     int shared = z->memory[tensor->space].params.shared;
-    zi_caller_join(z);                       /* its stream may still read */
-    ZI_TRY(zi_param_acquire(z, id, &param)); /* nothing of the last step may arrive later */
+    zi_caller_join(z);                /* its stream may still read */
+    ZI_TRY(zi_param_wait(z, tensor)); /* nothing of the last step may arrive later */
     if (shared)
         ZI_TRY(all_are_here(z)); /* nobody reads any more */
     else
@@ -135,7 +134,7 @@ static void round_slice(const zi_zero *z, const zi_bucket *bucket, int n_dests)
 static zopt_status publish_trained(zi_zero *z)
 {
     if (z->n_updates > 0)
-        ZI_TRY(z->comm->ops->publish_wait(z->comm, z->n_updates * z->layout.n_exchanged - 1));
+        ZI_TRY(z->comm->ops->publish_wait(z->comm, z->n_updates * z->layout.n_exchanged - 1, NULL));
     ZI_TRY(z->comm->ops->open(z->comm));
     for (uint32_t i = z->layout.n_exchanged; i-- > 0;) {
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];

@@ -176,40 +176,48 @@ const char *zi_step_path(zi_zero *z)
     return z->path;
 }
 
-static zopt_status wait_published(zi_zero *z, uint32_t b)
+/* behind: who waits, as publish_wait has it: the caller, or NULL: the host. */
+static zopt_status wait_published(zi_zero *z, uint32_t b, zi_queue *behind)
 {
     const zi_bucket *bucket = &z->layout.bucket[b];
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     z->comm->bucket = (int)bucket->position;
-    ZI_TRY(z->comm->ops->publish_wait(z->comm, zi_param_ordinal(z, bucket, z->n_updates - 1)));
-    if (z->caller.stream == NULL && !z->comm->ops->device_waits)
+    ZI_TRY(
+        z->comm->ops->publish_wait(z->comm, zi_param_ordinal(z, bucket, z->n_updates - 1), behind));
+    if (behind == NULL && !z->comm->ops->device_waits)
         ZI_TRY(z->config.device->wait(z->queue));
     zi_phase(z, phase);
-    z->waited[b].n_updates = z->n_updates;
+    if (behind == z->caller.stream)
+        z->waited[b].n_updates = z->n_updates;
     return ZOPT_OK;
 }
 
-static zopt_status wait_moved(zi_zero *z, const zi_tensor *tensor)
+static zopt_status wait_moved(zi_zero *z, const zi_tensor *tensor, zi_queue *behind)
 {
     for (uint32_t i = 0; i < tensor->n_buckets; i++) {
         uint32_t b = tensor->first_bucket + i;
-        if (z->waited[b].n_updates == z->n_updates)
+        int is_there = z->waited[b].n_updates == z->n_updates && behind == z->caller.stream;
+        if (is_there || z->n_updates == 0)
             continue;
         zi_owner_lock(z);
-        zopt_status status = wait_published(z, b);
+        zopt_status status = wait_published(z, b, behind);
         zi_owner_unlock(z);
         ZI_TRY(status);
     }
     return ZOPT_OK;
 }
 
+zopt_status zi_param_wait(zi_zero *z, const zi_tensor *tensor)
+{
+    return tensor->variant != NULL ? wait_moved(z, tensor, NULL) : ZOPT_OK;
+}
+
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param)
 {
     const zi_tensor *tensor = &z->tensors[id];
     if (tensor->variant != NULL)
-        ZI_TRY(wait_moved(z, tensor));
-    int is_there = z->config.device->on_host || z->comm->ops->device_waits;
-    if (z->caller.stream != NULL || !is_there) /* what was set, too */
+        ZI_TRY(wait_moved(z, tensor, z->caller.stream));
+    if (!z->config.device->on_host && !z->comm->ops->device_waits) /* what was set, too */
         ZI_TRY(zi_caller_follow(z, &z->caller.n_updates, z->n_updates));
     const char *base = z->memory[tensor->space].params.base;
     *param = base + tensor->start * zopt_dtype_bytes(tensor->dtype);

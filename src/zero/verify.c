@@ -53,9 +53,8 @@ static zopt_status hash_all(const zi_zero *z, uint64_t *hash)
 /* The last step's have arrived. */
 static zopt_status acquire_all(zi_zero *z)
 {
-    const void *param;
     for (uint32_t i = 0; i < z->n_tensors; i++)
-        ZI_TRY(zi_param_acquire(z, (int)i, &param));
+        ZI_TRY(zi_param_wait(z, &z->tensors[i]));
     return ZOPT_OK;
 }
 

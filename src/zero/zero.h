@@ -159,8 +159,9 @@ const char *zi_step_path(zi_zero *z);
 zopt_status zi_give_up(const zi_zero *z);
 /* ERR_DISAGREE: ranks do not take the step alike. */
 zopt_status zi_disagree(uint64_t step, int rank);
-/* The caller's stream, or the host, waits for the tensor's parameters. */
+/* The caller's stream, or the host, waits for the tensor's parameters. _wait: the host, always. */
 zopt_status zi_param_acquire(zi_zero *z, int id, const void **param);
+zopt_status zi_param_wait(zi_zero *z, const zi_tensor *tensor);
 
 /* master.c: whole tensors of owned data. */
 zopt_status zi_set_master(zi_zero *z, int id, uint64_t offset, uint64_t n, const float *values);

@@ -15,12 +15,12 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t machine;
 static _Thread_local int n_locked;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-struct shim_stream *shim_streams;
 static int n_launches, n_waits, n_graph_launches;
 
 /* The legacy default stream, and that of the thread, of whom there is one here. */
 static struct shim_stream default_stream = {.last = &default_stream.first};
-static struct shim_stream thread_stream = {.last = &thread_stream.first};
+static struct shim_stream thread_stream = {.next = &default_stream, .last = &thread_stream.first};
+struct shim_stream *shim_streams = &thread_stream;
 
 cudaStream_t shim_real(cudaStream_t stream)
 {

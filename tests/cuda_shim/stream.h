@@ -101,7 +101,7 @@ struct shim_graph {
 
 /* ---- stream.c: under the lock, all but shim_real ---- */
 
-extern struct shim_stream *shim_streams; /* those that were created */
+extern struct shim_stream *shim_streams; /* all of them */
 
 /* NULL and cudaStreamPerThread are streams of the process's own. */
 cudaStream_t shim_real(cudaStream_t stream);
