@@ -167,8 +167,11 @@ static void save_too_much(int rank, zopt_threads *threads, void *arg)
 START_TEST(no_rank_returns_before_a_failed_save_has_removed_its_files)
 {
     full_disk f = {.async = _i};
-    setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 << 16, 1 << 16});
+    struct rlimit before;
+    ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &(struct rlimit){1 << 16, before.rlim_max}), 0);
     h_on_threads(3, save_too_much, &f);
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &before), 0);
     ck_assert_str_eq(f.left, "");
 }
 END_TEST
