@@ -284,7 +284,8 @@ static zopt_status local_set_stream(zopt *z, void *stream)
 {
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(zi_check_running(zero, "zopt_set_stream"));
-    return zi_caller_set(zero, stream, stream == ZOPT_NO_STREAM);
+    int none = stream == ZOPT_NO_STREAM; /* NOLINT: a number that is no address */
+    return zi_caller_set(zero, stream, none);
 }
 
 static zopt_status local_grad_acquire(zopt *z, int id, void **grad)

@@ -56,15 +56,15 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
         halves out[VECTORS];
         for (int s = 0; s < n_sources; s++) {
             const halves *x = (const void *)((const uint16_t *)a->source[s] + first);
-            for (int v = 0; v < VECTORS; v++)
+            for (size_t v = 0; v < VECTORS; v++)
                 sum[v] += __builtin_convertvector(x[v], words);
         }
-        for (int v = 0; v < VECTORS; v++) {
+        for (size_t v = 0; v < VECTORS; v++) {
             sum[v] &= 0xffff;
             out[v] = __builtin_convertvector(sum[v], halves);
         }
-        for (int v = 0; v < VECTORS && n_bytes > 0; v += 2) { /* two vectors of halves are packed */
-            half_pair pair;
+        for (size_t v = 0; v < VECTORS && n_bytes > 0; v += 2) {
+            half_pair pair; /* packed together */
             memcpy(&pair, &out[v], sizeof pair);
             byte_pair low = __builtin_convertvector(pair, byte_pair);
             for (int b = 0; b < n_bytes; b++)
@@ -72,7 +72,7 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
         }
         for (int w = 0; w < n_words; w++) {
             words *x = (void *)(a->word[w] + first);
-            for (int v = 0; v < VECTORS; v++) {
+            for (size_t v = 0; v < VECTORS; v++) {
                 words total = x[v] + sum[v];
                 x[v] = total;
                 if (w == 0)
@@ -80,7 +80,7 @@ static inline __attribute__((always_inline)) void add_lines(const bench_add *a, 
             }
         }
         for (int d = 0; d < n_dests; d++)
-            for (int v = 0; v < VECTORS; v += 2)
+            for (size_t v = 0; v < VECTORS; v += 2)
                 stream((uint16_t *)a->dest[d] + first + v * LANES, &out[v]);
     }
     stream_end();

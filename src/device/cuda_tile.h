@@ -131,7 +131,7 @@ ZI_TILE void zi_update_thread(zi_rule rule, int n_states, const zi_cuda_job *job
                               uint32_t thread)
 {
     zi_group_of_four group[ZI_GROUPS];
-    uint64_t first = tile * ZI_UPDATE_TILE + thread * ZI_QUAD;
+    uint64_t first = tile * ZI_UPDATE_TILE + (uint64_t)thread * ZI_QUAD;
     ZI_UNROLL
     for (int j = 0; j < ZI_GROUPS; j++)
         if (first + (uint64_t)j * ZI_GROUP_PITCH < job->n_elems)
@@ -151,7 +151,7 @@ ZI_TILE void zi_update_thread(zi_rule rule, int n_states, const zi_cuda_job *job
 /* Where the four columns of a team's thread begin in a row of its block. */
 ZI_TILE uint64_t zi_team_element(uint64_t block, int row, uint32_t thread)
 {
-    return block * ZI_BLOCK + (uint64_t)row * ZI_LANES + thread * ZI_QUAD;
+    return block * ZI_BLOCK + (uint64_t)row * ZI_LANES + (uint64_t)thread * ZI_QUAD;
 }
 
 /* This thread's four of the 32 lanes of its block's sum of squares. */
