@@ -32,23 +32,28 @@ const char *zi_ahead_missing(const zi_zero *z)
     return NULL;
 }
 
-enum { N_ARRAYS = 7 };
+enum { N_ARRAYS = 8 };
 typedef struct array_row {
     void *pointer;
     size_t bytes;
     int is_locked; /* 1: page-locked memory of the host */
 } array_row;
 
+/* A rank's losses, and its mark. */
+static size_t loss_row(const zi_zero *z)
+{
+    return (size_t)z->n_micro + 1;
+}
+
 /* In bad_key: a key of each rank, and its row of losses. */
 static size_t n_met(const zi_zero *z)
 {
-    return (size_t)z->comm->world * (size_t)(2 + z->n_micro);
+    return (size_t)z->comm->world * (1 + loss_row(z));
 }
 
 static double *losses_of(const zi_zero *z, int rank)
 {
-    return (double *)(void *)(z->ahead->bad_key + z->comm->world) +
-           (size_t)rank * (size_t)(1 + z->n_micro);
+    return (double *)(void *)(z->ahead->bad_key + z->comm->world) + (size_t)rank * loss_row(z);
 }
 
 static void list_arrays(const zi_zero *z, array_row row[N_ARRAYS])
@@ -59,6 +64,7 @@ static void list_arrays(const zi_zero *z, array_row row[N_ARRAYS])
     const array_row rows[N_ARRAYS] = {
         {&a->slot, ZI_MAX_PENDING * sizeof *a->slot, 1},
         {&a->offered, n_offered * sizeof *a->offered, 1},
+        {&a->offered_losses, ZI_MAX_PENDING * loss_row(z) * sizeof *a->offered_losses, 1},
         {&a->offered_terms, has_terms ? n_offered * sizeof *a->offered_terms : 0, 1},
         {&a->terms, has_terms ? n_groups * sizeof *a->terms : 0, 0},
         {&a->standing, sizeof *a->standing, 0},
@@ -262,12 +268,14 @@ static void offer(zi_zero *z)
     }
 }
 
-/* This rank's row, for the sum. Not recorded: it comes from memory of the host that is written anew
- * at once. */
+/* This rank's row, for the sum. Not recorded: a step's comes from where the one before it does not.
+ */
 static void bring_losses(zi_zero *z)
 {
-    z->config.device->copy(z->queue, losses_of(z, z->comm->rank), z->losses,
-                           (size_t)(1 + z->n_micro) * sizeof *z->losses);
+    size_t bytes = loss_row(z) * sizeof *z->losses;
+    double *offered = z->ahead->offered_losses + z->step % ZI_MAX_PENDING * loss_row(z);
+    memcpy(offered, z->losses, bytes);
+    z->config.device->copy(z->queue, losses_of(z, z->comm->rank), offered, bytes);
 }
 
 zopt_status zi_ahead_decide(zi_zero *z)

@@ -35,6 +35,7 @@ typedef struct zi_ahead {
     /* In page-locked memory, see control.h. */
     zi_step_slot *slot;
     float (*offered)[ZI_MAX_SCALARS];
+    double *offered_losses;  /* [ZI_MAX_PENDING] this rank's, with its mark */
     zi_terms *offered_terms; /* NULL: no statistics are settled */
     /* In the device's memory. */
     zi_standing *standing;
