@@ -1,7 +1,7 @@
-/* A run on GPUs, or on the shim, for test_device_faults.sh: over the transport of the first argument,
- * and in its third step rank 1 fails as the second says (kill, stop, exit, loop; gpu, on the shim:
- * its GPU does; none: not at all). The others end as zopt's command would. A third argument: ranks
- * of a node. */
+/* A run on GPUs, or on the shim, for test_device_faults.sh: over the transport of the first
+ * argument, and in its third step rank 1 fails as the second says (kill, stop, exit, loop; gpu, on
+ * the shim: its GPU does; none: not at all). The others end as zopt's command would. A third
+ * argument: ranks of a node. */
 #include <mpi.h>
 #include <signal.h>
 #include <stdio.h>

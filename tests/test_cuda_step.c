@@ -82,17 +82,23 @@ START_TEST(a_step_waits_for_nothing)
 END_TEST
 
 /* Over a transport whose transfers have events: on a thread that is a world of its own. */
+static zopt_threads *create_alone(h_problem *problem, zopt **z)
+{
+    zopt_threads *threads;
+    make_problem(problem, "AdamW");
+    ok(zopt_threads_create(1, &threads));
+    problem->options.transport = "threads";
+    problem->options.threads = threads;
+    ok(h_create(problem, &problem->options, z));
+    return threads;
+}
+
 START_TEST(the_first_parameters_are_there_while_later_ones_are_made)
 {
     h_problem problem;
     const void *param;
-    zopt_threads *threads;
     zopt *z;
-    make_problem(&problem, "AdamW");
-    ok(zopt_threads_create(1, &threads));
-    problem.options.transport = "threads";
-    problem.options.threads = threads;
-    ok(h_create(&problem, &problem.options, &z));
+    zopt_threads *threads = create_alone(&problem, &z);
     cudaStream_t stream = zi_zero_of(z)->queue->stream;
     give_gradients(&problem, z);
     ok(zopt_step(z));
@@ -112,13 +118,8 @@ START_TEST(parameters_for_a_stream_are_ordered_and_not_waited_for)
 {
     h_problem problem;
     const void *param;
-    zopt_threads *threads;
     zopt *z;
-    make_problem(&problem, "AdamW");
-    ok(zopt_threads_create(1, &threads));
-    problem.options.transport = "threads";
-    problem.options.threads = threads;
-    ok(h_create(&problem, &problem.options, &z));
+    zopt_threads *threads = create_alone(&problem, &z);
     ok(zopt_set_stream(z, NULL));
     cudaStream_t stream = zi_zero_of(z)->queue->stream;
     for (int step = 0; step < 2; step++) {

@@ -1,7 +1,8 @@
 /* Adam as torch.optim.Adam defines it: L2 inside the gradient, moments, bias correction, with eps
  * outside the root; and what it has in common with AdamW. The bias corrections are moved into the
  * scalars: with c = sqrt(1 - beta2^t),
- *     lr / (1 - beta1^t) * m / (sqrt(v) / c + eps) = lr * c / (1 - beta1^t) * m / (sqrt(v) + eps * c),
+ *     lr / (1 - beta1^t) * m / (sqrt(v) / c + eps)
+ *         = lr * c / (1 - beta1^t) * m / (sqrt(v) + eps * c),
  * a division and two roundings fewer for each element. Source: Kingma and Ba, Adam, Algorithm 1 and
  * the end of section 2; AMSGrad: Reddi, Kale and Kumar, On the Convergence of Adam and Beyond, with
  * torch's bias corrections. */
