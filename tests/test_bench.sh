@@ -63,44 +63,53 @@ bench() {
         fail "$* : $(tail -n 1 err.txt): $(cat out.txt)"
 }
 
+# refused CODE TEXT COMMAND...: and nothing on stdout, for whoever reads that.
+refused() {
+    expect "$@"
+    if [ -s out.txt ]; then fail "${*:3} : refused, and yet: $(head -n 2 out.txt)"; fi
+}
+
 test_arguments() {
     expect 0 "#wrong counts" "$zopt" bench --help
-    expect 64 "no benchmark given" "$zopt" bench
-    expect 64 "one benchmark at a time" "$zopt" bench step adam
-    expect 64 "there is no benchmark 'stepp'; did you mean 'step'?" "$zopt" bench stepp
-    expect 64 "bench norm has no optimizer to choose" "$zopt" bench norm --optimizer lion
-    expect 64 "bench accumulate has no transport to choose" "$zopt" bench accumulate --transport self
-    expect 64 "bench adam has no transport to choose" "$zopt" bench adam --transport self
-    expect 64 "bench comm has no optimizer to choose" "$zopt" bench comm --optimizer lion
-    expect 64 "bench adam has no parameter buffers" "$zopt" bench adam --shared-params
-    expect 78 "bench ckpt is measured on the CPU alone" "$zopt" bench ckpt --device cuda
-    expect 78 "behind a backward pass is measured on the CPU" "$zopt" bench step --device cuda --overlap on
-    expect 78 "unknown device 'tpu'" "$zopt" bench step --device tpu
-    expect 64 "bench step has no files to choose" "$zopt" bench step --dir .
-    expect 64 "bench ckpt has no norm to choose" "$zopt" bench ckpt --norm on
-    expect 64 "threads of one process" "$zopt" bench step --params 100 --transport threads
-    expect 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
-    expect 64 "bench adam has no backward pass to choose" "$zopt" bench adam --overlap on
-    expect 64 "bench comm has no thread to choose" "$zopt" bench comm --progress-thread
-    expect 64 "bench adam has no tensors to choose" "$zopt" bench adam --tensors 2
-    expect 64 "bench norm has no buckets to choose" "$zopt" bench norm --bucket 512
-    expect 64 "bench calibrate has no parameter buffers" "$zopt" bench --calibrate --shared-params
-    expect 64 "10 multiply-adds of a backward pass, but no step behind one" \
+    refused 64 "no benchmark given" "$zopt" bench
+    refused 64 "one benchmark at a time" "$zopt" bench step adam
+    refused 64 "there is no benchmark 'stepp'; did you mean 'step'?" "$zopt" bench stepp
+    refused 64 "bench norm has no optimizer to choose" "$zopt" bench norm --optimizer lion
+    refused 64 "bench accumulate has no transport to choose" "$zopt" bench accumulate --transport self
+    refused 64 "bench adam has no transport to choose" "$zopt" bench adam --transport self
+    refused 64 "bench comm has no optimizer to choose" "$zopt" bench comm --optimizer lion
+    refused 64 "bench adam has no parameter buffers" "$zopt" bench adam --shared-params
+    refused 78 "bench ckpt is measured on the CPU alone" "$zopt" bench ckpt --device cuda
+    refused 78 "behind a backward pass is measured on the CPU" "$zopt" bench step --device cuda --overlap on
+    refused 78 "unknown device 'tpu'" "$zopt" bench step --device tpu
+    refused 64 "bench step has no files to choose" "$zopt" bench step --dir .
+    refused 64 "bench ckpt has no norm to choose" "$zopt" bench ckpt --norm on
+    refused 64 "threads of one process" "$zopt" bench step --params 100 --transport threads
+    refused 64 "bench comm has no norm to choose" "$zopt" bench comm --norm on
+    refused 64 "bench adam has no backward pass to choose" "$zopt" bench adam --overlap on
+    refused 64 "bench comm has no thread to choose" "$zopt" bench comm --progress-thread
+    refused 64 "bench adam has no tensors to choose" "$zopt" bench adam --tensors 2
+    refused 64 "bench norm has no buckets to choose" "$zopt" bench norm --bucket 512
+    refused 64 "bench calibrate has no parameter buffers" "$zopt" bench --calibrate --shared-params
+    refused 64 "10 multiply-adds of a backward pass, but no step behind one" \
         "$zopt" bench step --backward 10
-    expect 64 "--overlap 'maybe' is not one of" "$zopt" bench step --overlap maybe
-    expect 64 "--params 'many' is not a whole number" "$zopt" bench step --params many
-    expect 64 "--params '3e9' is not a whole number in [1, 2147483136]" "$zopt" bench step --params 3e9
-    expect 64 "--params is a list" "$zopt" bench step --params 1,,2
-    expect 64 "--rounds 10: a median of fewer than 11" "$zopt" bench step --rounds 10
-    expect 64 "--threads '0' is not" "$zopt" bench step --threads 0
-    expect 64 "--norm 'maybe' is not one of" "$zopt" bench step --norm maybe
-    expect 64 "--dtype 'fp32' is not one of" "$zopt" bench step --dtype fp32
-    expect 64 "8 tensors are more than 7 parameters" "$zopt" bench step --threads 2 --params 7 --tensors 8
-    expect 78 "did you mean 'AdamW'" "$zopt" bench adam --params 100 --optimizer adamww
-    expect 78 "transport self connects 1 of 2 ranks" "$zopt" bench step --threads 2 --params 100 \
+    refused 64 "--overlap 'maybe' is not one of" "$zopt" bench step --overlap maybe
+    refused 64 "--params 'many' is not a whole number" "$zopt" bench step --params many
+    refused 64 "--params '3e9' is not a whole number in [1, 2147483136]" "$zopt" bench step --params 3e9
+    refused 64 "--params is a list" "$zopt" bench step --params 1,,2
+    refused 64 "--rounds 10: a median of fewer than 11" "$zopt" bench step --rounds 10
+    refused 64 "--threads '0' is not" "$zopt" bench step --threads 0
+    refused 64 "--norm 'maybe' is not one of" "$zopt" bench step --norm maybe
+    refused 64 "--dtype 'fp32' is not one of" "$zopt" bench step --dtype fp32
+    refused 64 "8 tensors are more than 7 parameters" "$zopt" bench step --threads 2 --params 7 --tensors 8
+    refused 78 "did you mean 'AdamW'" "$zopt" bench adam --params 100 --optimizer adamww
+    refused 78 "transport self connects 1 of 2 ranks" "$zopt" bench step --threads 2 --params 100 \
         --transport self
-    expect 78 "there are auto, threads, shm" "$zopt" bench comm --params 100 --transport tcp
-    expect 78 "did you mean \"threads\"" "$zopt" bench comm --threads 2 --params 100 --transport thread
+    refused 78 "there are auto, threads, shm" "$zopt" bench comm --params 100 --transport tcp
+    refused 78 "did you mean \"threads\"" "$zopt" bench comm --threads 2 --params 100 --transport thread
+    refused 78 "there are auto, threads, shm" "$zopt" bench step --params 100 --transport self,tcp --json
+    refused 78 "did you mean 'AdamW'" "$zopt" bench step --params 100 --optimizer lion,adamww
+    refused 64 "8 tensors are more than 7 parameters" "$zopt" bench ckpt --params 100,7 --tensors 8 --json
 }
 
 optimizers() { # LIST of the optimizers that this build has

@@ -11,6 +11,7 @@
 #include "bench/contestant.h"
 #include "bench/rounds.h"
 #include "device/device.h"
+#include "optim/optim.h"
 
 enum { DEFAULT_PARAMS = 1 << 26, CALIBRATION_PARAMS = 1 << 24 };
 
@@ -149,7 +150,7 @@ static zopt_status measure(bench_rank *run, const bench_case *c)
     memcpy(contest.contestant, row->contestant, sizeof contest.contestant);
     if (c->overlap)
         contest.contestant[BENCH_SUBJECT] = &bench_overlap;
-    if (no_baseline(run) != NULL)
+    if (c->no_baseline != NULL)
         contest.contestant[BENCH_BASELINE] = NULL;
     if (!c->crew->device->on_host) {
         if (row->contestant[BENCH_LIMIT] != NULL)
@@ -193,13 +194,11 @@ static zopt_status run_case(bench_rank *run, bench_case c, const char *optimizer
     c.data = run->data;
     c.request = run->request;
     c.device = run->request->device;
+    c.no_baseline = no_baseline(run);
     c.has_rule = run->row->has_rule;
     c.n_tensors = count_tensors(run->request, c.params);
     const bench_tensors tensors = {.n_elems = c.params, .n = c.n_tensors};
     uint64_t first, extent[2];
-    if (tensors.n > c.params)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
-                       (unsigned long long)tensors.n, (unsigned long long)c.params);
     zi_shape shape = bench_tensor_shape(bench_tensor_elems(&tensors, 0, &first), extent);
     ZI_TRY(bench_rule_open(optimizer, &shape, &c.rule));
     cut(run->row, &c);
@@ -242,12 +241,6 @@ static zopt_status run_rank(bench_rank *run)
         run->crew.comm,
         run->data != NULL ? ZOPT_OK : ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the gradients")));
     bench_data_make(run->request->dtype, run->data);
-    if (run->crew.rank == 0)
-        bench_print_begin(run->request, &run->crew, no_baseline(run));
-    int on_host = run->crew.device->on_host;
-    if (run->crew.rank == 0 && row->measure == NULL)
-        bench_print_heads(run->request, !on_host || row->contestant[BENCH_COPY] != NULL,
-                          !on_host && row->is_step);
     ZI_TRY(sweep(run));
     if (run->crew.rank == 0)
         bench_print_end(run->request);
@@ -335,6 +328,23 @@ static const char *find_refused(const bench_row *row, const bench_request *r)
     return NULL;
 }
 
+/* What every case would refuse, before the first is measured. */
+static zopt_status check_lists(const bench_request *r)
+{
+    const zi_comm_config plan = {.plan_world = 1}; /* whether there is such a row in this build */
+    const zi_comm_ops *ops;
+    const zi_optim *optim;
+    for (int t = 0; t < r->n_transports; t++)
+        ZI_TRY(zi_comm_find(r->transport[t], &plan, &ops));
+    for (int o = 0; o < r->n_optimizers; o++)
+        ZI_TRY(zi_optim_find(r->optimizer[o], &optim));
+    for (int p = 0; p < r->n_params; p++)
+        if (r->n_tensors > r->params[p])
+            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
+                           (unsigned long long)r->n_tensors, (unsigned long long)r->params[p]);
+    return ZOPT_OK;
+}
+
 /* Fill in what is not given, and refuse what would be left out. */
 static zopt_status complete(const bench_row *row, bench_request *r)
 {
@@ -369,7 +379,7 @@ static zopt_status complete(const bench_row *row, bench_request *r)
     if (r->rounds < BENCH_MIN_ROUNDS || r->threads < 0 || r->threads > BENCH_MAX_RANKS)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%d rounds of %d threads: want at least %d, at most %d",
                        r->rounds, r->threads, BENCH_MIN_ROUNDS, BENCH_MAX_RANKS);
-    return ZOPT_OK;
+    return check_lists(r);
 }
 
 zopt_status bench_run(const bench_request *request)

@@ -40,6 +40,8 @@ static bench_rates rates_of(const bench_parts *p, const double *seconds)
 
 static void print_rates(const bench_parts *p, const bench_rates *r, uint64_t n_wrong, int index)
 {
+    if (index == 0)
+        bench_print_begin(&p->c);
     if (p->c.request->json) {
         bench_print_keys(&p->c, p->comm->ops->name, index);
         printf("\"meet_s\": %.9g, \"norm_bytes_per_s\": %.9g, \"update_bytes_per_s\": %.9g, "

@@ -322,6 +322,8 @@ static void print_row(const saves *s, const double *ms, uint64_t n_wrong, int in
     const bench_case *c = s->c;
     double bytes = (double)s->bytes;
     dd_texts dd = dd_texts_of(s, ms, "-");
+    if (index == 0)
+        bench_print_begin(c);
     if (c->request->json) {
         print_json(s, ms, n_wrong, index);
     } else {

@@ -13,6 +13,7 @@ typedef struct bench_case {
     const bench_data *data;
     const bench_request *request;
     const char *transport, *device;
+    const char *no_baseline; /* why nothing takes part as one, or NULL */
     uint64_t params;
     int norm, overlap;
     int async_save; /* 1: handles save asynchronously */

@@ -9,9 +9,10 @@
 #include "base/dtype.h"
 #include "device/device.h"
 
-void bench_print_begin(const bench_request *request, const bench_crew *crew,
-                       const char *no_baseline)
+void bench_print_begin(const bench_case *c)
 {
+    const bench_request *request = c->request;
+    const bench_crew *crew = c->crew;
     int ranks = crew->world;
     if (request->json) {
         printf("{\"bench\": \"%s\", \"version\": \"%s\", \"device\": \"%s\", \"kernels\": \"%s\", "
@@ -30,16 +31,16 @@ void bench_print_begin(const bench_request *request, const bench_crew *crew,
            request->rounds);
     if (request->shared_params)
         printf("# one parameter buffer for all ranks; the limit has one for each\n");
-    if (no_baseline != NULL)
-        printf("# no baseline: %s\n", no_baseline);
+    if (c->no_baseline != NULL)
+        printf("# no baseline: %s\n", c->no_baseline);
 }
 
-void bench_print_heads(const bench_request *request, int has_copy, int has_graph)
+/* All rows of a request have the same columns. */
+static void print_heads(const bench_result *r)
 {
+    int has_copy = isfinite(r->ms[BENCH_COPY]), has_graph = isfinite(r->ms[BENCH_NO_GRAPH]);
     static const char format[] =
         "%s%9s %10s %5s %9s %14s %4s %8s %9s %7s %7s %6s %9s %7s %9s %10s %9s %6s";
-    if (request->json)
-        return;
     printf(format, "#", "size", "params", "ranks", "transport", "optimizer", "norm", "overlap",
            "time", "algbw", "busbw", "bytes/", "limit", "x limit", "baseline", "x baseline",
            "backward", "#wrong");
@@ -136,7 +137,12 @@ static void print_text(const bench_result *r)
 
 void bench_print_row(const bench_result *r, int index)
 {
-    if (r->c->request->json)
+    int json = r->c->request->json;
+    if (index == 0)
+        bench_print_begin(r->c);
+    if (index == 0 && !json)
+        print_heads(r);
+    if (json)
         print_json(r, index);
     else
         print_text(r);

@@ -24,13 +24,12 @@ typedef struct bench_result {
     uint64_t n_wrong;
 } bench_result;
 
-/* no_baseline: why there is none, or NULL. */
-void bench_print_begin(const bench_request *request, const bench_crew *crew,
-                       const char *no_baseline);
-/* The heads of bench_print_row's columns, of those contestants too; nothing for JSON. */
-void bench_print_heads(const bench_request *request, int has_copy, int has_graph);
+/* Before the first row of all, once nothing of the request can be refused any more: what is
+ * measured, or JSON's beginning. */
+void bench_print_begin(const bench_case *c);
 /* JSON: begin a row with what its case is. transport: in use, or NULL. */
 void bench_print_keys(const bench_case *c, const char *transport, int index);
+/* A row, and before the first, index 0, bench_print_begin and the heads of its columns. */
 void bench_print_row(const bench_result *result, int index);
 void bench_print_end(const bench_request *request);
 
