@@ -1,5 +1,4 @@
-/* The table of benchmarks, the ranks of a request, and the sweep over its lists. Next: rounds.c
- * measures one case. */
+/* The ranks of a request, and the sweep over its lists. Next: rounds.c measures one case. */
 #include <malloc.h>
 #include <math.h>
 #include <pthread.h>
@@ -8,90 +7,9 @@
 #include <string.h>
 
 #include "base/status.h"
-#include "bench/contestant.h"
 #include "bench/rounds.h"
+#include "bench/table.h"
 #include "device/device.h"
-#include "optim/optim.h"
-
-enum { DEFAULT_PARAMS = 1 << 26, CALIBRATION_PARAMS = 1 << 24 };
-
-typedef struct bench_row {
-    const char *name, *help;
-    const bench_contestant *contestant[BENCH_N_CONTESTANTS];
-    int collective_baseline; /* 1: it needs MPI */
-    int has_transport, has_rule;
-    int is_step; /* 1: there is a norm to measure, and a backward pass to hide behind */
-    int alone;   /* 1: each rank works on a part of its own */
-    int has_tensors, has_buckets, has_shared_params, has_files, has_calibration;
-    int on_devices;  /* 1: not on the CPU alone */
-    double bytes;    /* that it moves for each parameter; 0: those of a step */
-    uint64_t params; /* if none are given; 0: DEFAULT_PARAMS */
-    /* In place of the contestants. */
-    zopt_status (*measure)(const bench_case *c, const char *fault, int index, uint64_t *n_wrong);
-} bench_row;
-
-static const bench_row rows[] = {
-    {.name = "step",
-     .help = "a whole step: gradients reduced, updated, parameters handed back",
-     .contestant = {&bench_step, &bench_limit, &bench_textbook},
-     .collective_baseline = 1,
-     .has_transport = 1,
-     .has_rule = 1,
-     .is_step = 1,
-     .has_tensors = 1,
-     .has_buckets = 1,
-     .has_shared_params = 1,
-     .on_devices = 1},
-    {.name = "adam",
-     .help = "the update kernel alone",
-     .contestant = {&bench_kernel, &bench_limit, &bench_passes},
-     .has_rule = 1,
-     .alone = 1,
-     .on_devices = 1},
-    {.name = "norm",
-     .help = "the exact sum of squares of 16-bit gradients, alone, beside a copy of memory",
-     .contestant = {[BENCH_SUBJECT] = &bench_pass_norm, [BENCH_COPY] = &bench_device_copy},
-     .bytes = 2,
-     .alone = 1,
-     .on_devices = 1},
-    {.name = "accumulate",
-     .help = "16-bit gradients added to FP32 accumulators, alone, beside a copy of memory",
-     .contestant = {[BENCH_SUBJECT] = &bench_pass_accumulate, [BENCH_COPY] = &bench_device_copy},
-     .bytes = 10,
-     .alone = 1,
-     .on_devices = 1},
-    {.name = "comm",
-     .help = "one bucket to its owners and back, without an update",
-     .contestant = {&bench_transfer, &bench_limit, &bench_textbook},
-     .collective_baseline = 1,
-     .has_transport = 1,
-     .has_shared_params = 1,
-     .on_devices = 1},
-    {.name = "ckpt",
-     .help = "a run's whole state to disk and back",
-     .has_transport = 1,
-     .has_rule = 1,
-     .measure = bench_ckpt,
-     .has_tensors = 1,
-     .has_buckets = 1,
-     .has_shared_params = 1,
-     .has_files = 1},
-    {.name = "calibrate",
-     .help = "the parts of a step, kept in a file for zopt plan --time",
-     .has_transport = 1,
-     .has_rule = 1,
-     .params = CALIBRATION_PARAMS,
-     .measure = bench_calibrate,
-     .has_buckets = 1,
-     .has_calibration = 1},
-};
-enum { N_ROWS = sizeof rows / sizeof rows[0] };
-
-const char *bench_name(int i, const char **help)
-{
-    *help = i < N_ROWS ? rows[i].help : NULL;
-    return i < N_ROWS ? rows[i].name : NULL;
-}
 
 /* Opens when all threads could be started; until then they wait for the mutex. */
 typedef struct bench_gate {
@@ -289,107 +207,13 @@ static zopt_status run_ranks(bench_rank *ranks, bench_gate *gate, int n)
     return ranks[0].status == ZOPT_OK ? ZOPT_OK : ZI_FAIL(ranks[0].status, "%s", ranks[0].error);
 }
 
-static const bench_row *find_row(const char *name)
-{
-    for (int i = 0; i < N_ROWS; i++)
-        if (strcmp(name, rows[i].name) == 0)
-            return &rows[i];
-    return NULL;
-}
-
-static zopt_status refuse_name(const char *name)
-{
-    const char *near = zi_nearest(name, &rows[0].name, N_ROWS, sizeof rows[0]);
-    return ZI_FAIL(ZOPT_ERR_ARGUMENT, "there is no benchmark '%.64s'%s%s%s", name,
-                   near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
-}
-
-/* What is asked for and the benchmark has nothing of, or NULL. */
-static const char *find_refused(const bench_row *row, const bench_request *r)
-{
-    const struct {
-        int asked, has;
-        const char *what;
-    } options[] = {
-        {r->n_transports > 0, row->has_transport, "transport"},
-        {r->n_optimizers > 0, row->has_rule, "optimizer"},
-        {r->n_norms > 0, row->is_step, "norm"},
-        {r->n_overlaps > 0 || r->fmas > 0, row->is_step, "backward pass"},
-        {r->progress_thread, row->is_step, "thread"},
-        {r->n_tensors > 0, row->has_tensors, "tensors"},
-        {r->bucket_elems > 0, row->has_buckets, "buckets"},
-        {r->shared_params, row->has_shared_params, "parameter buffers"},
-        {r->dir != NULL, row->has_files, "files"},
-        {r->calibration != NULL, row->has_calibration, "calibration"},
-    };
-    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++)
-        if (options[i].asked && !options[i].has)
-            return options[i].what;
-    return NULL;
-}
-
-/* What every case would refuse, before the first is measured. */
-static zopt_status check_lists(const bench_request *r)
-{
-    const zi_comm_config plan = {.plan_world = 1}; /* whether there is such a row in this build */
-    const zi_comm_ops *ops;
-    const zi_optim *optim;
-    for (int t = 0; t < r->n_transports; t++)
-        ZI_TRY(zi_comm_find(r->transport[t], &plan, &ops));
-    for (int o = 0; o < r->n_optimizers; o++)
-        ZI_TRY(zi_optim_find(r->optimizer[o], &optim));
-    for (int p = 0; p < r->n_params; p++)
-        if (r->n_tensors > r->params[p])
-            return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
-                           (unsigned long long)r->n_tensors, (unsigned long long)r->params[p]);
-    return ZOPT_OK;
-}
-
-/* Fill in what is not given, and refuse what would be left out. */
-static zopt_status complete(const bench_row *row, bench_request *r)
-{
-    const char *refused = find_refused(row, r);
-    if (refused != NULL)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
-    if (r->fmas > 0 && !r->overlap[0] && !r->overlap[1])
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT,
-                       "%llu multiply-adds of a backward pass, but no step behind one: overlap",
-                       (unsigned long long)r->fmas);
-    r->device = r->device != NULL ? r->device : "cpu";
-    const zi_device_ops *device = zi_device_row(r->device);
-    if (device != NULL && !device->on_host && (!row->on_devices || r->overlap[0] || r->overlap[1]))
-        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "bench %s%s is measured on the CPU alone", row->name,
-                       row->on_devices ? " behind a backward pass" : "");
-    if (r->n_params == 0)
-        r->params[r->n_params++] = row->params > 0 ? row->params : DEFAULT_PARAMS;
-    if (r->n_transports == 0)
-        r->transport[r->n_transports++] = "auto";
-    if (r->n_optimizers == 0)
-        r->optimizer[r->n_optimizers++] = "adamw";
-    if (r->n_norms == 0) {
-        r->norm[r->n_norms++] = 0;
-        if (row->is_step)
-            r->norm[r->n_norms++] = 1;
-    }
-    if (r->n_overlaps == 0)
-        r->overlap[r->n_overlaps++] = 0;
-    r->fmas = r->fmas > 0 ? r->fmas : BENCH_FMAS;
-    r->dir = r->dir != NULL ? r->dir : ".";
-    r->rounds = r->rounds > 0 ? r->rounds : BENCH_MIN_ROUNDS;
-    if (r->rounds < BENCH_MIN_ROUNDS || r->threads < 0 || r->threads > BENCH_MAX_RANKS)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%d rounds of %d threads: want at least %d, at most %d",
-                       r->rounds, r->threads, BENCH_MIN_ROUNDS, BENCH_MAX_RANKS);
-    return check_lists(r);
-}
-
 zopt_status bench_run(const bench_request *request)
 {
     bench_request all = *request;
     bench_gate gate = {.mutex = PTHREAD_MUTEX_INITIALIZER};
-    const bench_row *row = find_row(request->bench);
-    if (row == NULL)
-        return refuse_name(request->bench);
-    ZI_TRY(complete(row, &all));
+    const bench_row *row;
+    ZI_TRY(bench_row_find(request->bench, &row));
+    ZI_TRY(bench_request_complete(row, &all));
     /* Freed memory stays with the process, for all contestants: MPI's collectives allocate theirs
      * anew in every call, and would otherwise pay for its pages each time. Before MPI starts. */
     mallopt(M_MMAP_MAX, 0);

@@ -1,7 +1,7 @@
 /* The benchmarks, as the command sees them. A benchmark measures three contestants, round by round
  * in turn: what zopt does; the limit, a kernel that moves the same bytes with additions only; and
  * the baseline, the textbook way. Ratios of their medians are the result. Order of reading:
- * contestant.h, bench.c, rounds.c, step.c, limit.c, textbook.c; ckpt.h. */
+ * contestant.h, table.c, bench.c, rounds.c, step.c, limit.c, textbook.c; ckpt.h. */
 #ifndef BENCH_BENCH_H
 #define BENCH_BENCH_H
 
