@@ -100,6 +100,9 @@ test_arguments() {
     refused 64 "--rounds 10: a median of fewer than 11" "$zopt" bench step --rounds 10
     refused 64 "--threads '0' is not" "$zopt" bench step --threads 0
     refused 64 "--norm 'maybe' is not one of" "$zopt" bench step --norm maybe
+    refused 64 "norm off: Adafactor needs finite gradients" \
+        "$zopt" bench step --params 100 --norm off --optimizer adamw,adafactor
+    refused 64 "norm off: Adafactor" "$zopt" bench step --params 100 --norm both --optimizer adafactor
     refused 64 "--dtype 'fp32' is not one of" "$zopt" bench step --dtype fp32
     refused 64 "8 tensors are more than 7 parameters" "$zopt" bench step --threads 2 --params 7 --tensors 8
     refused 78 "did you mean 'AdamW'" "$zopt" bench adam --params 100 --optimizer adamww
@@ -125,6 +128,9 @@ test_threads() {
     all=$(optimizers none)
     bench "$(tr , '\n' <<<"$all" | wc -l)" no "ranks=2 transport=threads norm=True" \
         "$zopt" bench step --threads 2 --params 9000 --tensors 2 --norm on --optimizer "$all"
+    # Of Adafactor there is no step without the norm, and no row that says so.
+    bench 1 no "optimizer=Adafactor norm=True" "$zopt" bench step --threads 2 --params 9000 --optimizer adafactor
+    bench 3 no "ranks=2" "$zopt" bench step --threads 2 --params 900 --optimizer adamw,adafactor
     # One element, more ranks than blocks, a size that no number of ranks divides.
     bench 6 no "ranks=3 threads=True" "$zopt" bench step --threads 3 --params 1,300,10007 --bucket 512
     bench 2 no "tensors=100 dtype=bf16" \
@@ -170,6 +176,7 @@ PYTHON
 test_ckpt() {
     bench_ckpt 2 "ranks=2 transport=threads norm=False tensors=3" \
         "$zopt" bench ckpt --threads 2 --params 300,100007 --tensors 3 --dir "$work"
+    bench_ckpt 1 "norm=True" "$zopt" bench ckpt --threads 1 --params 300 --optimizer adafactor
     bench_ckpt 2 "ranks=3" "$zopt" bench ckpt --threads 3 --params 9001 --tensors 2 \
         --optimizer adafactor,adamw8bit --dtype bf16
     local fault

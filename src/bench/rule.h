@@ -18,6 +18,9 @@ typedef struct bench_rule {
  * shape. Errors: ERR_CONFIG with the nearest name. */
 zopt_status bench_rule_open(const char *optimizer, const zi_shape *shape, bench_rule *rule);
 
+/* 1: its steps measure the norm whether that is asked for or not. */
+int bench_always_measures(const zi_optim *optim);
+
 /* On to the next step. */
 void bench_rule_next(bench_rule *rule);
 

@@ -109,16 +109,23 @@ static const char *find_refused(const bench_row *row, const bench_request *r)
     return NULL;
 }
 
-/* What every case would refuse, before the first is measured. */
-static zopt_status check_lists(const bench_request *r)
+/* What every case would refuse, before the first is measured. no_norm: steps without it were asked
+ * for. */
+static zopt_status check_lists(const bench_request *r, int no_norm)
 {
     const zi_comm_config plan = {.plan_world = 1}; /* whether there is such a row in this build */
     const zi_comm_ops *ops;
     const zi_optim *optim;
     for (int t = 0; t < r->n_transports; t++)
         ZI_TRY(zi_comm_find(r->transport[t], &plan, &ops));
-    for (int o = 0; o < r->n_optimizers; o++)
+    for (int o = 0; o < r->n_optimizers; o++) {
         ZI_TRY(zi_optim_find(r->optimizer[o], &optim));
+        if (no_norm && bench_always_measures(optim))
+            return ZI_FAIL(ZOPT_ERR_ARGUMENT,
+                           "norm off: %s needs finite gradients, so its steps always measure the "
+                           "norm",
+                           optim->name);
+    }
     for (int p = 0; p < r->n_params; p++)
         if (r->n_tensors > r->params[p])
             return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%llu tensors are more than %llu parameters",
@@ -129,6 +136,7 @@ static zopt_status check_lists(const bench_request *r)
 zopt_status bench_request_complete(const bench_row *row, bench_request *r)
 {
     const char *refused = find_refused(row, r);
+    int no_norm = r->n_norms > 0 && !r->norm[0];
     if (refused != NULL)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "bench %s has no %s to choose", row->name, refused);
     if (r->fmas > 0 && !r->overlap[0] && !r->overlap[1])
@@ -159,5 +167,5 @@ zopt_status bench_request_complete(const bench_row *row, bench_request *r)
     if (r->rounds < BENCH_MIN_ROUNDS || r->threads < 0 || r->threads > BENCH_MAX_RANKS)
         return ZI_FAIL(ZOPT_ERR_ARGUMENT, "%d rounds of %d threads: want at least %d, at most %d",
                        r->rounds, r->threads, BENCH_MIN_ROUNDS, BENCH_MAX_RANKS);
-    return check_lists(r);
+    return check_lists(r, no_norm);
 }

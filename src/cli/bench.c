@@ -38,7 +38,10 @@ static const struct argp_option options[] = {
     {"optimizer", OPTIMIZER, "NAME,...", 0,
      "step, adam, ckpt, calibrate: optimizers (default: adamw)", 0},
     {"norm", NORM, "off|on|both", 0,
-     "step: without or with the norm and the overflow check (default: both)", 0},
+     "step: without or with the norm and the overflow check (default: both; Adafactor's steps "
+     "always "
+     "have them)",
+     0},
     {"overlap", OVERLAP, "off|on|both", 0,
      "step: behind a backward pass, of which the time that the step adds to it counts (default: "
      "off)",
