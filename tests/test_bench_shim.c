@@ -1,10 +1,15 @@
 /* Benchmarks on a GPU, on the shim: every result is right, one that is left out is found, and what
  * is not measured there is refused. Times mean nothing here. */
 #include <check.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#include "bench/bench.h"
+#include "bench/print.h"
 #include "shim.h"
 
 static bench_request request_of(const char *bench, int threads)
@@ -119,6 +124,44 @@ START_TEST(what_is_not_measured_there_is_refused)
 }
 END_TEST
 
+/* What bench_print_row prints of a subject with that path. */
+static json_t *printed_row(const char *path)
+{
+    static bench_crew crew = {.world = 1};
+    static bench_data data = {.dtype = ZOPT_FP16};
+    bench_request request = request_of("step", 1);
+    zi_device_ops device = {.name = "none"};
+    const bench_case c = {.crew = &crew, .data = &data, .request = &request, .params = 1000};
+    bench_result r = {.c = &c, .path = path, .ms = {1, NAN, NAN, NAN, NAN}};
+    FILE *file = tmpfile();
+    fflush(stdout);
+    int before = dup(STDOUT_FILENO);
+    crew.device = &device;
+    ck_assert(file != NULL && before >= 0 && dup2(fileno(file), STDOUT_FILENO) >= 0);
+    bench_print_row(&r, 1); /* not the first, which JSON begins with */
+    fflush(stdout);
+    dup2(before, STDOUT_FILENO);
+    close(before);
+    rewind(file);
+    ck_assert_int_eq(fgetc(file), ','); /* behind the row before */
+    json_t *row = json_loadf(file, 0, NULL);
+    fclose(file);
+    return row;
+}
+
+START_TEST(json_of_a_row_can_be_read_whatever_the_path_says)
+{
+    static const char *const paths[] = {"of C:\\x, \"said\" a driver\n", "not \xff UTF-8", NULL};
+    for (int i = 0; i < 3; i++) {
+        json_t *row = printed_row(paths[i]);
+        const char *path = json_string_value(json_object_get(row, "path"));
+        ck_assert_msg(row != NULL, "row %d is no JSON", i);
+        ck_assert(i == 0 ? path != NULL && strcmp(path, paths[0]) == 0 : path == NULL);
+        json_decref(row);
+    }
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("bench on the shim");
@@ -131,6 +174,7 @@ int main(void)
     tcase_add_loop_test(tcase, transfers_are_right, 0, 3);
     tcase_add_loop_test(tcase, what_is_left_out_or_wrong_is_found, 0, 5);
     tcase_add_test(tcase, what_is_not_measured_there_is_refused);
+    tcase_add_test(tcase, json_of_a_row_can_be_read_whatever_the_path_says);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

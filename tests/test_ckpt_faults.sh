@@ -366,6 +366,18 @@ for action in inspect verify "diff whole" "prune --keep-last 3"; do
     expect 64 "not UTF-8" "$zopt" ckpt $action "$latin" --json
 done
 expect 0 "ok" "$zopt" ckpt verify "$latin"
+odd='q"uo\te' # is told in JSON as it is
+cp -r whole "$odd"
+for action in inspect verify "diff whole/step-00000004"; do
+    # shellcheck disable=SC2086 # an action and its arguments
+    "$zopt" ckpt $action "$odd/step-00000004" --json >out.txt
+    python3 - "$odd/step-00000004" <<'PYTHON' || fail "ckpt $action --json: $(cat out.txt)"
+import json, sys
+told = json.load(open("out.txt"))
+told = told.get("checkpoints", [told])[0]
+assert sys.argv[1] in (told.get("path"), told.get("b")), told
+PYTHON
+done
 # An option that an action has no use for is refused, not passed over.
 expect 64 "inspect has no --dtype" "$zopt" ckpt inspect whole --dtype fp16
 expect 64 "verify has no --keep-last" "$zopt" ckpt verify whole --keep-last 3

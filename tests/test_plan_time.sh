@@ -160,6 +160,14 @@ assert math.isclose(two["step_s"], sum(want.values()), rel_tol=1e-9)
 PYTHON
 }
 
+test_odd_name() { # a path is told in JSON as it is
+    local odd='q"uo\te.json'
+    cp given.json "$odd"
+    expect 0 "" "${plan[@]}" --ranks 2 --transport mpi --device cpu --calibration "$odd"
+    python3 -c 'import json, sys; assert json.load(open("out.txt"))["given"]["calibration"] == sys.argv[1]' "$odd" ||
+        fail "plan --calibration $odd: $(cat out.txt)"
+}
+
 test_no_calibrations() {
     local bad use=("$zopt" plan --time --params 1e6 --ranks 2 --device cpu --calibration)
     expect 74 "nowhere.json: cannot read" "${use[@]}" nowhere.json
@@ -236,6 +244,7 @@ if [ "$only_threads" != threads ]; then
     test_many_nodes
     test_one_node
     test_calibrated
+    test_odd_name
     test_no_calibrations
     "$zopt" doctor --json >out.txt
     if python3 -c "import json, sys; sys.exit(not any(r['name'] == 'mpi' and r['usable']

@@ -3,6 +3,7 @@
  * the host up; no graph: the time of steps that are enqueued kernel by kernel. */
 #include "bench/print.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -88,6 +89,16 @@ static double speed(const bench_result *r)
     return r->bytes * (double)r->c->params / r->ms[BENCH_SUBJECT] * 1e-6;
 }
 
+/* JSON; null for NULL and for what is no UTF-8. A device has a say in the words of a path. */
+static void print_string(const char *text)
+{
+    json_t *string = text != NULL ? json_string(text) : NULL;
+    if (string == NULL)
+        string = json_null();
+    json_dumpf(string, stdout, JSON_ENCODE_ANY);
+    json_decref(string);
+}
+
 static void print_json(const bench_result *r, int index)
 {
     char text[10][32];
@@ -103,10 +114,7 @@ static void print_json(const bench_result *r, int index)
            number(text[6], "%.4f", speed(r) / copy, "null"),
            number(text[7], "%.6f", r->call_ms, "null"), number(text[8], "%.6f", no_graph, "null"),
            number(text[9], "%.4f", no_graph / ms, "null"));
-    if (r->path != NULL)
-        printf("\"%s\"", r->path);
-    else
-        printf("null");
+    print_string(r->path);
     printf(", \"bytes_per_param\": %.4f, \"wrong\": %llu}", r->bytes,
            (unsigned long long)r->n_wrong);
 }
