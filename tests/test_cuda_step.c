@@ -272,6 +272,47 @@ START_TEST(a_gpu_that_breaks_is_told_by_the_report)
 }
 END_TEST
 
+/* Bytes of tables in the host's memory. */
+static uint64_t host_tables(zopt *z)
+{
+    zopt_memory_usage all, on_device;
+    ok(zopt_memory(z, &all));
+    ok(zopt_device_memory(z, &on_device));
+    for (int i = 0; i < all.n; i++)
+        if (strcmp(all.category[i].name, "tables") == 0)
+            return all.category[i].bytes - on_device.category[i].bytes;
+    ck_abort_msg("no tables");
+    return 0;
+}
+
+/* What the host keeps of each slot's loss, planned and real: on a GPU it has one, and two offered;
+ * on the CPU its own, and all ranks'. */
+START_TEST(losses_that_travel_enqueued_have_no_table_of_all_ranks)
+{
+    enum { MORE = 10000 };
+    static const struct {
+        const char *device;
+        uint64_t bytes;
+    } row[] = {{"cuda", 3 * sizeof(double)}, {"cpu", 2 * sizeof(double)}};
+    uint64_t bytes[2];
+    for (int planned = 0; planned < 2; planned++) {
+        for (int more = 0; more < 2; more++) {
+            h_problem problem;
+            zopt *z;
+            make_problem(&problem, "SGD");
+            problem.options.device = row[_i].device;
+            problem.options.slots = 2 + more * MORE;
+            problem.options.plan_world = planned;
+            ok(h_create(&problem, &problem.options, &z));
+            bytes[more] = host_tables(z);
+            zopt_destroy(z);
+        }
+        ck_assert_uint_eq(bytes[1] - bytes[0], MORE * row[_i].bytes);
+    }
+    heal();
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("cuda_step");
@@ -281,6 +322,7 @@ int main(void)
     tcase_add_test(tcase, parameters_for_a_stream_are_ordered_and_not_waited_for);
     tcase_add_loop_test(tcase, with_a_stream_no_call_waits, 0, N_OPTIMIZERS);
     tcase_add_loop_test(tcase, memory_planned_is_memory_counted, 0, N_OPTIMIZERS);
+    tcase_add_loop_test(tcase, losses_that_travel_enqueued_have_no_table_of_all_ranks, 0, 2);
     tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0,
                         2 * N_OPTIMIZERS);
     tcase_add_loop_test(tcase, what_cannot_be_recorded_runs_without_or_fails_if_that_was_asked_for,

@@ -168,7 +168,7 @@ struct zi_zero {
     zi_placed placed;
     int64_t bad_key;       /* lowest (tensor, slot) with a non-finite gradient; INT64_MAX: none */
     double *losses;        /* [n_micro + 1] this rank's, and a mark of its settings */
-    double *all_losses;    /* [world * (n_micro + 1)] */
+    double *all_losses;    /* [world * (n_micro + 1)]; NULL: they travel enqueued, see ahead.h */
     uint64_t bytes_before; /* comm->bytes_sent when the last step ended */
     int phase;             /* under way, else -1 */
     const char *between;   /* what this rank does where none is: "compute", "save", ... */

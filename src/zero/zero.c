@@ -45,7 +45,7 @@ static int must_measure(const zi_zero *z)
 }
 
 /* The tables of a committed handle: where the pointer is, and how many bytes. */
-enum { N_TABLES = 17 };
+enum { N_TABLES = 16 };
 typedef struct table_row {
     void *pointer;
     size_t bytes;
@@ -74,7 +74,6 @@ static void list_tables(zi_zero *z, table_row row[N_TABLES])
         {&z->statistics, n_statistics * sizeof *z->statistics},
         {&z->row_means, zi_statistics_n_matrices(z) * sizeof *z->row_means},
         {&z->losses, n_losses * sizeof *z->losses},
-        {&z->all_losses, world * n_losses * sizeof *z->all_losses},
     };
     memcpy(row, rows, sizeof rows);
 }
@@ -97,6 +96,11 @@ static void free_tables(zi_zero *z)
         memcpy(&table, row[i].pointer, sizeof table);
         zi_mem_free_table(z->mem, table, row[i].bytes);
     }
+}
+
+static size_t all_losses_bytes(const zi_zero *z)
+{
+    return (size_t)z->comm->world * ((size_t)z->n_micro + 1) * sizeof *z->all_losses;
 }
 
 static int keeps_sums(const zi_zero *z)
@@ -164,6 +168,8 @@ static zopt_status allocate_owned(zi_zero *z)
     ZI_TRY(zi_place_tables(z));
     ZI_TRY(zi_offload_create(z));
     ZI_TRY(zi_ahead_create(z));
+    if (z->ahead == NULL)
+        ZI_TRY(zi_mem_table(z->mem, all_losses_bytes(z), &z->all_losses));
     return zi_statistics_describe(z);
 }
 
@@ -279,6 +285,7 @@ void zi_zero_destroy(zi_zero *z)
     zi_ahead_destroy(z);
     free_arrays(z);
     zi_unplace_tables(z);
+    zi_mem_free_table(z->mem, z->all_losses, all_losses_bytes(z));
     free_tables(z);
     zi_spans_free(z->mem, &z->spans);
     zi_layout_free(z->mem, &z->layout);
