@@ -16,33 +16,22 @@ static zopt_status check_between(zi_zero *z, const char *call)
     return zi_owner_rest(z);
 }
 
-/* What is waited for from here on is told as this phase's, "compute" after it. */
-static void begin(zi_zero *z, const char *phase)
-{
-    z->between = z->comm->phase = phase;
-}
-
-static zopt_status end(zi_zero *z, zopt_status status)
-{
-    begin(z, "compute");
-    return status;
-}
-
 zopt_status zi_local_export(zopt *z, const char *path, int params)
 {
     zi_local *l = zi_local_of(z);
     ZI_TRY(zi_check_running(l->zero, params ? "zopt_export_params" : "zopt_export"));
     ZI_TRY(zi_owner_rest(l->zero));
-    begin(l->zero, "export");
-    return end(l->zero, zi_export_model(l->ckpt, path, params ? ZI_ARRAY_PARAM : ZI_ARRAY_MASTER));
+    zi_local_begin(l->zero, "export");
+    return zi_local_end(l->zero,
+                        zi_export_model(l->ckpt, path, params ? ZI_ARRAY_PARAM : ZI_ARRAY_MASTER));
 }
 
 zopt_status zi_local_save(zopt *z, const char *dir)
 {
     zi_local *l = zi_local_of(z);
     ZI_TRY(check_between(l->zero, "zopt_save"));
-    begin(l->zero, "save");
-    return end(l->zero, zi_ckpt_save(l->ckpt, dir));
+    zi_local_begin(l->zero, "save");
+    return zi_local_end(l->zero, zi_ckpt_save(l->ckpt, dir));
 }
 
 zopt_status zi_local_save_wait(zopt *z)
@@ -50,8 +39,8 @@ zopt_status zi_local_save_wait(zopt *z)
     zi_local *l = zi_local_of(z);
     ZI_TRY(zi_check_running(l->zero, "zopt_save_wait"));
     ZI_TRY(zi_owner_rest(l->zero));
-    begin(l->zero, "save");
-    return end(l->zero, zi_ckpt_wait(l->ckpt));
+    zi_local_begin(l->zero, "save");
+    return zi_local_end(l->zero, zi_ckpt_wait(l->ckpt));
 }
 
 zopt_status zi_local_load(zopt *z, const char *path)
@@ -59,11 +48,11 @@ zopt_status zi_local_load(zopt *z, const char *path)
     zi_local *l = zi_local_of(z);
     uint64_t step;
     ZI_TRY(check_between(l->zero, "zopt_load"));
-    begin(l->zero, "load");
+    zi_local_begin(l->zero, "load");
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_ckpt_load(l->ckpt, path, &step);
     zi_fp_leave(&guard);
-    return end(l->zero, status);
+    return zi_local_end(l->zero, status);
 }
 
 zopt_status zi_local_resume(zopt *z, const char *dir, int *resumed)
@@ -72,12 +61,12 @@ zopt_status zi_local_resume(zopt *z, const char *dir, int *resumed)
     uint64_t step;
     *resumed = 0;
     ZI_TRY(check_between(l->zero, "zopt_resume"));
-    begin(l->zero, "load");
+    zi_local_begin(l->zero, "load");
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_ckpt_resume(l->ckpt, dir, &step);
     zi_fp_leave(&guard);
     *resumed = status == ZOPT_OK && step != UINT64_MAX;
-    return end(l->zero, status);
+    return zi_local_end(l->zero, status);
 }
 
 zopt_status zi_local_note(zopt *z, const char *key, const char *value)

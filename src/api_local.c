@@ -179,6 +179,19 @@ static zopt_status check_grad(const zi_zero *z, const char *call, int id, zi_gra
     return ZOPT_OK;
 }
 
+/* ---- phases beside a step's ---- */
+
+void zi_local_begin(zi_zero *z, const char *phase)
+{
+    z->between = z->comm->phase = phase;
+}
+
+zopt_status zi_local_end(zi_zero *z, zopt_status status)
+{
+    zi_local_begin(z, "compute");
+    return status;
+}
+
 /* ---- the table ---- */
 
 static int local_rank(const zopt *z)

@@ -32,6 +32,11 @@ zopt_status zi_check_running(const zi_zero *z, const char *call);
 /* And ERR_ARGUMENT unless it has a tensor of that id. */
 zopt_status zi_check_tensor(const zi_zero *z, const char *call, int id);
 
+/* What is waited for in between is told as this phase's, outside as "compute". _end returns its
+ * status. */
+void zi_local_begin(zi_zero *z, const char *phase);
+zopt_status zi_local_end(zi_zero *z, zopt_status status);
+
 /* Hear of the steps that have finished; wait: of all that were made. Errors: the device's. */
 zopt_status zi_local_hear(zi_zero *z, int wait);
 

@@ -33,10 +33,11 @@ zopt_status zi_local_set_master(zopt *z, int id, uint64_t offset, uint64_t n, co
     ZI_TRY(zi_owner_rest(zero));
     if (l->ckpt != NULL)
         zi_ckpt_keep_params(l->ckpt);
+    zi_local_begin(zero, "set_master");
     zi_fp_guard guard = zi_fp_enter();
     zopt_status status = zi_set_master(zero, id, offset, n, values);
     zi_fp_leave(&guard);
-    return status;
+    return zi_local_end(zero, status);
 }
 
 zopt_status zi_local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, float *values)
@@ -44,7 +45,8 @@ zopt_status zi_local_get_master(zopt *z, int id, uint64_t offset, uint64_t n, fl
     zi_zero *zero = zi_local_of(z)->zero;
     ZI_TRY(check_range_of(zero, "zopt_get_master", id, offset, n));
     ZI_TRY(zi_owner_rest(zero));
-    return zi_get_owned(zero, -1, id, offset, n, values);
+    zi_local_begin(zero, "get_master");
+    return zi_local_end(zero, zi_get_owned(zero, -1, id, offset, n, values));
 }
 
 zopt_status zi_local_get_state(zopt *z, const char *name, int id, uint64_t offset, uint64_t n,
@@ -63,7 +65,8 @@ zopt_status zi_local_get_state(zopt *z, const char *name, int id, uint64_t offse
             continue;
         if (strcmp(name, names[i]) == 0) {
             ZI_TRY(check_range("zopt_get_state", name, zi_state_elems(tensor, state), offset, n));
-            return zi_get_owned(zero, state, id, offset, n, values);
+            zi_local_begin(zero, "get_state");
+            return zi_local_end(zero, zi_get_owned(zero, state, id, offset, n, values));
         }
         has[n_has++] = names[i];
     }
@@ -93,7 +96,8 @@ zopt_status zi_local_gather_f64(zopt *z, int64_t index, double value, double *ou
     /* An index fits a double's bits; the pairs are only carried, never added. */
     double mine[2] = {0, value};
     memcpy(&mine[0], &index, sizeof index);
-    ZI_TRY(comm->ops->all_gather(comm, mine, sizeof mine, l->gathered));
+    zi_local_begin(l->zero, "gather_f64");
+    ZI_TRY(zi_local_end(l->zero, comm->ops->all_gather(comm, mine, sizeof mine, l->gathered)));
     int n = 0;
     int64_t last = -1;
     for (;;) {

@@ -246,6 +246,28 @@ static zopt_status export(const h_problem *problem, zopt *z)
     return zopt_export(z, "nowhere/at/all");
 }
 
+static zopt_status get_master(const h_problem *problem, zopt *z)
+{
+    float value;
+    (void)problem;
+    return zopt_get_master(z, 0, 0, 1, &value);
+}
+
+static zopt_status get_state(const h_problem *problem, zopt *z)
+{
+    float value;
+    (void)problem;
+    return zopt_get_state(z, "exp_avg", 0, 0, 1, &value);
+}
+
+static zopt_status gather_one(const h_problem *problem, zopt *z)
+{
+    double values[3];
+    int n;
+    (void)problem;
+    return zopt_gather_f64(z, zopt_rank(z), 1, values, &n);
+}
+
 /* What two ranks do while the third does not, and how that is told. */
 static const struct {
     zopt_status (*call)(const h_problem *problem, zopt *z);
@@ -255,6 +277,9 @@ static const struct {
     {save, "in step 1, phase save"},
     {load, "in step 1, phase load"},
     {export, "in step 1, phase export"},
+    {get_master, "in step 1, phase get_master"},
+    {get_state, "in step 1, phase get_state"},
+    {gather_one, "in step 1, phase gather_f64"},
 };
 
 typedef struct hang {
