@@ -2,6 +2,7 @@
  * not followed, steps appear whole, and one job at a time saves. */
 #include <check.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -235,6 +236,48 @@ START_TEST(links_in_the_place_of_steps_are_refused)
 }
 END_TEST
 
+/* A file, folders in each other and links out of them. */
+static void make_tree(const char *name, int depth)
+{
+    char path[ZI_PATH_BYTES], out[PATH_MAX];
+    ck_assert_ptr_ne(realpath(dir, out), NULL);
+    size_t used = (size_t)snprintf(path, sizeof path, "%s", name);
+    for (int i = 0; i <= depth; i++) {
+        ck_assert_int_eq(mkdirat(fd, path, 0700), 0);
+        size_t at = used;
+        used += (size_t)snprintf(path + used, sizeof path - used, "/link");
+        ck_assert_int_eq(symlinkat(out, fd, path), 0);
+        snprintf(path + at, sizeof path - at, "/file");
+        ck_assert_int_eq(zi_disk_write_small(fd, path, path, "x", 1), ZOPT_OK);
+        used = at + (size_t)snprintf(path + at, sizeof path - at, "/d");
+    }
+}
+
+/* Whoever put folders there: a step is saved over what is left of it, and deleted with them. */
+START_TEST(folders_in_what_is_left_of_a_step_go_with_it)
+{
+    int tmp;
+    ck_assert_int_eq(zi_disk_write_small(fd, "mine", "mine", "x", 1), ZOPT_OK);
+    make_tree("step-00000003.tmp", 3);
+    make_step(3);
+    make_tree("step-00000003/notes", 3);
+    make_step(3); /* once more, in its place */
+    make_tree("step-00000003/notes", 3);
+    ck_assert_int_eq(zi_folder_delete(fd, dir, 3), ZOPT_OK);
+    make_tree("step-00000004.tmp", 3);
+    ck_assert_int_eq(zi_folder_clean(fd, dir), ZOPT_OK);
+    ck_assert_int_eq(faccessat(fd, "step-00000004.tmp", F_OK, 0), -1);
+    ck_assert_int_eq(faccessat(fd, "step-00000003.tmp", F_OK, 0), -1);
+    ck_assert_uint_eq(n_steps(), 0);
+    ck_assert_int_eq(faccessat(fd, "mine", F_OK, 0), 0); /* which links led to */
+    /* Deeper than there may be descriptors for: refused, and told. */
+    make_tree("step-00000005.tmp", 40);
+    ck_assert_int_eq(zi_folder_begin(fd, dir, 5, &tmp), ZOPT_ERR_WRITE);
+    ck_assert_msg(strstr(zopt_last_error(), "step-00000005.tmp: cannot create") != NULL, "%s",
+                  zopt_last_error());
+}
+END_TEST
+
 START_TEST(names_that_are_no_steps_are_left_alone)
 {
     static const char *const names[] = {"step-1", "step-00000001x", "steps",    "lock.tmp",
@@ -289,6 +332,7 @@ int main(void)
     tcase_add_test(tests, writers_keep_their_first_failure);
     tcase_add_test(tests, steps_appear_whole_and_go_whole);
     tcase_add_test(tests, links_in_the_place_of_steps_are_refused);
+    tcase_add_test(tests, folders_in_what_is_left_of_a_step_go_with_it);
     tcase_add_test(tests, names_that_are_no_steps_are_left_alone);
     tcase_add_test(tests, one_job_saves_at_a_time);
     SRunner *runner = srunner_create(suite);

@@ -15,7 +15,7 @@
 #include "base/status.h"
 #include "ckpt/disk.h"
 
-enum { LATEST_MAX_BYTES = 64, FIRST_ROOM = 64 };
+enum { LATEST_MAX_BYTES = 64, FIRST_ROOM = 64, MAX_DEPTH = 32 };
 
 void zi_step_name(uint64_t step, char name[ZI_STEP_NAME_BYTES])
 {
@@ -193,8 +193,9 @@ zopt_status zi_folder_latest(int folder, const char *path, uint64_t *step)
 
 /* ------------------------------------------------------------------ making and unmaking ------ */
 
-/* Empty a directory of files and remove it. Whatever it holds, nothing outside is touched. */
-static int remove_folder(int folder, const char *name)
+/* Remove a directory with all that it holds, folders of others' making to that depth, each of which
+ * keeps a descriptor. Links are removed and never followed: nothing outside is touched. */
+static int remove_below(int folder, const char *name, int depth)
 {
     int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
@@ -204,10 +205,16 @@ static int remove_folder(int folder, const char *name)
         return -1;
     }
     for (const struct dirent *entry; (entry = readdir(dir)) != NULL;)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            (void)unlinkat(dirfd(dir), entry->d_name, 0);
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+            unlinkat(dirfd(dir), entry->d_name, 0) != 0 && depth > 0)
+            (void)remove_below(dirfd(dir), entry->d_name, depth - 1);
     closedir(dir);
     return unlinkat(folder, name, AT_REMOVEDIR);
+}
+
+static int remove_folder(int folder, const char *name)
+{
+    return remove_below(folder, name, MAX_DEPTH);
 }
 
 int zi_step_tmp_of(const char *name)
