@@ -116,6 +116,53 @@ START_TEST(rank_without_descriptors_is_an_error_on_all_ranks)
 }
 END_TEST
 
+/* Where the library's memory comes from: the n_left-th call from now on gets none; 0: all do. */
+static long n_left, n_allocations;
+
+void *aligned_alloc(size_t alignment, size_t bytes)
+{
+    void *memory = NULL;
+    n_allocations++;
+    if (n_left > 0 && --n_left == 0)
+        return NULL;
+    return posix_memalign(&memory, alignment, bytes) == 0 ? memory : NULL;
+}
+
+static void come_without_memory(const zi_comm_ops *ops, long nth, suite_failure *failure)
+{
+    zi_mem mem = {0};
+    zi_comm *comm;
+    zi_comm_config config = {.deadline_ms = DEADLINE_MS};
+    int rank;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    n_allocations = 0;
+    n_left = rank == world_size() - 1 ? nth : 0;
+    zopt_status status = zi_comm_connect(ops->name, &config, &mem, &comm);
+    n_left = 0;
+    SUITE_EXPECT(failure, status == (nth > 0 ? ZOPT_ERR_MEMORY : ZOPT_OK), "%s, %ld: status %d: %s",
+                 ops->name, nth, (int)status, zopt_last_error());
+    if (status == ZOPT_OK)
+        ops->destroy(comm);
+    else
+        SUITE_EXPECT(failure, comm == NULL && strstr(zopt_last_error(), "no memory") != NULL,
+                     "text: %s", zopt_last_error());
+    SUITE_EXPECT(failure, mem.total_bytes == 0, "bytes still counted");
+}
+
+/* But for the first of all, without which a rank has nothing to meet the others with. */
+START_TEST(rank_without_memory_is_an_error_on_all_ranks)
+{
+    suite_failure failure = {""};
+    come_without_memory(row(_i), 0, &failure);
+    long n = n_allocations;
+    MPI_Bcast(&n, 1, MPI_LONG, world_size() - 1, MPI_COMM_WORLD);
+    SUITE_EXPECT(&failure, n >= 2, "%ld allocations", n);
+    for (long nth = 2; nth <= n; nth++)
+        come_without_memory(row(_i), nth, &failure);
+    assert_all_passed(&failure);
+}
+END_TEST
+
 static void create_elsewhere(suite_failure *failure)
 {
     zi_mem mem = {0};
@@ -515,6 +562,7 @@ static int run_tests(void)
     tcase_add_loop_test(tests, nodes_do_what_a_transport_must, 2, 4);
     tcase_add_test(tests, auto_is_shm_where_nodes_have_equally_many_ranks);
     tcase_add_loop_test(tests, rank_without_descriptors_is_an_error_on_all_ranks, 0, 2);
+    tcase_add_loop_test(tests, rank_without_memory_is_an_error_on_all_ranks, 0, 2);
     tcase_add_test(tests, shm_on_unequal_or_lonely_nodes_is_refused_with_the_host);
     tcase_add_test(tests, nodes_that_span_machines_are_refused);
     tcase_add_test(tests, ranks_that_come_with_other_transports_are_refused);

@@ -273,7 +273,7 @@ static zopt_status status_of(int64_t bad)
 
 zopt_status zi_comm_agree(zi_comm *comm, zopt_status mine)
 {
-    char own[256] = "", text[256] = "";
+    char own[ZI_AGREE_TEXT] = "", text[ZI_AGREE_TEXT] = "";
     if (mine != ZOPT_OK)
         snprintf(own, sizeof own, "%s", zopt_last_error());
     if (comm->planned || (comm->broken && mine != ZOPT_OK))

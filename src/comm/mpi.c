@@ -45,6 +45,24 @@ static size_t bounce_size(int world)
     return least > BOUNCE_BYTES ? least : BOUNCE_BYTES;
 }
 
+static zopt_status take_bounce(zi_mpi *m)
+{
+    void *bounce;
+    size_t bytes = bounce_size(m->base.world);
+    m->bounce = (char *)m->little;
+    m->bounce_bytes = sizeof m->little;
+    ZI_TRY(zi_mem_array(m->base.mem, ZI_MEM_STAGING, bytes, &bounce));
+    m->bounce = bounce;
+    m->bounce_bytes = bytes;
+    return ZOPT_OK;
+}
+
+/* Those of them that are counted. */
+static size_t taken_bytes(const zi_mpi *m)
+{
+    return m->bounce == (const char *)m->little ? 0 : m->bounce_bytes;
+}
+
 /* After a failure MPI may still write into what this object owns, and into the object itself: all
  * of it is leaked, and MPI, if it is ours, is never finalized, which would wait for the peers that
  * did not arrive. */
@@ -53,7 +71,7 @@ static void leak(zi_mpi *m)
     zi_engine_cancel(m);
     zi_mpi_abandon();
     zi_symmetric_free_all(&m->base, 1);
-    zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, m->bounce_bytes + m->engine.staging_bytes);
+    zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, taken_bytes(m) + m->engine.staging_bytes);
     zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, m->engine.sums_bytes);
     zi_mem_uncount(m->base.mem, ZI_MEM_TABLES, sizeof(zi_mpi));
 }
@@ -86,7 +104,8 @@ static void destroy(zi_comm *comm)
     zi_symmetric_free_all(comm, 0);
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.staging, m->engine.staging_bytes);
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.sums, m->engine.sums_bytes);
-    zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->bounce, m->bounce_bytes);
+    if (taken_bytes(m) > 0)
+        zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->bounce, m->bounce_bytes);
     zi_mem_free_table(comm->mem, m, sizeof(zi_mpi));
 }
 
@@ -110,12 +129,14 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
         m->base.rank, ops->name, config->ranks_per_node, config->shared_params);
 }
 
-/* Start MPI if nobody has, and learn who this is. */
-static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *parent)
+/* Start MPI if nobody has, and learn who this is. *mine: that there is no watchdog, for the others
+ * to hear. */
+static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *parent,
+                        zopt_status *mine)
 {
     m->base.rank = -1;
     m->base.phase = "start";
-    ZI_TRY(zi_watchdog_start(&m->watchdog, &m->base));
+    *mine = zi_watchdog_start(&m->watchdog, &m->base);
     ZI_TRY(zi_mpi_start(m, config->progress_thread ? MPI_THREAD_MULTIPLE : MPI_THREAD_FUNNELED));
     ZI_TRY(zi_mpi_parent(config, parent));
     ZI_MPI_TRY(m, MPI_Comm_rank, *parent, &m->base.rank);
@@ -123,22 +144,23 @@ static zopt_status join(zi_mpi *m, const zi_comm_config *config, MPI_Comm *paren
     return ZOPT_OK;
 }
 
+/* What a rank cannot have is an error on all of them, once they have a communicator: the others
+ * would wait for it in vain. */
 static zopt_status connect(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
 {
-    void *bounce;
     MPI_Comm parent = MPI_COMM_NULL;
+    zopt_status mine = ZOPT_OK;
     if (!m->base.planned)
-        ZI_TRY(join(m, config, &parent));
+        ZI_TRY(join(m, config, &parent, &mine));
     zi_comm_seat(&m->base, m->base.rank, m->base.world, 1);
     m->base.local_rank = zi_mpi_local_rank();
     zi_engine_init(m);
-    size_t bounce_bytes = bounce_size(m->base.world);
-    ZI_TRY(zi_mem_array(m->base.mem, ZI_MEM_STAGING, bounce_bytes, &bounce));
-    m->bounce = bounce;
-    m->bounce_bytes = bounce_bytes;
+    zopt_status bounce = take_bounce(m);
+    mine = mine != ZOPT_OK ? mine : bounce;
     if (m->base.planned)
-        return ZOPT_OK;
+        return mine;
     ZI_TRY(duplicate(m, parent));
+    ZI_TRY(zi_comm_agree(&m->base, mine));
     ZI_TRY(compare_rows(m, ops, config));
     m->base.phase = NULL;
     return ZOPT_OK;

@@ -96,6 +96,10 @@ typedef struct broadcast_head {
     uint64_t sequence, offset, bytes;
 } broadcast_head;
 
+/* Pieces are cut alike on all ranks, so what zi_comm_agree sends must be one. */
+_Static_assert(sizeof(broadcast_head) + ZI_AGREE_TEXT <= ZI_MPI_LITTLE * sizeof(int64_t),
+               "a rank without a bounce agrees too");
+
 static zopt_status check_head(zi_mpi *m, const broadcast_head *want, int from)
 {
     if (memcmp(m->bounce, want, sizeof *want) == 0)

@@ -62,6 +62,9 @@ typedef struct zi_mpi_engine {
     size_t sums_bytes;
 } zi_mpi_engine;
 
+/* What zi_comm_agree sends in one piece, as the ranks with a whole bounce do. */
+enum { ZI_MPI_LITTLE = 64 };
+
 /* A transport that is built on this one, where there is one. */
 typedef struct zi_mpi_user {
     zi_comm *comm;
@@ -82,6 +85,7 @@ typedef struct zi_mpi {
      * never writes into its caller's. */
     char *bounce;
     size_t bounce_bytes;
+    int64_t little[ZI_MPI_LITTLE]; /* the bounce of a rank that got none, to tell the others */
     zi_mpi_engine engine;
     zi_watchdog watchdog;
     zi_mpi_user user;
