@@ -6,7 +6,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "ckpt_runs.h"
+#include "ckpt_calls.h"
 
 /* ------------------------------------------------------------------ refusals ----------------- */
 
@@ -573,6 +573,7 @@ int main(void)
     tcase_add_test(tests, exports_replace_plain_files_and_nothing_else);
     tcase_add_test(tests, files_of_two_checkpoints_are_not_one);
     tcase_add_test(tests, prunes_need_checkpoints);
+    add_slow_disk(tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
     int failed = srunner_ntests_failed(runner);

@@ -445,10 +445,11 @@ ZOPT_API zopt_status zopt_export_params(zopt *z, const char *path);
  *
  * The first save creates `dir`, locks it for the life of the handle and removes unfinished
  * checkpoints of dead jobs. *Collective*, between steps, over a file system that all ranks share;
- * memory beside the handle's own is a few times 8 MiB. With options.async_save it returns when each
- * rank has a copy of what it will write (12/N bytes a parameter more for AdamW, from zopt_commit
- * on), and a thread that communicates with nobody writes it; a failure is then returned by the next
- * zopt_step (which has been made all the same), zopt_save (which has not) or zopt_save_wait.
+ * memory beside the handle's own is a few times 8 MiB; a disk may take longer than the deadline,
+ * which is for peers. With options.async_save it returns when each rank has a copy of what it will
+ * write (12/N bytes a parameter more for AdamW, from zopt_commit on), and a thread that
+ * communicates with nobody writes it; a failure is then returned by the next zopt_step (which has
+ * been made all the same), zopt_save (which has not) or zopt_save_wait.
  *
  * Errors, the same on all ranks, after which training can go on and the handle can save again:
  * ERR_WRITE (disk full; no such parent; another job saves here, which is named), ERR_PERMISSION,

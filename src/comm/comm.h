@@ -256,7 +256,7 @@ void zi_comm_seat(zi_comm *comm, int rank, int world, int node_size);
 
 /* One status for all ranks: the worst of theirs. Collective, but on a planning comm. A rank with an
  * error of its own keeps its text, the others get "rank R: <R's text>". A rank that only saw a peer
- * fail (ERR_PEER) is never the worst while another knows why. */
+ * fail (ERR_PEER) is never the worst while another knows why. Texts are cut to ZI_AGREE_TEXT. */
 enum { ZI_AGREE_TEXT = 256 };
 zopt_status zi_comm_agree(zi_comm *comm, zopt_status mine);
 
