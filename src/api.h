@@ -52,7 +52,7 @@ struct zopt {
     const zi_api *api;
 };
 
-/* api_local.c: a handle on this process's own rank. */
+/* api_life.c: a handle on this process's own rank. */
 zopt_status zi_local_create(const zopt_options *options, zopt **out);
 
 #endif

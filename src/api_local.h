@@ -26,6 +26,10 @@ static inline const zi_zero *zi_zero_of(const zopt *z)
     return ((const zi_local *)z)->zero;
 }
 
+/* api_local.c: its calls; the first of them is api_life.c's. */
+extern const zi_api zi_local_api;
+void zi_local_destroy(zopt *z);
+
 /* ERR_ORDER unless the handle is committed, real and whole. */
 zopt_status zi_check_running(const zi_zero *z, const char *call);
 

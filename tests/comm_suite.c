@@ -24,7 +24,7 @@ void suite_fail(suite_failure *failure, const char *format, ...)
 
 /* ------------------------------------------------------------------ a device's memory ------- */
 
-/* What api_local.c does: the rank's queue on the device of the config. */
+/* What api_life.c does: the rank's queue on the device of the config. */
 static zopt_status create_on(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
                              zi_comm **out)
 {
