@@ -1,5 +1,5 @@
-/* The public calls of several ranks: refused where they disagree, deadlines that name who is missing
- * and in what, numbers gathered. Part of test_api. */
+/* The public calls of several ranks: refused where they disagree, deadlines that name who is
+ * missing and in what, numbers gathered. Part of test_api. */
 #include "api_ranks.h"
 
 #include <stdatomic.h>

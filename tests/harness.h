@@ -49,6 +49,9 @@ typedef struct h_result {
 /* The uneven shapes of the issue, all of one dtype; mixed: dtypes in turn. */
 void h_uneven(h_problem *problem, zopt_dtype dtype, int mixed);
 float h_wide_grad(int step, int slot, int tensor, uint64_t element);
+/* The same, but halves overflow in step 2 of slot 1, and in step 3 a sum does, of numbers that do
+ * not. */
+float h_overflow_grad(int step, int slot, int tensor, uint64_t element);
 uint64_t h_elems(const h_tensor *tensor);
 float h_start_value(int tensor, uint64_t element);
 
@@ -66,10 +69,16 @@ void h_run_threads(const h_problem *problem, int n_ranks, h_result *result);
  * the run on one rank. */
 void h_check_worlds(h_problem *problem, const char *name);
 void h_run_one(const h_problem *problem, const zopt_options *options, h_result *result);
+/* By one rank on the CPU, whatever the problem's options say of transport, device and nodes. */
+void h_run_alone(const h_problem *problem, h_result *result);
 void h_free(h_result *result);
 
 /* Equal bits in weights, states and reports, or the test fails and says where; `what` names b. */
 void h_compare(const h_result *a, const h_result *b, const char *what);
+
+/* The same peaks in every category. */
+void h_compare_memory(const zopt_memory_usage *planned, const zopt_memory_usage *counted,
+                      const char *what);
 
 /* Call f(rank, world of threads, arg) on n threads and wait for them. */
 void h_on_threads(int n_ranks, void (*f)(int rank, zopt_threads *threads, void *arg), void *arg);

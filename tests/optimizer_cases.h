@@ -6,6 +6,8 @@
 #include <string.h>
 #include <zopt/zopt.h>
 
+#include "harness.h"
+
 enum { MAX_CASE_SETTINGS = 6 };
 
 typedef struct optimizer_case {
@@ -115,6 +117,15 @@ static inline size_t case_n_settings(const optimizer_case *c)
     while (n < MAX_CASE_SETTINGS && c->setting[n].name != NULL)
         n++;
     return n;
+}
+
+static inline void case_use(const optimizer_case *c, h_problem *problem)
+{
+    problem->lr = c->lr;
+    problem->weight_decay[0] = c->weight_decay;
+    problem->options.optimizer = c->optimizer;
+    problem->options.settings = c->setting;
+    problem->options.n_settings = case_n_settings(c);
 }
 
 /* Tensors of 4096 elements and more have states that PyTorch has not: test_adam8bit.c holds them

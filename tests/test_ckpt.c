@@ -132,11 +132,7 @@ START_TEST(every_optimizer_resumes)
     const optimizer_case *c = &optimizer_cases[_i];
     h_problem problem;
     h_uneven(&problem, ZOPT_FP16, 1);
-    problem.lr = c->lr;
-    problem.weight_decay[0] = c->weight_decay;
-    problem.options.optimizer = c->optimizer;
-    problem.options.settings = c->setting;
-    problem.options.n_settings = case_n_settings(c);
+    case_use(c, &problem);
     check_resumes(&problem, c->name);
 }
 END_TEST

@@ -45,15 +45,6 @@ void make_small(h_problem *problem, zopt_dtype dtype, int n_steps)
     problem->grad = trouble;
 }
 
-static void use_case(h_problem *problem, const optimizer_case *c)
-{
-    problem->lr = c->lr;
-    problem->weight_decay[0] = c->weight_decay;
-    problem->options.optimizer = c->optimizer;
-    problem->options.settings = c->setting;
-    problem->options.n_settings = case_n_settings(c);
-}
-
 /* No reference is made for nothing. */
 static int none_is_here(void)
 {
@@ -92,7 +83,7 @@ START_TEST(a_hundred_steps_of_every_optimizer_are_the_cpus_bits)
     const optimizer_case *c = &optimizer_cases[_i];
     h_problem problem;
     make_small(&problem, (zopt_dtype)(_i % 3), 100);
-    use_case(&problem, c);
+    case_use(c, &problem);
     compare(&problem, c->name, _i % 4 == 0);
 }
 END_TEST
@@ -108,7 +99,7 @@ START_TEST(slots_and_groups_of_slots_are_the_cpus_bits)
     } cases[N_SLOT_CASES] = {{1, 1, -1}, {4, 2, -1}, {7, 3, -1}, {5, 1, 0}, {6, 3, 0}};
     h_problem problem;
     make_small(&problem, ZOPT_FP32, 60);
-    use_case(&problem, &optimizer_cases[i]);
+    case_use(&optimizer_cases[i], &problem);
     problem.options.optimizer = _i < N_SLOT_CASES ? "AdamW" : "Adafactor";
     problem.options.n_settings = 0;
     problem.options.slots = cases[i].slots;

@@ -10,15 +10,6 @@
 #include "on_devices.h"
 #include "optimizer_cases.h"
 
-static void use_case(h_problem *problem, const optimizer_case *c)
-{
-    problem->lr = c->lr;
-    problem->weight_decay[0] = c->weight_decay;
-    problem->options.optimizer = c->optimizer;
-    problem->options.settings = c->setting;
-    problem->options.n_settings = case_n_settings(c);
-}
-
 /* The problem on one rank of each device, against the CPU's result. */
 static void compare_devices(h_problem *problem, const char *name)
 {
@@ -69,7 +60,7 @@ START_TEST(threads_on_a_device_are_the_cpus_bits)
     const optimizer_case *c = &optimizer_cases[_i];
     h_problem problem;
     h_uneven(&problem, (zopt_dtype)(_i % 3), 0);
-    use_case(&problem, c);
+    case_use(c, &problem);
     problem.options.clip_norm = _i % 2 ? 0.5 : 0;
     problem.options.bucket_elems = 700;
     problem.options.slots = 3 + _i % 2;
@@ -84,7 +75,7 @@ START_TEST(runs_of_every_optimizer_are_the_cpus_bits)
     const optimizer_case *c = &optimizer_cases[_i / 3];
     h_problem problem;
     h_uneven(&problem, (zopt_dtype)(_i % 3), _i % 2);
-    use_case(&problem, c);
+    case_use(c, &problem);
     problem.options.clip_norm = _i % 3 == 1 ? 0 : 0.5;
     problem.options.check_overflow = _i % 3 == 1 ? 0 : -1; /* 1: no norm round */
     problem.options.dynamic_loss_scale = _i % 3 == 0;
@@ -95,16 +86,6 @@ START_TEST(runs_of_every_optimizer_are_the_cpus_bits)
 }
 END_TEST
 
-/* Halves overflow in step 2 of slot 1; in step 3 a sum does, of numbers that do not. */
-static float bad_grad(int step, int slot, int tensor, uint64_t element)
-{
-    if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
-        return INFINITY;
-    if (step == 3 && tensor == 8 && element == 17)
-        return 3e38f;
-    return h_wide_grad(step, slot, tensor, element);
-}
-
 START_TEST(overflows_are_skipped_and_found_as_on_the_cpu)
 {
     h_problem problem;
@@ -113,7 +94,7 @@ START_TEST(overflows_are_skipped_and_found_as_on_the_cpu)
     problem.options.optimizer = "AdamW";
     problem.options.bucket_elems = 700;
     problem.options.slots = 2 + _i;
-    problem.grad = bad_grad;
+    problem.grad = h_overflow_grad;
     compare_devices(&problem, "overflow");
 }
 END_TEST

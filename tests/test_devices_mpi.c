@@ -1,12 +1,12 @@
 /* Runs over transports mpi (messages staged through host memory) and ipc on every device that is
  * not the CPU, against one rank alone on the CPU, bit for bit. Run with mpirun -n 2, 3 and 4. */
-#include <math.h>
 #include <mpi.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "harness.h"
+#include "mpi_main.h"
 #include "on_devices.h"
 #include "optimizer_cases.h"
 
@@ -16,12 +16,7 @@ static void compare_devices(h_problem *problem, const char *transport, const cha
 {
     h_result want, got;
     char what[96];
-    int ranks_per_node = problem->options.ranks_per_node;
-    problem->options.transport = "self";
-    problem->options.device = "cpu";
-    problem->options.ranks_per_node = 0;
-    h_run_one(problem, &problem->options, &want);
-    problem->options.ranks_per_node = ranks_per_node;
+    h_run_alone(problem, &want);
     for (size_t d = 0; d < zi_n_devices; d++) {
         const zi_device_ops *device = zi_devices[d];
         if (device->on_host || !device_is_here(device))
@@ -57,11 +52,7 @@ START_TEST(ipc_gives_the_cpus_bits)
     const optimizer_case *c = &optimizer_cases[_i];
     h_problem problem;
     h_uneven(&problem, (zopt_dtype)(_i % 3), _i % 4 == 0);
-    problem.lr = c->lr;
-    problem.weight_decay[0] = c->weight_decay;
-    problem.options.optimizer = c->optimizer;
-    problem.options.settings = c->setting;
-    problem.options.n_settings = case_n_settings(c);
+    case_use(c, &problem);
     problem.options.clip_norm = _i % 2 ? 0.5 : 0;
     problem.options.check_overflow = _i % 5 == 0 ? 0 : -1;
     problem.options.slots = 1 + _i % 6;
@@ -80,11 +71,7 @@ START_TEST(ipc_over_nodes_gives_the_cpus_bits)
     if (job_world % 2 != 0 || job_world == 2)
         return;
     h_uneven(&problem, (zopt_dtype)(_i % 3), _i % 4 == 0);
-    problem.lr = c->lr;
-    problem.weight_decay[0] = c->weight_decay;
-    problem.options.optimizer = c->optimizer;
-    problem.options.settings = c->setting;
-    problem.options.n_settings = case_n_settings(c);
+    case_use(c, &problem);
     problem.options.clip_norm = _i % 2 ? 0.5 : 0;
     problem.options.slots = 1 + _i % 7;
     problem.options.bucket_elems = _i % 3 == 1 ? 0 : 700;
@@ -95,13 +82,6 @@ START_TEST(ipc_over_nodes_gives_the_cpus_bits)
 }
 END_TEST
 
-static float bad_grad(int step, int slot, int tensor, uint64_t element)
-{
-    if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
-        return INFINITY;
-    return h_wide_grad(step, slot, tensor, element);
-}
-
 START_TEST(overflows_are_found_as_on_the_cpu)
 {
     h_problem problem;
@@ -109,7 +89,7 @@ START_TEST(overflows_are_found_as_on_the_cpu)
     problem.options.dynamic_loss_scale = 1;
     problem.options.optimizer = "AdamW";
     problem.options.bucket_elems = 700;
-    problem.grad = bad_grad;
+    problem.grad = h_overflow_grad;
     compare_devices(&problem, _i ? "ipc" : "mpi", "overflow");
 }
 END_TEST
@@ -166,12 +146,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, one_ranks_bad_option_is_told_to_all_whatever_the_device);
     tcase_add_test(tests, shm_refuses_a_devices_memory_by_name);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     MPI_Finalize();
     return 0;
 }

@@ -7,6 +7,7 @@
 #include "comm_world.h"
 #include "cuda_shim/shim.h"
 #include "harness.h"
+#include "mpi_main.h"
 
 static int my_rank;
 
@@ -193,13 +194,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, too_little_memory_on_one_rank_ends_all_and_frees_all);
     tcase_add_loop_test(tests, a_kernel_that_breaks_on_one_rank_ends_all, 1, 40);
     tcase_add_test(tests, a_gpu_that_stops_is_given_up_at_the_deadline_and_its_rank_named);
-    SRunner *runner = srunner_create(suite);
-    srunner_set_fork_status(runner, CK_NOFORK);
-    srunner_run_all(runner, my_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     MPI_Finalize();
     return EXIT_SUCCESS;
 }

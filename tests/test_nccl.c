@@ -5,6 +5,7 @@
 #include <math.h>
 #include <unistd.h>
 
+#include "mpi_main.h"
 #include "nccl_runs.h"
 
 int job_rank, job_world;
@@ -100,12 +101,7 @@ void compare_with_the_cpu(h_problem *problem, const char *name)
 {
     h_result want, got;
     char what[96];
-    int ranks_per_node = problem->options.ranks_per_node;
-    problem->options.transport = "self";
-    problem->options.device = "cpu";
-    problem->options.ranks_per_node = 0;
-    h_run_one(problem, &problem->options, &want);
-    problem->options.ranks_per_node = ranks_per_node;
+    h_run_alone(problem, &want);
     on_nccl(problem, "nccl");
     h_run_one(problem, &problem->options, &got);
     snprintf(what, sizeof what, "%s, rank %d", name, job_rank);
@@ -139,20 +135,13 @@ START_TEST(groups_of_slots_give_the_cpus_bits)
 }
 END_TEST
 
-static float bad_grad(int step, int slot, int tensor, uint64_t element)
-{
-    if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
-        return INFINITY;
-    return h_wide_grad(step, slot, tensor, element);
-}
-
 START_TEST(overflows_are_found_as_on_the_cpu)
 {
     h_problem problem;
     h_uneven(&problem, ZOPT_FP16, 0);
     problem.options.dynamic_loss_scale = 1;
     problem.options.bucket_elems = 700;
-    problem.grad = bad_grad;
+    problem.grad = h_overflow_grad;
     compare_with_the_cpu(&problem, "overflow");
 }
 END_TEST
@@ -259,9 +248,7 @@ START_TEST(native_sums_are_near_and_labelled)
     problem.options.bucket_elems = 700;
     problem.options.on_warning = remember;
     problem.options.on_warning_arg = &told;
-    problem.options.transport = "self";
-    problem.options.device = "cpu";
-    h_run_one(&problem, &problem.options, &want);
+    h_run_alone(&problem, &want);
     ck_assert_str_eq(told.text, "");
     on_nccl(&problem, "nccl-native");
     h_run_one(&problem, &problem.options, &got);
@@ -282,7 +269,7 @@ START_TEST(native_overflows_are_found_without_their_slot)
     h_problem problem;
     h_uneven(&problem, ZOPT_FP16, 0);
     problem.options.dynamic_loss_scale = 1;
-    problem.grad = bad_grad;
+    problem.grad = h_overflow_grad;
     on_nccl(&problem, "nccl-native");
     problem.options.slots = job_world;
     ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
@@ -334,12 +321,7 @@ int main(int argc, char **argv)
     else
         add_tests(tests), add_refusals(tests);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     MPI_Finalize();
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <zopt/zopt_mpi.h>
 
 #include "harness.h"
+#include "mpi_main.h"
 
 static int job_rank, job_size;
 /* ranks_per_node 0: those of one machine */
@@ -57,9 +58,7 @@ static void check_world(const h_problem *problem, int world, unsigned set, const
 static void check_worlds(h_problem *problem, const char *name)
 {
     h_result want;
-    zopt_options alone = problem->options;
-    alone.transport = "self";
-    h_run_one(problem, &alone, &want);
+    h_run_alone(problem, &want);
     for (int w = 0; w < N_WORLDS; w++)
         for (int b = 0; b < 2; b++) {
             problem->options.bucket_elems = bucket_elems[b];
@@ -113,9 +112,8 @@ START_TEST(large_tensors_travel_in_pieces)
     problem.tensor[6].shape[0] = 5000001;
     problem.n_steps = 2;
     problem.options.slots = 2;
-    problem.options.transport = "self";
     h_result want;
-    h_run_one(&problem, &problem.options, &want);
+    h_run_alone(&problem, &want);
     problem.options.bucket_elems = (size_t)1 << 30;
     for (int world = 2; world <= 4; world++) {
         check_world(&problem, world, world == 4 ? NODES : MPI, &want, "pieces");
@@ -149,12 +147,7 @@ START_TEST(memory_planned_is_memory_counted_under_mpi)
     options.plan_rank = job_rank;
     ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
     ck_assert_int_eq(zopt_memory(z, &planned), ZOPT_OK);
-    for (int c = 0; c < planned.n; c++)
-        ck_assert_msg(planned.category[c].peak_bytes == counted.category[c].peak_bytes,
-                      "%s: planned %llu, counted %llu", planned.category[c].name,
-                      (unsigned long long)planned.category[c].peak_bytes,
-                      (unsigned long long)counted.category[c].peak_bytes);
-    ck_assert_uint_eq(planned.total_peak_bytes, counted.total_peak_bytes);
+    h_compare_memory(&planned, &counted, problem.options.transport);
     zopt_destroy(z);
     h_free(&result);
 }
@@ -232,12 +225,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, ranks_that_disagree_are_refused);
     tcase_add_test(tests, ranks_that_read_different_tensors_are_refused);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     MPI_Finalize();
     return 0;
 }

@@ -11,15 +11,6 @@
 #include "on_devices.h"
 #include "optimizer_cases.h"
 
-static void use_case(h_problem *problem, const optimizer_case *c)
-{
-    problem->lr = c->lr;
-    problem->weight_decay[0] = c->weight_decay;
-    problem->options.optimizer = c->optimizer;
-    problem->options.settings = c->setting;
-    problem->options.n_settings = case_n_settings(c);
-}
-
 static h_result run_on(h_problem *problem, const char *device, const char *offload, int n_ranks)
 {
     h_result result;
@@ -62,7 +53,7 @@ START_TEST(every_optimizer_has_the_bits_of_no_offload)
     const optimizer_case *c = &optimizer_cases[i];
     h_problem problem;
     h_uneven(&problem, (zopt_dtype)(i % 3), i % 5 == 0);
-    use_case(&problem, c);
+    case_use(c, &problem);
     problem.options.slots = slots[i % 4];
     problem.options.reduce_group = i % 4 == 3 ? 2 : 1;
     problem.options.bucket_elems = i % 7 == 6 ? 0 : 700;
@@ -120,16 +111,6 @@ START_TEST(weights_that_are_set_and_frozen_ones_have_the_bits_of_no_offload)
 }
 END_TEST
 
-/* Halves overflow in step 2 of slot 1; in step 3 a sum does, of numbers that do not. */
-static float bad_grad(int step, int slot, int tensor, uint64_t element)
-{
-    if (step == 2 && slot == 1 && tensor == 5 && element == 4000)
-        return INFINITY;
-    if (step == 3 && tensor == 8 && element == 17)
-        return 3e38f;
-    return h_wide_grad(step, slot, tensor, element);
-}
-
 START_TEST(overflows_are_skipped_and_found_as_without_offload)
 {
     h_problem problem;
@@ -139,7 +120,7 @@ START_TEST(overflows_are_skipped_and_found_as_without_offload)
     problem.options.optimizer = _i ? "Adafactor" : "AdamW";
     problem.options.bucket_elems = 700;
     problem.options.slots = 2 + _i;
-    problem.grad = bad_grad;
+    problem.grad = h_overflow_grad;
     compare(&problem, "overflow", 1 + _i);
 }
 END_TEST

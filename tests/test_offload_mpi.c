@@ -7,19 +7,11 @@
 #include <string.h>
 
 #include "harness.h"
+#include "mpi_main.h"
 #include "on_devices.h"
 #include "optimizer_cases.h"
 
 static int job_rank;
-
-static void use_case(h_problem *problem, const optimizer_case *c)
-{
-    problem->lr = c->lr;
-    problem->weight_decay[0] = c->weight_decay;
-    problem->options.optimizer = c->optimizer;
-    problem->options.settings = c->setting;
-    problem->options.n_settings = case_n_settings(c);
-}
 
 /* _i / 2: the case; _i % 2: the transport. Slots: one, of rank 0; one each; more than ranks; and by
  * groups. */
@@ -32,7 +24,7 @@ START_TEST(offload_gives_the_cpus_bits)
     h_result want, got;
     char what[96];
     h_uneven(&problem, (zopt_dtype)(i % 3), i % 5 == 0);
-    use_case(&problem, c);
+    case_use(c, &problem);
     problem.n_steps = 3;
     problem.options.slots = slots[i % 4];
     problem.options.reduce_group = i % 4 == 3 ? 2 : 1;
@@ -84,12 +76,7 @@ int main(int argc, char **argv)
     tcase_add_loop_test(tests, offload_gives_the_cpus_bits, 0, 2 * N_OPTIMIZER_CASES);
     tcase_add_test(tests, ranks_that_do_not_offload_alike_are_told);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     MPI_Finalize();
     return 0;
 }

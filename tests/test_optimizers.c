@@ -11,15 +11,6 @@
 #include "reference/adamw_f64.h"
 #include "reference/optimizers_f64.h"
 
-static void use_case(h_problem *problem, const optimizer_case *c)
-{
-    problem->lr = c->lr;
-    problem->weight_decay[0] = c->weight_decay;
-    problem->options.optimizer = c->optimizer;
-    problem->options.settings = c->setting;
-    problem->options.n_settings = case_n_settings(c);
-}
-
 /* _i / 3: the case; _i % 3: the dtype. */
 START_TEST(worlds_and_buckets_change_no_bit)
 {
@@ -28,7 +19,7 @@ START_TEST(worlds_and_buckets_change_no_bit)
     h_problem problem;
     char name[64];
     h_uneven(&problem, dtype, 0);
-    use_case(&problem, c);
+    case_use(c, &problem);
     problem.options.clip_norm = _i % 2 ? 0.5 : 0;
     problem.options.dynamic_loss_scale = dtype == ZOPT_FP16;
     problem.options.loss_scale = dtype == ZOPT_FP16 ? 256 : 1;
@@ -57,7 +48,7 @@ static void run_to(const optimizer_case *c, int n_steps, float *master)
     problem.tensor[0] = (h_tensor){"p", ZOPT_FP16, 1, {ELEMS}, 0};
     zopt_options_init(&problem.options);
     problem.options.slots = 1;
-    use_case(&problem, c);
+    case_use(c, &problem);
     h_run_threads(&problem, 1 + n_steps % 3, &result);
     memcpy(master, result.master, ELEMS * sizeof *master);
     h_free(&result);
@@ -161,7 +152,7 @@ START_TEST(states_exist_where_the_options_need_them_as_planned)
     zopt *z;
     zopt_memory_usage planned;
     h_uneven(&problem, ZOPT_BF16, 0);
-    use_case(&problem, c);
+    case_use(c, &problem);
     problem.n_steps = 1;
     h_run_threads(&problem, 3, &result);
     ck_assert_int_eq(result.n_states, c->n_states);

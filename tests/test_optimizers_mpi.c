@@ -6,6 +6,7 @@
 #include <zopt/zopt_mpi.h>
 
 #include "harness.h"
+#include "mpi_main.h"
 #include "optimizer_cases.h"
 
 static int job_rank;
@@ -66,11 +67,7 @@ START_TEST(both_give_the_bits_of_one_rank)
     const optimizer_case *c = &optimizer_cases[_i / 3];
     h_problem problem;
     h_uneven(&problem, (zopt_dtype)(_i % 3), 0);
-    problem.lr = c->lr;
-    problem.weight_decay[0] = c->weight_decay;
-    problem.options.optimizer = c->optimizer;
-    problem.options.settings = c->setting;
-    problem.options.n_settings = case_n_settings(c);
+    case_use(c, &problem);
     problem.options.clip_norm = _i % 2 ? 0.5 : 0;
     check_worlds(&problem, c->name, _i);
 }
@@ -88,12 +85,7 @@ int main(int argc, char **argv)
     tcase_set_timeout(tests, 300);
     tcase_add_loop_test(tests, both_give_the_bits_of_one_rank, 0, 3 * N_OPTIMIZER_CASES);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     for (int w = 0; w < N_WORLDS; w++)
         if (part[w] != MPI_COMM_NULL)
             MPI_Comm_free(&part[w]);

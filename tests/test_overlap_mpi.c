@@ -7,6 +7,7 @@
 #include <zopt/zopt_mpi.h>
 
 #include "comm/mpi_internal.h"
+#include "mpi_main.h"
 #include "overlap_cases.h"
 
 static int job_rank, job_size;
@@ -133,12 +134,7 @@ int main(int argc, char **argv)
     tcase_add_test(tcase, parameters_arrive_while_nobody_calls);
     tcase_add_test(tcase, saves_end_beside_a_thread_that_moves_messages);
     suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     MPI_Finalize();
     return 0;
 }

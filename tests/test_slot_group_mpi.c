@@ -8,6 +8,7 @@
 #include <string.h>
 #include <zopt/zopt_mpi.h>
 
+#include "mpi_main.h"
 #include "slot_group.h"
 
 static int job_rank, on_gpus;
@@ -117,12 +118,7 @@ START_TEST(memory_planned_is_memory_counted)
         options.plan_rank = job_rank;
         ck_assert_int_eq(h_create(&problem, &options, &z), ZOPT_OK);
         ck_assert_int_eq(zopt_memory(z, &planned), ZOPT_OK);
-        for (int c = 0; c < planned.n; c++)
-            ck_assert_msg(planned.category[c].peak_bytes == got.memory.category[c].peak_bytes,
-                          "%s: planned %llu, counted %llu", planned.category[c].name,
-                          (unsigned long long)planned.category[c].peak_bytes,
-                          (unsigned long long)got.memory.category[c].peak_bytes);
-        ck_assert_uint_eq(planned.total_peak_bytes, got.memory.total_peak_bytes);
+        h_compare_memory(&planned, &got.memory, layouts[_i].transport);
         zopt_destroy(z);
         h_free(&got);
     }
@@ -149,12 +145,7 @@ int main(int argc, char **argv)
     tcase_add_loop_test(tests, steps_are_those_of_one_rank, 0, 2);
     tcase_add_loop_test(tests, memory_planned_is_memory_counted, 0, N_LAYOUTS);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, job_rank == 0 ? CK_NORMAL : CK_SILENT);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    if (failed)
-        MPI_Abort(MPI_COMM_WORLD, 1);
+    run_on_all_ranks(suite);
     for (int l = 0; l < N_LAYOUTS; l++)
         if (part[l] != MPI_COMM_NULL)
             MPI_Comm_free(&part[l]);
