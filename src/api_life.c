@@ -1,4 +1,5 @@
-/* Life of a local handle: its objects created and destroyed in order. Next: api_local.c, its calls. */
+/* Life of a local handle: its objects created and destroyed in order. Next: api_local.c, its calls.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 
