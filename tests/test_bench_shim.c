@@ -90,6 +90,14 @@ START_TEST(transfers_are_right)
 }
 END_TEST
 
+/* A wrong result is found by comparing it, whatever threads made it: of these runs, which are long
+ * with the thread sanitizer, it has the first. */
+#ifdef __SANITIZE_THREAD__
+enum { N_FAULTS = 1 };
+#else
+enum { N_FAULTS = 5 };
+#endif
+
 START_TEST(what_is_left_out_or_wrong_is_found)
 {
     static const char *const faults[] = {"subject", "copy", "element", "limit", "no graph"};
@@ -172,7 +180,7 @@ int main(void)
     tcase_add_loop_test(tcase, kernels_are_right, 0, 2);
     tcase_add_loop_test(tcase, passes_are_right, 0, 4);
     tcase_add_loop_test(tcase, transfers_are_right, 0, 3);
-    tcase_add_loop_test(tcase, what_is_left_out_or_wrong_is_found, 0, 5);
+    tcase_add_loop_test(tcase, what_is_left_out_or_wrong_is_found, 0, N_FAULTS);
     tcase_add_test(tcase, what_is_not_measured_there_is_refused);
     tcase_add_test(tcase, json_of_a_row_can_be_read_whatever_the_path_says);
     suite_add_tcase(suite, tcase);
