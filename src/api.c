@@ -242,6 +242,12 @@ zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report)
     return z->api->report(z, wait, report);
 }
 
+zopt_status zopt_trace(zopt *z, const char *path, uint64_t n_steps)
+{
+    CHECK_HANDLE(z);
+    return z->api->trace(z, path, n_steps);
+}
+
 zopt_status zopt_copy(zopt *z, void *dst, const void *src, size_t bytes)
 {
     CHECK_HANDLE(z);

@@ -35,6 +35,7 @@ typedef struct zi_api {
     zopt_status (*step)(zopt *z);
     const char *(*step_path)(zopt *z);
     zopt_status (*report)(zopt *z, int wait, zopt_step_report *report);
+    zopt_status (*trace)(zopt *z, const char *path, uint64_t n_steps);
     zopt_status (*copy)(zopt *z, void *dst, const void *src, size_t bytes);
     zopt_status (*gather_f64)(zopt *z, int64_t index, double value, double *out, int *n_out);
     zopt_status (*memory)(const zopt *z, int of_device, zopt_memory_usage *usage);

@@ -329,6 +329,7 @@ const zi_api zi_local_api = {
     .step = local_step,
     .step_path = local_step_path,
     .report = local_report,
+    .trace = zi_local_trace,
     .copy = zi_local_copy,
     .gather_f64 = zi_local_gather_f64,
     .memory = local_memory,

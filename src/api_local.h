@@ -52,6 +52,9 @@ zopt_status zi_local_get_state(zopt *z, const char *name, int id, uint64_t offse
 zopt_status zi_local_copy(zopt *z, void *dst, const void *src, size_t bytes);
 zopt_status zi_local_gather_f64(zopt *z, int64_t index, double value, double *out, int *n_out);
 
+/* api_trace.c: a row of the table. */
+zopt_status zi_local_trace(zopt *z, const char *path, uint64_t n_steps);
+
 /* api_checkpoint.c: rows of the table. */
 zopt_status zi_local_export(zopt *z, const char *path, int params);
 zopt_status zi_local_save(zopt *z, const char *dir);

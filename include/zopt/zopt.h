@@ -62,10 +62,8 @@ typedef enum zopt_status {
 #undef ZOPT_STATUS_ENUM
 } zopt_status;
 
-/* Short text of a status, never NULL. */
+/* Short text of a status, never NULL; the exit code with which the zopt command reports it. */
 ZOPT_API const char *zopt_status_text(zopt_status status);
-
-/* The exit code with which the zopt command reports a status. */
 ZOPT_API int zopt_status_exit_code(zopt_status status);
 
 /* What went wrong in this thread's last failed call: one line, valid until its next failure. */
@@ -140,8 +138,7 @@ typedef struct zopt_options {
     int growth_interval;       /* default 1000 */
     int hysteresis;            /* default 1 */
     int check_overflow;        /* default -1 */
-    int max_consecutive_skips; /* at the minimum (or a static) scale, then ERR_NUMERICS; default 20
-                                */
+    int max_consecutive_skips; /* at the lowest (or a static) scale: ERR_NUMERICS; default 20 */
 
     int deadline_ms; /* limit on every wait for peers; default 300000 */
     /* Called once when a deadline expires, with a line that says what was waited for in which step
@@ -391,6 +388,16 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
 
 /* ------------------------------------------------------------------ utilities --------------- */
 
+/* Trace the next n_steps steps into a file of all ranks, in the Trace Event Format of
+ * chrome://tracing and ui.perfetto.dev: for each bucket when it was exchanged, summed (phase 1),
+ * updated and gathered, beside the backward pass (first zopt_grad_acquire to zopt_micro_end, of the
+ * caller's stream if there is one) and the calls that waited. A step is written a few steps later,
+ * what is left by zopt_destroy, or by n_steps = 0, which ends the trace. What cannot be written
+ * then ends it with a warning. A planning handle counts its memory. Never part of the result.
+ * *Collective*, between steps, on a file system that all share. Errors, the same on all ranks:
+ * ERR_WRITE, ERR_PERMISSION; ERR_ARGUMENT for what is no plain file. */
+ZOPT_API zopt_status zopt_trace(zopt *z, const char *path, uint64_t n_steps);
+
 /* Hand one number per rank to all: `out` (room for zopt_world doubles) receives the values of all
  * ranks that gave index >= 0, by ascending index, *n_out of them. Summing them in that order gives
  * the same bits however many ranks shared the work. *Collective.* ERR_ARGUMENT: an index twice. */
@@ -418,10 +425,9 @@ typedef struct zopt_memory_usage {
 
 /* What this handle has allocated on this rank: every array and table; on a planning handle, what a
  * real one would. Not counted: what MPI and the C library allocate by themselves, what threads of a
- * zopt_threads share, and the header that zopt_export writes, while it does. */
+ * zopt_threads share, and the header that zopt_export writes, while it does. _device_: how much of
+ * each lies in the memory of a device that is not the host. */
 ZOPT_API zopt_status zopt_memory(const zopt *z, zopt_memory_usage *usage);
-
-/* How much of each lies in the memory of a device that is not the host. */
 ZOPT_API zopt_status zopt_device_memory(const zopt *z, zopt_memory_usage *usage);
 
 /* Write the FP32 master weights to `path` as a safetensors file, by tensor name, every rank its own

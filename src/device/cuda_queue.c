@@ -1,4 +1,5 @@
-/* See cuda_queue.h. Events carry no times: those without are cheaper to record and to wait for. */
+/* See cuda_queue.h. Events carry no times unless they are asked for: those without are cheaper to
+ * record and to wait for. */
 #include "device/cuda_queue.h"
 
 #include <stdio.h>
@@ -92,7 +93,7 @@ zopt_status zi_cuda_adopt(const zi_queue *q, void *stream, zi_queue **out)
     return ZOPT_OK;
 }
 
-zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out)
+static zopt_status create_event(zi_queue *q, unsigned flags, zi_event **out)
 {
     *out = NULL;
     zi_event *event = calloc(1, sizeof *event);
@@ -100,14 +101,33 @@ zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out)
         return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for an event");
     event->ordinal = q->ordinal;
     zi_cuda_enter(q);
-    zopt_status status =
-        zi_cuda_check(cudaEventCreateWithFlags(&event->event, cudaEventDisableTiming), q->ordinal,
-                      "cudaEventCreateWithFlags");
+    zopt_status status = zi_cuda_check(cudaEventCreateWithFlags(&event->event, flags), q->ordinal,
+                                       "cudaEventCreateWithFlags");
     if (status != ZOPT_OK)
         free(event);
     else
         *out = event;
     return status;
+}
+
+zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out)
+{
+    return create_event(q, cudaEventDisableTiming, out);
+}
+
+zopt_status zi_cuda_event_timed(zi_queue *q, zi_event **out)
+{
+    return create_event(q, cudaEventDefault, out);
+}
+
+zopt_status zi_cuda_event_ms(const zi_event *from, const zi_event *to, double *ms)
+{
+    float elapsed = 0;
+    cudaError_t error = cudaEventElapsedTime(&elapsed, from->event, to->event);
+    if (error != cudaSuccess)
+        cudaGetLastError(); /* it does not stick */
+    *ms = elapsed;
+    return zi_cuda_check(error, to->ordinal, "cudaEventElapsedTime");
 }
 
 void zi_cuda_event_destroy(zi_event *event)

@@ -48,6 +48,8 @@ zopt_status zi_cuda_wait(zi_queue *q);
 zopt_status zi_cuda_event_create(zi_queue *q, zi_event **out);
 zopt_status zi_cuda_event_share(zi_queue *q, zi_event **out, zi_handle *handle);
 zopt_status zi_cuda_event_reach(zi_queue *q, const zi_handle *handle, zi_event **out);
+zopt_status zi_cuda_event_timed(zi_queue *q, zi_event **out);
+zopt_status zi_cuda_event_ms(const zi_event *from, const zi_event *to, double *ms);
 void zi_cuda_event_destroy(zi_event *event);
 void zi_cuda_event_record(zi_queue *q, zi_event *event);
 void zi_cuda_event_await(zi_queue *q, const zi_event *event);

@@ -117,6 +117,10 @@ typedef struct zi_device_ops {
     zopt_status (*event_query)(const zi_event *event, int *done);
     /* Wait until it is done. Errors: the work's. */
     zopt_status (*event_wait)(const zi_event *event);
+    /* An event that also has a time, which costs more; and how long one was recorded before
+     * another, both done. Errors: ERR_FAILURE, also where one is not done or was never recorded. */
+    zopt_status (*event_timed)(zi_queue *q, zi_event **out);
+    zopt_status (*event_ms)(const zi_event *from, const zi_event *to, double *ms);
 
     /* Bytes that the device could still give out; UINT64_MAX where it does not say. */
     uint64_t (*available)(zi_queue *q);

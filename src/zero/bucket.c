@@ -3,6 +3,7 @@
  * describes what was exposed, owner.c reads it. */
 #include "base/status.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 int zi_zero_slot(const zi_zero *z)
 {
@@ -62,7 +63,11 @@ static zopt_status wait_consumed(zi_zero *z, uint32_t b, zi_queue *behind)
     uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_exchanged + bucket->position;
     int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
     z->comm->bucket = (int)bucket->position;
+    if (phase < 0) /* zopt_grad_acquire's */
+        zi_trace_mark(z, bucket, ZI_AT_GRAD_WAIT, NULL);
     ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal, behind));
+    if (phase < 0)
+        zi_trace_mark(z, bucket, ZI_AT_GRAD_WAITED, NULL);
     zi_phase(z, phase);
     if (behind == z->caller.stream)
         z->waited[b].n_exchanges = z->n_exchanges;
@@ -93,6 +98,7 @@ static zopt_status wait_writable(zi_zero *z, int id)
 
 zopt_status zi_grad_acquire(zi_zero *z, int id)
 {
+    zi_trace_mark(z, NULL, ZI_AT_BACKWARD, z->caller.stream);
     zi_owner_lock(z);
     zopt_status status = wait_writable(z, id);
     zi_owner_unlock(z);
@@ -110,6 +116,7 @@ static zopt_status expose_full(zi_zero *z)
             return ZOPT_OK;
         zi_transfer transfer = zi_grad_transfer(z, &z->layout.bucket[b]);
         zi_caller_join(z);
+        zi_trace_mark(z, &z->layout.bucket[b], ZI_AT_EXPOSE, z->queue);
         ZI_TRY(z->comm->ops->expose(z->comm, &transfer));
         z->n_exposed++;
     }

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "zero/ahead.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 static uint64_t add(uint64_t hash, const void *address)
 {
@@ -33,6 +34,7 @@ static zopt_status hash_addresses(zi_zero *z, uint64_t *hash)
 static zopt_status publish(zi_zero *z, const zi_bucket *bucket)
 {
     zi_transfer params = zi_param_transfer(z, bucket);
+    zi_trace_mark(z, bucket, ZI_AT_PUBLISH, z->queue);
     return z->comm->ops->publish(z->comm, &params);
 }
 
@@ -43,7 +45,7 @@ static zopt_status enqueue(zi_zero *z)
         const zi_bucket *bucket = &z->layout.bucket[z->layout.order[i]];
         zi_job job;
         ZI_TRY(zi_update_job(z, bucket, &job));
-        z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &job);
+        zi_update_enqueue(z, bucket, &job);
         ZI_TRY(publish(z, bucket));
     }
     return ZOPT_OK;
@@ -94,7 +96,9 @@ static zopt_status recorded(zi_zero *z, uint64_t of)
 static zopt_status replay(zi_zero *z)
 {
     zopt_status status = ZOPT_OK;
+    zi_trace_mark(z, NULL, ZI_AT_GRAPH, z->queue);
     z->config.device->graph_launch(z->queue, z->ahead->capture.graph);
+    zi_trace_mark(z, NULL, ZI_AT_GRAPH_END, z->queue);
     z->comm->recording = ZI_REPLAYED;
     for (uint32_t i = z->layout.n_exchanged; i-- > 0 && status == ZOPT_OK;)
         status = publish(z, &z->layout.bucket[z->layout.order[i]]);

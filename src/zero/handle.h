@@ -77,6 +77,14 @@ typedef struct zi_placed {
     int64_t *sums; /* [n_sums] */
 } zi_placed;
 
+/* What steps that were traced have hidden behind backward passes, summed up (trace.h). */
+typedef struct zi_overlap {
+    uint64_t n_steps, n_micro;      /* with a backward pass of this rank */
+    uint64_t n_buckets;             /* of these micro-steps */
+    uint64_t n_exchanged, n_passed; /* of them, while it went on */
+    uint64_t n_awaited;             /* buckets whose parameters the caller has waited for */
+} zi_overlap;
+
 /* One line that ranks must agree on beside the options. */
 typedef struct zi_agreed {
     char *key, *value;
@@ -176,6 +184,8 @@ struct zi_zero {
     double phase_ms[ZOPT_N_PHASES]; /* since the last report; gather: of that step's parameters */
     zopt_step_report report;        /* of the newest step that the host has heard of */
     char path[256];                 /* zi_step_path's */
+    struct zi_trace *trace;         /* NULL: nothing is traced */
+    zi_overlap overlap;             /* of the last trace, as far as it is written */
 };
 
 #endif

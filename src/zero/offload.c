@@ -6,6 +6,7 @@
  * begins at +0 is never -0, so that +0 + sum is the sum. A step waits for the device. */
 #include "base/status.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 enum { N_ROWS = 2 };
 
@@ -214,7 +215,9 @@ static zopt_status update(zi_zero *z, uint32_t k)
     ZI_TRY(z->config.device->event_wait(row_of(z, k)->left)); /* what the row held before */
     job.dest = &dest;
     job.n_dests = 1;
+    zi_trace_mark(z, bucket, ZI_AT_UPDATE, NULL);
     z->config.home->update(z->home_queue, z->layout.space[bucket->space].variant, &job);
+    zi_trace_mark(z, bucket, ZI_AT_UPDATED, NULL);
     send_up(z, k, n_dests);
     return ZOPT_OK;
 }
@@ -225,6 +228,7 @@ static zopt_status publish(zi_zero *z, uint32_t k)
     const zi_transfer params = zi_param_transfer(z, bucket_at(z, k));
     zi_phase(z, ZOPT_PHASE_GATHER);
     z->config.device->event_await(z->queue, row_of(z, k)->left);
+    zi_trace_mark(z, bucket_at(z, k), ZI_AT_PUBLISH, z->queue);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
     zi_phase(z, ZOPT_PHASE_UPDATE);
     return ZOPT_OK;

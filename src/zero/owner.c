@@ -5,6 +5,7 @@
  * it can, or owner_thread.c does; zopt_micro_end and zopt_step make the rest. Next: round.c. */
 #include "base/status.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 /* By groups the last micro-step accumulates too, and the norm's pass over the totals follows. */
 static int accumulates(const zi_zero *z)
@@ -42,6 +43,8 @@ void zi_owner_pass(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
         zi_reduce_add(z, bucket, job);
     else if (z->measure)
         z->config.device->norm(z->queue, job, &sums->squares, &sums->n_bad);
+    if (accumulates(z) || z->measure)
+        zi_trace_mark(z, bucket, ZI_AT_PASSED, z->queue);
 }
 
 int zi_owner_phase(const zi_zero *z)

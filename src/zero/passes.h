@@ -73,6 +73,8 @@ void zi_locate_report(const zi_zero *z, int64_t key, zopt_step_report *report);
 zopt_status zi_update_all(zi_zero *z);
 /* What that does to one bucket; destinations too. Valid until the next job. */
 zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job);
+/* Enqueue its kernel. */
+void zi_update_enqueue(zi_zero *z, const zi_bucket *bucket, const zi_job *job);
 /* Whether the progress thread helps; whether it can now. */
 int zi_update_is_shared(const zi_zero *z);
 int zi_update_is_left(const zi_zero *z);

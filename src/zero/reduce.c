@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "zero/ahead.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 /* Where master weights and states are not at hand, without them and their tables. */
 static void describe_slice(zi_zero *z, const zi_bucket *bucket, zi_job *job)
@@ -30,11 +31,13 @@ zopt_status zi_reduce_sources(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
     if (zi_reduce_is_done(z)) {
         describe_slice(z, bucket, job);
+        zi_trace_mark(z, bucket, ZI_AT_FOUND, z->queue);
         job->n_sources = zi_slot_groups_sums(z, bucket, z->source);
         return ZOPT_OK;
     }
     zi_transfer transfer = zi_grad_transfer(z, bucket);
     ZI_TRY(z->comm->ops->expose_wait(z->comm, &transfer, z->source_at));
+    zi_trace_mark(z, bucket, ZI_AT_FOUND, z->queue);
     describe_slice(z, bucket, job);
     int last_of_many =
         z->slot_groups == ZI_GROUPS_NONE && z->n_micro > 1 && z->micro == z->n_micro - 1;

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "zero/ahead.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 const char *const zopt_phase_names[ZOPT_N_PHASES] = {
     [ZOPT_PHASE_REDUCE] = "reduce",
@@ -33,6 +34,7 @@ int zi_phase(zi_zero *z, int phase)
 zopt_status zi_micro_end(zi_zero *z, double loss)
 {
     z->losses[z->micro] = loss;
+    zi_trace_micro_end(z);
     ZI_TRY(zi_owner_rest(z));
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(zi_bucket_flush(z));
@@ -44,6 +46,7 @@ zopt_status zi_micro_end(zi_zero *z, double loss)
         ZI_TRY(zi_owner_advance(z));
         z->micro = z->n_micro; /* the gradients wait for zopt_step */
     }
+    zi_trace_mark(z, NULL, ZI_AT_MICRO_ENDED, NULL);
     zi_phase(z, -1);
     return ZOPT_OK;
 }
@@ -136,6 +139,7 @@ static zopt_status take_step(zi_zero *z)
     int every = z->config.check_params_every;
     if (every > 0 && (z->step + 1) % (uint64_t)every == 0)
         ZI_TRY(zi_params_agree(z));
+    zi_trace_mark(z, NULL, ZI_AT_STEP, NULL);
     if (!zi_reduce_is_done(z))
         z->micro = z->n_micro - 1; /* whose gradients are summed now */
     zi_phase(z, ZOPT_PHASE_REDUCE);
@@ -152,6 +156,8 @@ static zopt_status take_step(zi_zero *z)
     else
         write_report(z, loss, scale);
     z->comm->step = z->step + 1;
+    zi_trace_mark(z, NULL, ZI_AT_STEPPED, NULL);
+    zi_trace_step_end(z);
     return ZOPT_OK;
 }
 
@@ -182,10 +188,13 @@ static zopt_status wait_published(zi_zero *z, uint32_t b, zi_queue *behind)
     const zi_bucket *bucket = &z->layout.bucket[b];
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     z->comm->bucket = (int)bucket->position;
-    ZI_TRY(
-        z->comm->ops->publish_wait(z->comm, zi_param_ordinal(z, bucket, z->n_updates - 1), behind));
+    uint64_t ordinal = zi_param_ordinal(z, bucket, z->n_updates - 1);
+    zi_trace_mark(z, bucket, ZI_AT_PARAM_WAIT, NULL);
+    ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal, behind));
+    ZI_TRY(zi_trace_gathered(z, bucket, ordinal));
     if (behind == NULL && !z->comm->ops->device_waits)
         ZI_TRY(z->config.device->wait(z->queue));
+    zi_trace_mark(z, bucket, ZI_AT_PARAM_WAITED, NULL);
     zi_phase(z, phase);
     if (behind == z->caller.stream)
         z->waited[b].n_updates = z->n_updates;

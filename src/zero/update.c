@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "zero/ahead.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 zopt_status zi_update_job(zi_zero *z, const zi_bucket *bucket, zi_job *job)
 {
@@ -27,15 +28,18 @@ static const zi_bucket *bucket_at(const zi_zero *z, uint32_t k)
     return &z->layout.bucket[z->layout.order[z->layout.n_exchanged - 1 - k]];
 }
 
-static void enqueue(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
+void zi_update_enqueue(zi_zero *z, const zi_bucket *bucket, const zi_job *job)
 {
+    zi_trace_mark(z, bucket, ZI_AT_UPDATE, z->queue);
     z->config.device->update(z->queue, z->layout.space[bucket->space].variant, job);
+    zi_trace_mark(z, bucket, ZI_AT_UPDATED, z->queue);
 }
 
 static zopt_status publish(zi_zero *z, const zi_bucket *bucket)
 {
     zi_transfer params = zi_param_transfer(z, bucket);
     zi_phase(z, ZOPT_PHASE_GATHER);
+    zi_trace_mark(z, bucket, ZI_AT_PUBLISH, z->queue);
     ZI_TRY(z->comm->ops->publish(z->comm, &params));
     zi_phase(z, ZOPT_PHASE_UPDATE);
     return ZOPT_OK;
@@ -46,7 +50,7 @@ static zopt_status update_alone(zi_zero *z)
     for (uint32_t k = 0; k < z->layout.n_exchanged; k++) {
         zi_job job;
         ZI_TRY(zi_update_job(z, bucket_at(z, k), &job));
-        enqueue(z, bucket_at(z, k), &job);
+        zi_update_enqueue(z, bucket_at(z, k), &job);
         ZI_TRY(publish(z, bucket_at(z, k)));
     }
     return ZOPT_OK;
@@ -101,7 +105,11 @@ zopt_status zi_update_take_ready(zi_zero *z, zi_hand *hand)
 
 void zi_update_run(zi_zero *z, const zi_hand *hand)
 {
-    enqueue(z, bucket_at(z, hand->k), &hand->job);
+    const zi_bucket *bucket = bucket_at(z, hand->k);
+    int is_beside = hand == &z->hand[ZI_THREADS_HAND];
+    zi_trace_mark(z, bucket, is_beside ? ZI_AT_UPDATE_BESIDE : ZI_AT_UPDATE, NULL);
+    z->config.device->update(z->queue, z->layout.space[bucket->space].variant, &hand->job);
+    zi_trace_mark(z, bucket, is_beside ? ZI_AT_UPDATED_BESIDE : ZI_AT_UPDATED, NULL);
 }
 
 /* Publish as far as neither hand is at work. */

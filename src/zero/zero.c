@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "zero/passes.h"
+#include "zero/trace.h"
 
 zopt_status zi_zero_create(const zi_zero_config *config, zi_comm *comm, zi_mem *mem, zi_zero **out)
 {
@@ -279,6 +280,7 @@ void zi_zero_destroy(zi_zero *z)
     if (z == NULL)
         return;
     zi_owner_stop(z);
+    zi_trace_close(z);
     z->comm->on_bad_sum = NULL; /* transfers go on until the comm ends */
     zi_offload_destroy(z);
     zi_caller_free(z);

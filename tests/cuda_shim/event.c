@@ -26,6 +26,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags)
     int is_shared = (flags & cudaEventInterprocess) != 0;
     if (is_shared && !(flags & cudaEventDisableTiming))
         return cudaErrorInvalidValue;
+    (*event)->is_timed = !(flags & cudaEventDisableTiming);
     shim_lock();
     (*event)->signal = is_shared ? shim_signal_create(*event) : &(*event)->own;
     shim_unlock();
@@ -205,6 +206,21 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     shim_note((shim_call){.name = __func__, .event = event});
     shim_count_wait();
     return wait_for(event);
+}
+
+/* As CUDA refuses: the most recent records, both reached. */
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    cudaError_t error = cudaSuccess;
+    shim_lock();
+    if (!from->is_timed || !to->is_timed || from->last == NULL || to->last == NULL)
+        error = cudaErrorInvalidResourceHandle;
+    else if (!from->last->is_reached || !to->last->is_reached)
+        error = cudaErrorNotReady;
+    else
+        *ms = (float)(to->last->ms - from->last->ms);
+    shim_unlock();
+    return error;
 }
 
 /* Returns at once, as CUDA's does: work that holds it runs first, or it stays as long as that. */

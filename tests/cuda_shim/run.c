@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "memory.h"
 #include "stream.h"
 
@@ -21,6 +22,7 @@ static void reach(const shim_work *w)
     if (w->event != NULL)
         w->event->signal->n_reached = w->nth;
     w->mark->is_reached = 1;
+    w->mark->ms = zi_now_ms();
     w->mark->error = w->mark->stream->error;
 }
 

@@ -25,6 +25,7 @@ typedef struct shim_mark {
     int n_holders;
     int is_reached;
     cudaError_t error; /* of the stream, when it was reached */
+    double ms;         /* when it was, on the host's clock */
 } shim_mark;
 
 struct shim_event {
@@ -33,6 +34,7 @@ struct shim_event {
     shim_signal *signal;        /* its own, or on this process's board or another's */
     shim_signal own;
     int is_foreign;
+    int is_timed;
     struct shim_graph *captured;  /* it was recorded in this capture last; NULL: outside of any */
     const struct shim_node *node; /* that recorded it there */
 };
