@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "nccl_runs.h"
+#include "trace_run.h"
 
 /* _i: transport. Steps are graphs from the second on, with gathers and sums in them, and give the
  * bits of those that are enqueued one by one. */
@@ -31,6 +32,32 @@ START_TEST(steps_are_replayed_to_the_same_bits)
     zopt_destroy(z);
     h_free(&got);
     h_free(&want);
+}
+END_TEST
+
+/* _i: whether steps are graphs. Gathers end on a stream that no step waits for. */
+START_TEST(a_trace_has_the_spans_of_a_step)
+{
+    char path[64];
+    h_problem problem;
+    trace_want want;
+    zopt *z;
+    if (job_rank == 0)
+        trace_name(path);
+    MPI_Bcast(path, sizeof path, MPI_CHAR, 0, MPI_COMM_WORLD);
+    trace_problem(&problem, 2 * job_world);
+    on_nccl(&problem, "nccl");
+    problem.options.cuda_graph = _i;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    trace_steps(&problem, z, path, 5, &want);
+    zopt_destroy(z);
+    MPI_Barrier(MPI_COMM_WORLD);
+    ck_assert_int_ge(want.n_early, 5);
+    want.has_parameters = _i == 1 ? -1 : 1;
+    if (job_rank > 0)
+        return;
+    trace_check(path, &want);
+    ck_assert_int_eq(remove(path), 0);
 }
 END_TEST
 
@@ -249,6 +276,7 @@ END_TEST
 void add_steps(TCase *tests)
 {
     tcase_add_loop_test(tests, steps_are_replayed_to_the_same_bits, 0, 2);
+    tcase_add_loop_test(tests, a_trace_has_the_spans_of_a_step, 0, 2);
     tcase_add_loop_test(tests, what_one_rank_cannot_record_no_rank_replays, 0, 2);
     tcase_add_loop_test(tests, a_replayed_step_meets_nobody_on_the_host, 0, 2);
     tcase_add_loop_test(tests, settings_that_differ_update_nothing_and_are_told_in_one_call, 0, 2);

@@ -3,6 +3,7 @@
  * words where the GPU does. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "api_local.h"
 #include "cuda_shim/shim.h"
@@ -168,6 +169,42 @@ START_TEST(with_a_stream_no_call_waits)
 }
 END_TEST
 
+/* And none of a trace: its times are read when they are there. */
+START_TEST(a_trace_waits_for_nothing)
+{
+    char path[64] = "/tmp/zopt-trace-XXXXXX";
+    h_problem problem;
+    const void *param;
+    zopt *z;
+    int n_waits[2] = {0, 0}, fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    for (int traced = 0; traced < 2; traced++) {
+        make_problem(&problem, "AdamW");
+        problem.options.cuda_graph = _i;
+        ok(h_create(&problem, &problem.options, &z));
+        ok(zopt_set_stream(z, NULL));
+        if (traced)
+            ok(zopt_trace(z, path, N_STEPS));
+        int n_before = shim_n_waits();
+        for (int step = 1; step <= N_STEPS; step++) {
+            give_gradients(&problem, z);
+            ok(zopt_step(z));
+            for (int t = 0; t < problem.n_tensors; t++) {
+                ok(zopt_param_acquire(z, t, &param));
+                ok(zopt_param_release(z, t));
+            }
+        }
+        n_waits[traced] = shim_n_waits() - n_before;
+        ck_assert_uint_eq(zi_zero_of(z)->overlap.n_steps, traced ? N_STEPS - 3 : 0);
+        zopt_destroy(z);
+    }
+    ck_assert_int_eq(n_waits[0], n_waits[1]);
+    ck_assert_int_eq(remove(path), 0);
+    heal();
+}
+END_TEST
+
 /* _i: cuda_graph, for each optimizer. The first step launches kernels, the second records them. */
 START_TEST(steps_are_launched_as_a_graph_from_the_second_on)
 {
@@ -321,6 +358,7 @@ int main(void)
     tcase_add_test(tcase, the_first_parameters_are_there_while_later_ones_are_made);
     tcase_add_test(tcase, parameters_for_a_stream_are_ordered_and_not_waited_for);
     tcase_add_loop_test(tcase, with_a_stream_no_call_waits, 0, N_OPTIMIZERS);
+    tcase_add_loop_test(tcase, a_trace_waits_for_nothing, 0, 2);
     tcase_add_loop_test(tcase, memory_planned_is_memory_counted, 0, N_OPTIMIZERS);
     tcase_add_loop_test(tcase, losses_that_travel_enqueued_have_no_table_of_all_ranks, 0, 2);
     tcase_add_loop_test(tcase, steps_are_launched_as_a_graph_from_the_second_on, 0,

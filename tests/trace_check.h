@@ -10,6 +10,7 @@ typedef struct trace_want {
     /* 1: each bucket has its update and its gather; -1: a graph has them all, once a step; 0: there
      * may be fewer, and steps may have been skipped. */
     int has_parameters;
+    int has_stream; /* 1: backward passes are the stream's, and end when it comes to their end */
     /* In the last micro-step, this many buckets are passed over before zopt_micro_end. */
     int n_early;
 } trace_want;
