@@ -33,6 +33,7 @@ typedef struct bench_request {
     int shared_params; /* as in zopt_options; the limit has one buffer for each rank all the same */
     int rounds;        /* measured, at least BENCH_MIN_ROUNDS */
     int threads;       /* ranks are so many threads; 0: this process, or those of the launcher */
+    const char *trace; /* step: a file to trace the steps of the only row into; NULL: none */
     const char *device;      /* where memory lies and kernels run; NULL: "cpu" */
     const char *dir;         /* ckpt: where to write, in a folder of its own; NULL: "." */
     const char *calibration; /* calibrate: the file; NULL: the user's own, as calibration.h says */

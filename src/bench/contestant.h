@@ -7,6 +7,7 @@
 #include "bench/crew.h"
 #include "bench/data.h"
 #include "bench/rule.h"
+#include "zero/handle.h"
 
 typedef struct bench_case {
     bench_crew *crew;
@@ -55,6 +56,8 @@ typedef struct bench_contestant {
     zopt_status (*check)(void *self, uint64_t rounds, uint64_t *n_wrong);
     const char *(*transport)(const void *self); /* the one in use; NULL: it has none */
     const char *(*path)(const void *self);      /* zopt_step_path; NULL: there is no step */
+    /* Behind the last round: end the trace, if one was asked for. NULL: there is no step. */
+    zopt_status (*trace)(void *self, zi_overlap *overlap);
 } bench_contestant;
 
 extern const bench_contestant bench_step;     /* a whole step through the public API */

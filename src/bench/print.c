@@ -99,6 +99,18 @@ static void print_string(const char *text)
     json_decref(string);
 }
 
+/* What was traced: steps, and, a step, the buckets, those exchanged and summed before the backward
+ * pass had ended, those that were not, and those whose parameters were waited for. */
+static void print_overlap(const bench_result *r, const char *format)
+{
+    const zi_overlap *o = &r->overlap;
+    double n = (double)o->n_steps;
+    if (o->n_steps > 0)
+        printf(format, (unsigned long long)o->n_steps, (double)o->n_buckets / n,
+               (double)o->n_exchanged / n, (double)o->n_passed / n,
+               (double)(o->n_buckets - o->n_passed) / n, (double)o->n_awaited / n);
+}
+
 static void print_json(const bench_result *r, int index)
 {
     char text[10][32];
@@ -115,6 +127,8 @@ static void print_json(const bench_result *r, int index)
            number(text[7], "%.6f", r->call_ms, "null"), number(text[8], "%.6f", no_graph, "null"),
            number(text[9], "%.4f", no_graph / ms, "null"));
     print_string(r->path);
+    print_overlap(r, ", \"trace\": {\"steps\": %llu, \"buckets\": %.2f, \"exchanged\": %.2f, "
+                     "\"summed\": %.2f, \"exposed\": %.2f, \"awaited\": %.2f}");
     printf(", \"bytes_per_param\": %.4f, \"wrong\": %llu}", r->bytes,
            (unsigned long long)r->n_wrong);
 }
@@ -141,6 +155,10 @@ static void print_text(const bench_result *r)
     printf("\n");
     if (r->path != NULL && isfinite(r->ms[BENCH_NO_GRAPH]))
         printf("# %s\n", r->path);
+    print_overlap(r,
+                  "# trace of %llu steps; a step: %.1f buckets, of which %.1f were exchanged and "
+                  "%.1f summed before the backward pass had ended; exposed: %.1f behind it, and "
+                  "%.1f whose parameters were waited for\n");
 }
 
 void bench_print_row(const bench_result *r, int index)

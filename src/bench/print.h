@@ -20,6 +20,7 @@ typedef struct bench_result {
     double backward_ms;             /* median of what was taken off; NaN: nothing */
     double call_ms;                 /* median of the subject's; NaN: it has none */
     const char *path;               /* the subject's; NULL: it has none */
+    zi_overlap overlap;             /* of the steps that were traced; of none: zero */
     double bytes; /* that a step moves for each parameter, all ranks together, in one pass */
     uint64_t n_wrong;
 } bench_result;

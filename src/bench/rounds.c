@@ -117,6 +117,9 @@ zopt_status bench_contest_run(const bench_case *c, const bench_contest *contest,
         result->transport = subject->type->transport(subject->self);
     if (status == ZOPT_OK && subject->type->path != NULL)
         result->path = subject->type->path(subject->self);
+    if (status == ZOPT_OK && c->request->trace != NULL)
+        status =
+            zi_comm_agree(c->crew->comm, subject->type->trace(subject->self, &result->overlap));
     if (status == ZOPT_OK && index >= 0)
         bench_print_row(result, index);
     for (int i = 0; i < BENCH_N_CONTESTANTS; i++)

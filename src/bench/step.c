@@ -1,4 +1,5 @@
-/* The subjects of `bench step`: a ZeRO step as a trainer takes it, through the public header alone.
+/* The subjects of `bench step`: a ZeRO step as a trainer takes it, through the public header alone
+ * but for what a trace has counted.
  * A round of bench_step is from the last gradient written to the last parameter usable: nothing of
  * it is hidden behind a backward pass. One of bench_overlap begins with a backward pass, whose time
  * by itself is taken off. */
@@ -7,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api_local.h"
 #include "base/clock.h"
 #include "base/status.h"
 #include "bench/contestant.h"
@@ -113,6 +115,21 @@ zopt *bench_step_handle(const void *self, const int **id)
     return s->z;
 }
 
+/* All steps of the subject. */
+static zopt_status begin_trace(const step *s)
+{
+    const char *file = s->c->request->trace;
+    return file != NULL && !s->c->no_graph ? zopt_trace(s->z, file, UINT64_MAX) : ZOPT_OK;
+}
+
+static zopt_status end_trace(void *self, zi_overlap *overlap)
+{
+    step *s = self;
+    zopt_status status = zopt_trace(s->z, NULL, 0);
+    *overlap = zi_zero_of(s->z)->overlap;
+    return status;
+}
+
 static zopt_status create(void *self, const bench_case *c)
 {
     step *s = self;
@@ -127,6 +144,7 @@ static zopt_status create(void *self, const bench_case *c)
     if (zopt_world(s->z) != c->crew->world)
         return ZI_FAIL(ZOPT_ERR_CONFIG, "transport %s connects %d of %d ranks",
                        zopt_transport(s->z), zopt_world(s->z), c->crew->world);
+    ZI_TRY(begin_trace(s));
     if (c->crew->device->on_host)
         return ZOPT_OK;
     uint64_t first, largest = bench_tensor_elems(&s->tensors, s->tensors.n - 1, &first);
@@ -329,6 +347,7 @@ const bench_contestant bench_step = {
     .check = check,
     .transport = transport,
     .path = path,
+    .trace = end_trace,
 };
 
 const bench_contestant bench_no_graph = {
@@ -349,4 +368,5 @@ const bench_contestant bench_overlap = {
     .round = overlapped_round,
     .check = check_overlapped,
     .transport = transport,
+    .trace = end_trace,
 };

@@ -97,6 +97,7 @@ static const char *find_refused(const bench_row *row, const bench_request *r)
         {r->n_norms > 0, row->is_step, "norm"},
         {r->n_overlaps > 0 || r->fmas > 0, row->is_step, "backward pass"},
         {r->progress_thread, row->is_step, "thread"},
+        {r->trace != NULL, row->is_step, "trace"},
         {r->n_tensors > 0, row->has_tensors, "tensors"},
         {r->bucket_elems > 0, row->has_buckets, "buckets"},
         {r->shared_params, row->has_shared_params, "parameter buffers"},
@@ -161,6 +162,11 @@ zopt_status bench_request_complete(const bench_row *row, bench_request *r)
     }
     if (r->n_overlaps == 0)
         r->overlap[r->n_overlaps++] = 0;
+    int n_rows = r->n_params * r->n_transports * r->n_optimizers * r->n_norms * r->n_overlaps;
+    if (r->trace != NULL && n_rows > 1)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT,
+                       "a trace is of one row, and these are %d: choose norm, overlap, ... of it",
+                       n_rows);
     r->fmas = r->fmas > 0 ? r->fmas : BENCH_FMAS;
     r->dir = r->dir != NULL ? r->dir : ".";
     r->rounds = r->rounds > 0 ? r->rounds : BENCH_MIN_ROUNDS;

@@ -23,6 +23,7 @@ enum {
     SHARED_PARAMS,
     ROUNDS,
     THREADS,
+    TRACE,
     DEVICE,
     DIR,
     CALIBRATE,
@@ -61,6 +62,10 @@ static const struct argp_option options[] = {
      "step, comm, ckpt: one parameter buffer for all ranks of the machine", 0},
     {"rounds", ROUNDS, "N", 0, "Rounds to take medians of, at least 11 (default: 11)", 0},
     {"threads", THREADS, "N", 0, "Ranks are N threads, instead of mpirun's processes", 0},
+    {"trace", TRACE, "FILE", 0,
+     "step, of one row: write its steps as spans for chrome://tracing or ui.perfetto.dev (with "
+     "overlap a backward pass begins with the one that is measured by itself)",
+     0},
     {"device", DEVICE, "NAME", 0, "step, adam, norm, accumulate, comm: cpu (default) or cuda", 0},
     {"dir", DIR, "DIR", 0, "ckpt: write below this folder, and clean up (default: .)", 0},
     {"calibrate", CALIBRATE, NULL, 0, "The same as the benchmark calibrate", 0},
@@ -210,6 +215,9 @@ static error_t parse_option(int key, char *word, struct argp_state *state)
         return read_number(key, state, word, r);
     case SHARED_PARAMS:
         r->shared_params = 1;
+        return 0;
+    case TRACE:
+        r->trace = word;
         return 0;
     case DEVICE:
         r->device = word;
