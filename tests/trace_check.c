@@ -134,10 +134,12 @@ static void check_bucket(const span *spans, size_t n, const trace_want *want, pl
         if (last != NULL)
             check_order(last, exchange);
         last = pass;
-    }
-    if (want->n_early > at.bucket) {
-        place call = {at.rank, at.step, want->n_micro - 1, -1};
-        check_order(last, must_find(spans, n, "zopt_micro_end", call));
+        if (at.bucket < want->n_early) {
+            place all = {at.rank, at.step, at.micro, -1};
+            const span *backward = must_find(spans, n, "backward", all);
+            EXPECT(pass->end <= backward->end + ROUNDING_US, "bucket %d: %s", at.bucket,
+                   pass->name);
+        }
     }
     of_params.micro = -1;
     const span *update = find(spans, n, "update", of_params);
@@ -157,8 +159,9 @@ static void check_summary(const span *step, const trace_want *want)
 {
     int n = integer(step->args, "buckets"), summed = integer(step->args, "summed_in_backward");
     EXPECT(n == want->n_micro * want->n_buckets, "%d buckets", n);
-    EXPECT(summed >= want->n_early, "%d summed in backward, at least %d are", summed,
-           want->n_early);
+    int n_early = want->n_micro * want->n_early;
+    EXPECT(want->is_one_clock ? summed == n_early : summed >= n_early,
+           "%d summed in backward, and %d are", summed, n_early);
     EXPECT(integer(step->args, "exchanged_in_backward") >= summed, "fewer exchanged");
     EXPECT(integer(step->args, "exposed_behind_backward") == n - summed, "exposed");
 }

@@ -11,8 +11,9 @@ typedef struct trace_want {
      * may be fewer, and steps may have been skipped. */
     int has_parameters;
     int has_stream; /* 1: backward passes are the stream's, and end when it comes to their end */
-    /* In the last micro-step, this many buckets are passed over before zopt_micro_end. */
-    int n_early;
+    /* In each micro-step this many buckets are passed over before the last gradient is made ready;
+     * is_one_clock: and no others. */
+    int n_early, is_one_clock;
 } trace_want;
 
 /* Ends the program where the file is not so. */

@@ -54,7 +54,7 @@ static inline int trace_pass_all(zopt *z)
     return (int)zero->n_exposed;
 }
 
-/* One step, and its parameters. Returns the buckets that were early in its last micro-step. */
+/* One step, and its parameters. Returns how many buckets were early in each micro-step. */
 static inline int trace_step(const h_problem *problem, zopt *z)
 {
     int n_early = 0, slot;
@@ -90,7 +90,8 @@ static inline void trace_steps(const h_problem *problem, zopt *z, const char *pa
                          .n_micro = zopt_micro_steps(z),
                          .n_buckets = (int)zi_zero_of(z)->layout.n_exchanged,
                          .has_parameters = 1,
-                         .n_early = n_early};
+                         .n_early = n_early,
+                         .is_one_clock = strcmp(zopt_device(z), "cpu") == 0};
 }
 
 /* In a file of its own, which is removed in the end. */

@@ -65,6 +65,8 @@ const zi_key zi_keys[] = {
      .help = "one parameter buffer for all ranks of a node; not over transport mpi"},
     {I64("zopt.cuda_graph", "-1", -1, 1),
      .help = "record steps as a CUDA graph and replay them; -1: where they can be"},
+    {I64("zopt.trace_steps", "0", 0, STEPS_MAX), SHARED,
+     .help = "first steps to trace into trace.json of the run folder, for ui.perfetto.dev"},
     {I64("zopt.check_params_every", "100", 0, 1e9), SHARED,
      .help = "steps between comparisons of all ranks' parameters; 0: none"},
     {STR("comm.transport", "\"auto\""), SHARED, .help = "how bytes get from rank to rank"},

@@ -126,7 +126,8 @@ static zopt_status take_lock(rundir *dir)
 /* What this run writes only if it comes to that must not be an earlier one's. */
 static zopt_status remove_results(const rundir *dir)
 {
-    static const char *const names[] = {"model.safetensors", "sample.txt", "memory.json"};
+    static const char *const names[] = {"model.safetensors", "sample.txt", "memory.json",
+                                        "trace.json"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         char path[PATH_MAX];
         file_path(dir, names[i], path);
@@ -208,6 +209,15 @@ static zopt_status begin_all(trainer *t)
 zopt_status rundir_begin(trainer *t)
 {
     return trainer_agree(t, t->rank == 0 ? begin_all(t) : ZOPT_OK);
+}
+
+zopt_status rundir_trace(trainer *t)
+{
+    char path[PATH_MAX];
+    file_path(t->out, "trace.json", path);
+    if (t->s.trace_steps > 0)
+        TRAIN_ZOPT(zopt_trace(t->z, path, (uint64_t)t->s.trace_steps));
+    return ZOPT_OK;
 }
 
 void rundir_close(rundir *dir)

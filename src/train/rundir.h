@@ -1,6 +1,6 @@
-/* The run directory: config.json, env.json, metrics.jsonl, memory.json, sample.txt,
+/* The run directory: config.json, env.json, metrics.jsonl, memory.json, trace.json, sample.txt,
  * model.safetensors, checkpoints/, and the lock of the run that writes there. Rank 0 writes all but
- * model and checkpoints; where it cannot, all ranks fail together. */
+ * trace, model and checkpoints; where it cannot, all ranks fail together. */
 #ifndef TRAIN_RUNDIR_H
 #define TRAIN_RUNDIR_H
 
@@ -13,6 +13,8 @@ zopt_status rundir_open(trainer *t);
 /* Remove an earlier run's results, but for the metrics of the t->done steps that this one goes on
  * from, and write the first files. *Collective.* */
 zopt_status rundir_begin(trainer *t);
+/* Begin trace.json, if the run file asks for one. *Collective.* */
+zopt_status rundir_trace(trainer *t);
 void rundir_close(rundir *dir);
 
 const char *rundir_path(const rundir *dir);

@@ -24,6 +24,7 @@ static const setting_row i64_rows[] = {
     {"eval.batches", offsetof(settings, eval_batches)},
     {"sample.length", offsetof(settings, sample_length)},
     {"checkpoint.interval", offsetof(settings, checkpoint_interval)},
+    {"zopt.trace_steps", offsetof(settings, trace_steps)},
 };
 static const setting_row f64_rows[] = {
     {"data.val_fraction", offsetof(settings, val_fraction)},

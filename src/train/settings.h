@@ -11,7 +11,7 @@ typedef struct settings {
     int64_t seed, steps, batch, micro_batch, print_interval;
     int64_t n_layer, n_head, n_embd, n_ctx;
     int64_t eval_interval, eval_batches, sample_length;
-    int64_t checkpoint_interval;
+    int64_t checkpoint_interval, trace_steps;
     double val_fraction, temperature;
     zopt_dtype dtype; /* of parameters and gradients */
 } settings;

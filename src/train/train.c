@@ -159,6 +159,7 @@ static zopt_status run(trainer *t)
     TRAIN_TRY(rundir_open(t));
     TRAIN_TRY(checkpoint_resume(t));
     TRAIN_TRY(rundir_begin(t));
+    TRAIN_TRY(rundir_trace(t));
     TRAIN_TRY(rundir_memory(t));
     report_start(t);
     zopt_status status = train_steps(t, &o);

@@ -121,6 +121,8 @@ static zopt_status commit_plan(const trainer *t, zopt *plan)
         return train_fail(ZOPT_ERR_MEMORY, "no memory for a plan");
     zopt_status status = declare_and_commit(t, plan, ids);
     free(ids);
+    if (status == ZOPT_OK)
+        TRAIN_ZOPT(zopt_trace(plan, NULL, (uint64_t)t->s.trace_steps));
     return status;
 }
 

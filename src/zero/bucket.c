@@ -159,6 +159,7 @@ static zopt_status push_on(zi_zero *z)
 zopt_status zi_grad_ready(zi_zero *z, int id)
 {
     int moves = z->comm->node.size < z->comm->world || !z->config.device->on_host;
+    zi_trace_mark(z, NULL, ZI_AT_BACKWARD_END, z->caller.stream);
     if (z->comm->node.size < z->comm->world)
         zero_rest(z, id, z->tensors[id].n_elems);
     z->caller.is_ahead = z->caller.stream != NULL;

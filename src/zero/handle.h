@@ -185,6 +185,7 @@ struct zi_zero {
     zopt_step_report report;        /* of the newest step that the host has heard of */
     char path[256];                 /* zi_step_path's */
     struct zi_trace *trace;         /* NULL: nothing is traced */
+    int was_traced;
     zi_overlap overlap;             /* of the last trace, as far as it is written */
 };
 

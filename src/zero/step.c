@@ -34,7 +34,7 @@ int zi_phase(zi_zero *z, int phase)
 zopt_status zi_micro_end(zi_zero *z, double loss)
 {
     z->losses[z->micro] = loss;
-    zi_trace_micro_end(z);
+    zi_trace_mark(z, NULL, ZI_AT_MICRO_END, NULL);
     ZI_TRY(zi_owner_rest(z));
     zi_phase(z, ZOPT_PHASE_REDUCE);
     ZI_TRY(zi_bucket_flush(z));

@@ -6,7 +6,6 @@
 
 #include "base/clock.h"
 #include "base/status.h"
-#include "zero/zero.h"
 
 /* ---- tables of moments ---- */
 
@@ -152,13 +151,29 @@ static zopt_status begin(zi_zero *z, const zi_trace_config *config)
     return zi_trace_open(z, config->path);
 }
 
+/* What is taken for a moment later, by a save say, may be taken beside it. All of a handle's traces
+ * are alike. */
+static void lift_peaks(zi_zero *z, const zi_mem *before)
+{
+    zi_mem *mem = z->mem;
+    uint64_t bytes = mem->total_bytes - before->total_bytes;
+    if (z->was_traced)
+        return;
+    mem->total_peak_bytes = before->total_peak_bytes + bytes;
+    mem->row[ZI_MEM_TABLES].peak_bytes = before->row[ZI_MEM_TABLES].peak_bytes + bytes;
+    z->was_traced = 1;
+}
+
 zopt_status zi_trace_begin(zi_zero *z, const zi_trace_config *config)
 {
     ZI_TRY(zi_comm_agree(z->comm, zi_trace_end(z)));
     if (config->n_steps == 0)
         return ZOPT_OK;
+    const zi_mem before = *z->mem;
     z->overlap = (zi_overlap){0};
     zopt_status status = begin(z, config);
+    if (status == ZOPT_OK)
+        lift_peaks(z, &before);
     if (status != ZOPT_OK && z->trace != NULL)
         destroy(z);
     return status;
@@ -183,19 +198,11 @@ void zi_trace_add(zi_zero *z, const zi_bucket *bucket, zi_moment moment, zi_queu
     if (kept == NULL || z->comm->recording != ZI_LIVE)
         return;
     size_t at = zi_trace_place(z, moment, pass, bucket);
-    if (kept->ms[at] != 0)
+    if (kept->ms[at] != 0 && moment != ZI_AT_BACKWARD_END)
         return;
     kept->ms[at] = queue == NULL ? zi_now_ms() : -1;
     if (queue != NULL)
         z->config.device->event_record(queue, kept->event[at]);
-}
-
-/* Without a beginning the end stands for nothing (trace_spans.c). */
-void zi_trace_add_micro_end(zi_zero *z)
-{
-    if (zi_zero_slot(z) >= 0)
-        zi_trace_add(z, NULL, ZI_AT_BACKWARD_END, z->caller.stream);
-    zi_trace_add(z, NULL, ZI_AT_MICRO_END, NULL);
 }
 
 /* Behind the transfer, where queues can wait for one: peers are there already. Elsewhere behind the

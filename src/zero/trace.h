@@ -16,8 +16,8 @@ typedef enum zi_moment {
     ZI_AT_GRAD_WAIT,
     ZI_AT_GRAD_WAITED,
     /* Of a micro-step. */
-    ZI_AT_BACKWARD, /* the first zopt_grad_acquire */
-    ZI_AT_BACKWARD_END,
+    ZI_AT_BACKWARD,     /* the first zopt_grad_acquire */
+    ZI_AT_BACKWARD_END, /* the last zopt_grad_ready begins */
     ZI_AT_MICRO_END,
     ZI_AT_MICRO_ENDED,
     /* Of a bucket's parameters. */
@@ -100,11 +100,9 @@ void zi_trace_close(zi_zero *z);
 /* A step has ended: write the one that is done by now, and close the trace behind its last. */
 void zi_trace_step_end(zi_zero *z);
 
-/* It is when the queue comes here, or, where that is NULL, now. The first time counts. bucket: of a
- * moment of a bucket. */
+/* It is when the queue comes here, or, where that is NULL, now. The first time counts, but of ends
+ * of backward passes. bucket: of a moment of a bucket. */
 void zi_trace_add(zi_zero *z, const zi_bucket *bucket, zi_moment moment, zi_queue *queue);
-/* The backward pass of a micro-step has ended, if there was one, and zopt_micro_end begins. */
-void zi_trace_add_micro_end(zi_zero *z);
 /* The caller has waited for a bucket's parameters, of that ordinal. Errors: the comm's. */
 zopt_status zi_trace_add_gathered(zi_zero *z, const zi_bucket *bucket, uint64_t ordinal);
 
@@ -113,12 +111,6 @@ static inline void zi_trace_mark(zi_zero *z, const zi_bucket *bucket, zi_moment 
 {
     if (z->trace != NULL)
         zi_trace_add(z, bucket, moment, queue);
-}
-
-static inline void zi_trace_micro_end(zi_zero *z)
-{
-    if (z->trace != NULL)
-        zi_trace_add_micro_end(z);
 }
 
 static inline zopt_status zi_trace_gathered(zi_zero *z, const zi_bucket *bucket, uint64_t ordinal)
