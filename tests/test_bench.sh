@@ -99,6 +99,10 @@ test_arguments() {
     refused 64 "--params is a list" "$zopt" bench step --params 1,,2
     refused 64 "--rounds 10: a median of fewer than 11" "$zopt" bench step --rounds 10
     refused 64 "--threads '0' is not" "$zopt" bench step --threads 0
+    refused 64 "bench adam has no trace to choose" "$zopt" bench adam --trace trace.json
+    refused 64 "a trace is of one row, and these are 2" "$zopt" bench step --trace trace.json
+    refused 73 "nowhere/trace.json: No such file or directory" \
+        "$zopt" bench step --threads 2 --params 100 --norm on --trace nowhere/trace.json
     refused 64 "--norm 'maybe' is not one of" "$zopt" bench step --norm maybe
     refused 64 "norm off: Adafactor needs finite gradients" \
         "$zopt" bench step --params 100 --norm off --optimizer adamw,adafactor
@@ -144,6 +148,15 @@ test_threads() {
         "$zopt" bench step --threads 2 --params 100000 --bucket 4096 --overlap on --backward 10
     bench 1 no "ranks=2 overlap=True tensors=3" \
         "$zopt" bench step --threads 2 --params 30000 --tensors 3 --overlap on --norm on --optimizer adafactor
+    bench 1 no "ranks=2 overlap=True" "$zopt" bench step --threads 2 --params 100000 --bucket 4096 \
+        --overlap on --norm on --backward 10 --trace trace.json
+    python3 -c "
+import json
+t = json.load(open('out.txt'))['rows'][0]['trace']
+spans = [e for e in json.load(open('trace.json'))['traceEvents'] if e['name'] == 'norm']
+assert t['steps'] == 13 and len(spans) == 2 * 13 * t['buckets'], t
+assert t['summed'] + t['exposed'] == t['buckets'] >= t['exchanged'] >= t['summed'] and t['exposed'] >= 1, t
+" 2>err.txt || fail "trace: $(tail -n 1 err.txt)"
     bench 2 no "ranks=3 optimizer=none bytes_per_param=12.0" "$zopt" bench comm --threads 3 --params 1,10007
     bench 2 yes "ranks=2 transport=none bytes_per_param=28.0" "$zopt" bench adam --threads 2 --params 1,10007
     bench 2 no "ranks=3 bytes_per_param=2.0 dtype=bf16" \

@@ -128,6 +128,17 @@ if cmp -s "$work/sums-1/model.safetensors" "$work/fp32-10000-1/model.safetensors
 fi
 echo "reduce_group: equal files on 1, 3 and 2x2 ranks, memory as planned"
 
+train 3 10000 "$work/traced-3" "${grouped[@]}" zopt.trace_steps=3
+compare_memory 3 10000 "$work/traced-3" "${grouped[@]}" zopt.trace_steps=3
+cmp "$work/sums-1/model.safetensors" "$work/traced-3/model.safetensors"
+python3 -c "
+import json, sys
+steps = [(e['pid'], e['args']['step']) for e in json.load(open(sys.argv[1]))['traceEvents']
+         if e['name'] == 'zopt_step']
+assert sorted(steps) == [(rank, step) for rank in range(3) for step in (1, 2, 3)], steps
+" "$work/traced-3/trace.json"
+echo "trace_steps: an equal file, memory as planned, and a trace of three steps on 3 ranks"
+
 # Every other run file too.
 for file in "$root"/configs/gpt-kjv-*.json; do
     name=$(basename "$file" .json)
