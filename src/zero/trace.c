@@ -182,20 +182,21 @@ zopt_status zi_trace_begin(zi_zero *z, const zi_trace_config *config)
 /* ---- moments ---- */
 
 /* Of steps that are traced and not written yet. Parameters are those of the last update. */
-static zi_traced *kept_for(zi_trace *t, zi_moment moment)
+static zi_traced *kept_for(const zi_zero *z, zi_moment moment)
 {
+    zi_trace *t = z->trace;
     int of_params = moment >= ZI_AT_GATHERED && moment <= ZI_AT_PARAM_WAITED;
     uint64_t n = of_params ? t->updated - 1 : t->n;
-    if (n >= t->config.n_steps || n < t->n_written)
+    if (n >= t->config.n_steps || n < t->n_written || z->comm->recording != ZI_LIVE)
         return NULL;
     return &t->kept[n % (uint64_t)t->n_kept];
 }
 
 void zi_trace_add(zi_zero *z, const zi_bucket *bucket, zi_moment moment, zi_queue *queue)
 {
-    zi_traced *kept = kept_for(z->trace, moment);
+    zi_traced *kept = kept_for(z, moment);
     int pass = moment == ZI_AT_MICRO_ENDED ? z->micro - 1 : z->micro; /* the next one's turn */
-    if (kept == NULL || z->comm->recording != ZI_LIVE)
+    if (kept == NULL)
         return;
     size_t at = zi_trace_place(z, moment, pass, bucket);
     if (kept->ms[at] != 0 && moment != ZI_AT_BACKWARD_END)
@@ -210,6 +211,8 @@ void zi_trace_add(zi_zero *z, const zi_bucket *bucket, zi_moment moment, zi_queu
 zopt_status zi_trace_add_gathered(zi_zero *z, const zi_bucket *bucket, uint64_t ordinal)
 {
     zi_queue *queue = z->queue;
+    if (kept_for(z, ZI_AT_GATHERED) == NULL)
+        return ZOPT_OK;
     if (queue != NULL && z->comm->ops->device_waits) {
         queue = z->trace->queue;
         ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal, queue));
@@ -227,15 +230,19 @@ static void read_times(zi_zero *z, zi_traced *kept)
     const zi_device_ops *device = z->config.device;
     zi_trace *t = z->trace;
     double ms;
-    int done;
+    int done, is_lost = z->failed || z->comm->broken; /* why, is told already */
     for (size_t i = 0; i < t->n_moments; i++) {
         if (kept->ms[i] >= 0)
             continue;
-        (void)device->event_query(kept->event[i], &done); /* drivers look when they are asked */
-        int is_known = device->event_ms(t->origin, kept->event[i], &ms) == ZOPT_OK;
-        kept->ms[i] = is_known ? t->origin_ms + ms : 0;
+        kept->ms[i] = 0;
+        if (is_lost)
+            continue;
+        (void)device->event_query(kept->event[i],
+                                  &done); /* a driver may hold work back till then */
+        if (device->event_ms(t->origin, kept->event[i], &ms) == ZOPT_OK)
+            kept->ms[i] = t->origin_ms + ms;
     }
-    if (t->origin == NULL || device->event_ms(t->origin, kept->end, &ms) != ZOPT_OK)
+    if (t->origin == NULL || is_lost || device->event_ms(t->origin, kept->end, &ms) != ZOPT_OK)
         return;
     zi_event *old = t->origin;
     t->origin = kept->end;
@@ -272,8 +279,6 @@ static void settle(zi_zero *z)
         return;
     (void)device->wait(z->queue);
     (void)device->wait(z->trace->queue);
-    if (z->caller.stream != NULL)
-        (void)device->wait(z->caller.stream);
 }
 
 zopt_status zi_trace_end(zi_zero *z)
