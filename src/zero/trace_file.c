@@ -118,10 +118,9 @@ static void begin_file(const zi_zero *z)
 
 static void print_bucket(const zi_zero *z, const zi_drawn *d)
 {
-    uint64_t elems = d->is_whole ? d->bucket->n_elems : d->bucket->slice_elems;
+    unsigned long long elems = d->is_whole ? d->bucket->n_elems : d->bucket->slice_elems;
     fprintf(z->trace->file, ",\"bucket\":%u,\"elements\":%llu,\"bytes\":%llu", d->bucket->position,
-            (unsigned long long)elems,
-            (unsigned long long)(elems * zopt_dtype_bytes(d->bucket->dtype)));
+            elems, elems * zopt_dtype_bytes(d->bucket->dtype));
     if (d->begin_ms > d->since_ms)
         fprintf(z->trace->file, ",\"queued_us\":%.3f", 1e3 * (d->begin_ms - d->since_ms));
 }
@@ -193,7 +192,7 @@ static zopt_status open_file(const char *path, int flags, FILE **out)
 static zopt_status join(zi_zero *z, const char *path)
 {
     int is_first = z->comm->rank == 0;
-    FILE *file;
+    FILE *file = NULL;
     turn mine;
     ZI_TRY(open_file(path, is_first ? O_CREAT | O_TRUNC : 0, &file));
     z->trace->file = file;
