@@ -128,8 +128,8 @@ if cmp -s "$work/sums-1/model.safetensors" "$work/fp32-10000-1/model.safetensors
 fi
 echo "reduce_group: equal files on 1, 3 and 2x2 ranks, memory as planned"
 
-train 3 10000 "$work/traced-3" "${grouped[@]}" zopt.trace_steps=3
-compare_memory 3 10000 "$work/traced-3" "${grouped[@]}" zopt.trace_steps=3
+train 3 10000 "$work/traced-3" "${grouped[@]}" zopt.trace_steps=3 checkpoint.interval=2
+compare_memory 3 10000 "$work/traced-3" "${grouped[@]}" zopt.trace_steps=3 checkpoint.interval=2
 cmp "$work/sums-1/model.safetensors" "$work/traced-3/model.safetensors"
 python3 -c "
 import json, sys
