@@ -117,6 +117,11 @@ static zopt_status check_lists(const bench_request *r, int no_norm)
     const zi_comm_config plan = {.plan_world = 1}; /* whether there is such a row in this build */
     const zi_comm_ops *ops;
     const zi_optim *optim;
+    int n_rows = r->n_params * r->n_transports * r->n_optimizers * r->n_norms * r->n_overlaps;
+    if (r->trace != NULL && n_rows > 1)
+        return ZI_FAIL(ZOPT_ERR_ARGUMENT,
+                       "a trace is of one row, and these are %d: choose norm, overlap, ... of it",
+                       n_rows);
     for (int t = 0; t < r->n_transports; t++)
         ZI_TRY(zi_comm_find(r->transport[t], &plan, &ops));
     for (int o = 0; o < r->n_optimizers; o++) {
@@ -162,11 +167,6 @@ zopt_status bench_request_complete(const bench_row *row, bench_request *r)
     }
     if (r->n_overlaps == 0)
         r->overlap[r->n_overlaps++] = 0;
-    int n_rows = r->n_params * r->n_transports * r->n_optimizers * r->n_norms * r->n_overlaps;
-    if (r->trace != NULL && n_rows > 1)
-        return ZI_FAIL(ZOPT_ERR_ARGUMENT,
-                       "a trace is of one row, and these are %d: choose norm, overlap, ... of it",
-                       n_rows);
     r->fmas = r->fmas > 0 ? r->fmas : BENCH_FMAS;
     r->dir = r->dir != NULL ? r->dir : ".";
     r->rounds = r->rounds > 0 ? r->rounds : BENCH_MIN_ROUNDS;
