@@ -388,14 +388,13 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
 
 /* ------------------------------------------------------------------ utilities --------------- */
 
-/* Trace the next n_steps steps into a file of all ranks, in the Trace Event Format of
- * chrome://tracing and ui.perfetto.dev: for each bucket when it was exchanged, summed (phase 1),
- * updated and gathered, beside the backward pass (first zopt_grad_acquire to last zopt_grad_ready,
- * of the caller's stream if there is one) and the calls that waited. A step is written a few steps
- * later, what is left by zopt_destroy, or by n_steps = 0, which ends the trace. What cannot be
- * written then ends it with a warning. A planning handle counts its memory. Never part of the
- * result. *Collective*, between steps, on a file system that all share. Errors, the same on all
- * ranks: ERR_WRITE, ERR_PERMISSION; ERR_ARGUMENT for what is no plain file. */
+/* Trace the next n_steps steps into a file of all ranks that chrome://tracing and ui.perfetto.dev
+ * open: for each bucket when it was exchanged, summed (phase 1), updated and gathered, beside the
+ * backward pass (first zopt_grad_acquire to last zopt_grad_ready, of the stream if one is set) and
+ * the calls that waited. A step is written a few steps later, what is left by zopt_destroy or
+ * n_steps = 0, which ends the trace; what cannot be written ends it with a warning. A planning
+ * handle counts its memory. Never part of the result. *Collective*, between steps, on a file system
+ * that all share. Errors: ERR_WRITE, ERR_PERMISSION; ERR_ARGUMENT for what is no plain file. */
 ZOPT_API zopt_status zopt_trace(zopt *z, const char *path, uint64_t n_steps);
 
 /* Hand one number per rank to all: `out` (room for zopt_world doubles) receives the values of all
