@@ -40,6 +40,7 @@ void zopt_options_defaults(zopt_options *options, size_t bytes)
         .reduce_group = 1,
         .offload_optimizer = "none",
         .cuda_graph = -1,
+        .between_nodes = "auto",
     };
     if (options != NULL)
         memcpy(options, &defaults, bytes < sizeof defaults ? bytes : sizeof defaults);

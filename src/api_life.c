@@ -10,7 +10,7 @@
 static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
 {
     const zi_device_ops *device = zi_device_row(o->device ? o->device : "auto");
-    const zi_comm_config config = {
+    zi_comm_config config = {
         .has_comm = o->has_comm,
         .comm_f = o->comm_f,
         .threads = o->threads,
@@ -24,8 +24,8 @@ static zopt_status connect(const zopt_options *o, zi_mem *mem, zi_comm **out)
         .shared_params = o->shared_params != 0,
         .progress_thread = o->progress_thread != 0,
         .device = device != NULL && !device->on_host ? device : NULL,
-        .nccl_comm = o->nccl_comm,
     };
+    (void)zi_options_nccl(o, &config); /* read already */
     return zi_comm_connect(o->transport ? o->transport : "auto", &config, mem, out);
 }
 

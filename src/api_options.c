@@ -2,6 +2,7 @@
 #include "api_options.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -90,8 +91,38 @@ static zopt_status look_up(const zopt_options *o, zi_zero_config *config)
     return look_up_home(o, config);
 }
 
+/* *out: which of the words it is; the first for NULL. */
+static zopt_status read_word(const char *name, const char *value, const char *const *words, int n,
+                             int *out)
+{
+    char all[64] = "";
+    *out = 0;
+    for (int i = 0; i < n; i++) {
+        if (value == NULL || strcmp(value, words[i]) == 0) {
+            *out = i;
+            return ZOPT_OK;
+        }
+        snprintf(all + strlen(all), sizeof all - strlen(all), "%s'%s'", i > 0 ? ", " : "",
+                 words[i]);
+    }
+    return ZI_FAIL(ZOPT_ERR_CONFIG, "unknown %s '%s'; there are %s", name, value, all);
+}
+
+zopt_status zi_options_nccl(const zopt_options *o, zi_comm_config *config)
+{
+    static const char *const carriers[] = {
+        [ZI_BETWEEN_AUTO] = "auto", [ZI_BETWEEN_MPI] = "mpi", [ZI_BETWEEN_NCCL] = "nccl"};
+    int carrier;
+    config->nccl_comm = o->nccl_comm;
+    zopt_status status = read_word("between_nodes", o->between_nodes, carriers, 3, &carrier);
+    config->between_nodes = (zi_between)carrier;
+    return status;
+}
+
 zopt_status zi_options_read(const zopt_options *o, zi_zero_config *config)
 {
+    zi_comm_config unused;
+    ZI_TRY(zi_options_nccl(o, &unused));
     ZI_TRY(check_numbers(o));
     ZI_TRY(look_up(o, config));
     config->bucket_elems = o->bucket_elems > 0 ? o->bucket_elems : DEFAULT_BUCKET_ELEMS;

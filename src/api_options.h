@@ -7,4 +7,7 @@
 /* Errors: ERR_CONFIG or ERR_UNSUPPORTED with name, value and range. */
 zopt_status zi_options_read(const zopt_options *options, zi_zero_config *config);
 
+/* What transports are told of NCCL. Errors: ERR_CONFIG; what is wrong is as by default then. */
+zopt_status zi_options_nccl(const zopt_options *options, zi_comm_config *config);
+
 #endif

@@ -108,6 +108,30 @@ START_TEST(too_little_memory_on_one_rank_ends_all_and_frees_all)
 }
 END_TEST
 
+/* What goes over MPI from a GPU's memory leaves from memory that the GPU copies to by itself. */
+START_TEST(staging_for_mpi_is_page_locked)
+{
+    const uint64_t shape[] = {1000};
+    zopt_options options;
+    zopt *z;
+    int group, id;
+    zopt_options_init(&options);
+    options.device = "cuda";
+    options.transport = "mpi";
+    ck_assert_msg(zopt_create(&options, &z) == ZOPT_OK, "%s", zopt_last_error());
+    ck_assert_int_eq(zopt_add_group(z, NULL, 0, &group), ZOPT_OK);
+    ck_assert_int_eq(zopt_add_tensor(z, "w", ZOPT_FP16, 1, shape, group, &id), ZOPT_OK);
+    shim.no_locked = my_rank == 1;
+    ck_assert_int_eq(zopt_commit(z), ZOPT_ERR_MEMORY);
+    ck_assert_msg(strstr(zopt_last_error(), "staging: no memory for ") != NULL &&
+                      strstr(zopt_last_error(), " page-locked bytes") != NULL,
+                  "%s", zopt_last_error());
+    zopt_destroy(z);
+    ck_assert_uint_eq(shim_bytes_in_use(), 0);
+    shim = shim_healthy;
+}
+END_TEST
+
 /* _i: which launch of rank 1 breaks. It has CUDA's words, the others hear of it at once. */
 START_TEST(a_kernel_that_breaks_on_one_rank_ends_all)
 {
@@ -192,6 +216,7 @@ int main(int argc, char **argv)
     tcase_add_test(tests, a_container_that_refuses_is_named_with_cudas_words);
     tcase_add_test(tests, one_rank_without_a_gpu_is_named_to_all);
     tcase_add_test(tests, too_little_memory_on_one_rank_ends_all_and_frees_all);
+    tcase_add_test(tests, staging_for_mpi_is_page_locked);
     tcase_add_loop_test(tests, a_kernel_that_breaks_on_one_rank_ends_all, 1, 40);
     tcase_add_test(tests, a_gpu_that_stops_is_given_up_at_the_deadline_and_its_rank_named);
     run_on_all_ranks(suite);

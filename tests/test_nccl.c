@@ -1,7 +1,8 @@
 /* Transport nccl over the runtimes of cuda_shim and nccl_shim: the suite of every transport, whole
  * runs against one rank on the CPU, bit for bit; nccl_steps.c has what a step does, and nccl_ends.c
  * the rest. Run with mpirun -n 1 to 4; "broken" as argument: the tests that end transports;
- * "groups", with 6: sums over nodes; "old": with a NCCL that is too old. */
+ * "groups", with 6: sums over nodes; "between", with 4 and 6: transport ipc with NCCL between
+ * nodes; "old": with a NCCL that is too old. */
 #include <math.h>
 #include <unistd.h>
 
@@ -316,6 +317,10 @@ int main(int argc, char **argv)
         add_breaking_tests(tests);
     else if (strcmp(mode, "groups") == 0)
         tcase_add_loop_test(tests, groups_of_a_node_are_summed_before_they_travel, 0, 3);
+    else if (strcmp(mode, "between") == 0)
+        add_between(tests);
+    else if (strcmp(mode, "between-broken") == 0)
+        add_breaking_between(tests);
     else if (strcmp(mode, "old") == 0)
         add_old(tests);
     else

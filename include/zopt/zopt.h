@@ -142,11 +142,10 @@ typedef struct zopt_options {
 
     int deadline_ms; /* limit on every wait for peers; default 300000 */
     /* Called once when a deadline expires, with a line that says what was waited for in which step
-     * and phase, and which ranks have not arrived. From the waiting thread, or, where that is
-     * inside a call that does not return, from a thread of the library's own. Must not call zopt.
-     * May end the process; if it returns, the waiting call fails with ZOPT_ERR_TIMEOUT as soon as
-     * it can. Must stay callable until the handle is destroyed, and for programs that leave MPI to
-     * zopt until zopt_finalize returns. */
+     * and phase, and which ranks have not arrived. From the waiting thread, or, where that is in a
+     * call that does not return, from one of the library's own. Must not call zopt. May end the
+     * process; if it returns, the waiting call fails with ZOPT_ERR_TIMEOUT as soon as it can. Must
+     * stay callable until the handle is destroyed, or zopt_finalize returns where zopt ends MPI. */
     void (*on_hang)(void *arg, const char *text);
     void *on_hang_arg;
 
@@ -208,10 +207,15 @@ typedef struct zopt_options {
      * zopt_commit where they cannot. Never part of the result. */
     int cuda_graph;
 
-    /* Transport "nccl": an ncclComm_t of the same ranks, in the same order, on the GPUs that they
-     * use here, or NULL (default) on all. It is split (NCCL 2.18 or newer) in place of a start of
-     * NCCL, and neither used nor ended otherwise. */
+    /* For NCCL: an ncclComm_t of the same ranks, in the same order, on the GPUs that they use here,
+     * or NULL (default) on all. It is split (NCCL 2.18) in place of a start of NCCL, and neither
+     * used nor ended otherwise. */
     void *nccl_comm;
+
+    /* Between the nodes of transport "ipc": "mpi", through host memory; "nccl"; or "auto" (default,
+     * or NULL): "nccl" where it is there and each rank has a GPU of its own. Never part of the
+     * result. */
+    const char *between_nodes;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs

@@ -249,7 +249,7 @@ static int count_worlds(const char *command, const plan_source *source, const in
         int node = p->options.ranks_per_node;
         world->node = node > 0 && node < ranks[w] ? node : ranks[w];
         world->is_flat =
-            strcmp(world->transport, "shm") != 0 && strcmp(world->transport, "ipc") != 0;
+            strcmp(world->transport, "shm") != 0 && strncmp(world->transport, "ipc", 3) != 0;
         world->adds_up = !world->is_flat || strcmp(world->transport, "nccl") == 0;
         plan_count_sent(p, world);
     }

@@ -80,6 +80,8 @@ struct zi_channel_comm {
         zi_range of;
     } awaits[ZI_N_COUNTERS];
     zi_guard guard; /* of that queue */
+    /* 1: what is on it may wait for what hosts enqueue only while they wait. */
+    int gpu_needs_host;
 };
 
 /* Join a channel of base.node.size blocks as base.rank. */

@@ -27,7 +27,7 @@ static zopt_status count_next(zi_comm *comm, const char *call, zi_counter which,
     zi_channel_comm *k = (zi_channel_comm *)comm;
     ZI_TRY(zi_check_connected(comm, call));
     ZI_TRY(zi_channel_checked(k, zi_check_next(comm, call, zi_channel_count(k, which), ordinal)));
-    ZI_TRY(zi_channel_checked(k, zi_fence_set(k, which, ordinal)));
+    ZI_TRY(zi_channel_checked(k, zi_fence_set(k, comm->queue, which, ordinal)));
     zi_channel_advance(k, which);
     return ZOPT_OK;
 }
@@ -66,8 +66,8 @@ zopt_status zi_channel_expose_wait(zi_comm *comm, const zi_transfer *transfer, c
 {
     ZI_TRY(wait_begun(comm, "expose_wait", ZI_EXPOSED, ZI_EXPOSED, transfer->ordinal,
                       transfer->n_contributors));
-    ZI_TRY(zi_fence_await((zi_channel_comm *)comm, ZI_EXPOSED, transfer->ordinal, 0,
-                          transfer->n_contributors));
+    ZI_TRY(zi_fence_await((zi_channel_comm *)comm, comm->queue, ZI_EXPOSED, transfer->ordinal,
+                          (zi_range){0, transfer->n_contributors}));
     int end = comm->node.base + comm->node.size;
     for (int i = comm->node.base; i < end && i < transfer->n_contributors; i++)
         source[i] = slice_of(comm, transfer, i);
@@ -101,8 +101,9 @@ static zopt_status wait_opened(zi_channel_comm *k)
 {
     uint64_t n = zi_channel_count(k, ZI_OPENED);
     ZI_TRY(zi_channel_wait(k, ZI_OPENED, n, k->base.world));
-    return n > k->awaits[ZI_OPENED].n ? zi_fence_await(k, ZI_OPENED, n - 1, 0, k->base.world)
-                                      : ZOPT_OK;
+    if (n <= k->awaits[ZI_OPENED].n)
+        return ZOPT_OK;
+    return zi_fence_await(k, k->base.queue, ZI_OPENED, n - 1, (zi_range){0, k->base.world});
 }
 
 zopt_status zi_channel_dest_wait(zi_comm *comm, const zi_transfer *transfer, void **dest,

@@ -42,6 +42,14 @@ const zi_comm_ops zi_comm_nccl_native = {
     .missing = built_without_nccl,
     .wanted = never_wanted,
 };
+
+zopt_status zi_nccl_carry(struct zi_shm *s, const zi_comm_config *config)
+{
+    (void)s;
+    if (config->between_nodes != ZI_BETWEEN_NCCL)
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "between_nodes \"nccl\": %s", built_without_nccl());
+}
 #endif
 
 #ifndef ZI_HAVE_MPI
@@ -163,6 +171,16 @@ zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const z
                                   "transport \"%s\" is not known; there are auto%s", name, all);
 }
 
+/* Ranks that have met know that they asked for the same. */
+static zopt_status check_asked(const zi_comm_ops *ops, const zi_comm_config *config)
+{
+    if (config->between_nodes == ZI_BETWEEN_NCCL && !ops->has_carriers)
+        return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
+                       "between_nodes \"nccl\" is for transport \"ipc\", not for \"%s\"",
+                       ops->name);
+    return ZOPT_OK;
+}
+
 zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_mem *mem,
                             zi_comm **out)
 {
@@ -174,6 +192,13 @@ zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_m
     status = ops->create(config, mem, out);
     if (status == ZOPT_ERR_UNSUPPORTED && ops->otherwise != NULL && strcmp(name, "auto") == 0)
         status = ops->otherwise->create(config, mem, out);
+    if (status != ZOPT_OK)
+        return status;
+    status = check_asked((*out)->ops, config);
+    if (status != ZOPT_OK) {
+        (*out)->ops->destroy(*out);
+        *out = NULL;
+    }
     return status;
 }
 

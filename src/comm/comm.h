@@ -27,6 +27,9 @@
 
 typedef struct zi_comm zi_comm;
 
+/* Who carries what transport ipc has between nodes: NCCL if it can be had, or one of the two. */
+typedef enum zi_between { ZI_BETWEEN_AUTO, ZI_BETWEEN_MPI, ZI_BETWEEN_NCCL } zi_between;
+
 typedef struct zi_comm_config {
     int has_comm, comm_f; /* as in zopt_options */
     zopt_threads *threads;
@@ -40,6 +43,7 @@ typedef struct zi_comm_config {
     int progress_thread;
     const zi_device_ops *device; /* where symmetric memory will live; NULL: on the host */
     void *nccl_comm;             /* as in zopt_options */
+    zi_between between_nodes;
 } zi_comm_config;
 
 /* Ranks base, base + stride, ..., `size` of them. */
@@ -92,6 +96,7 @@ typedef struct zi_comm_ops {
     int peer_memory;   /* 1: tables point into peers' memory */
     int device_memory; /* 1: symmetric memory may be a device's, not only the host's */
     int device_direct; /* 1: which needs no host memory beside it */
+    int has_carriers;  /* 1: between_nodes is for it */
     int device_waits;  /* 1: reuse_wait and publish_wait wait for the device, and for no more of it
                           than the transfer */
     int bits_vary;     /* 1: sums depend on the number of ranks */

@@ -10,6 +10,12 @@
 extern const zi_comm_ops zi_comm_self, zi_comm_threads, zi_comm_shm, zi_comm_ipc, zi_comm_mpi;
 extern const zi_comm_ops zi_comm_nccl, zi_comm_nccl_native;
 
+/* nccl_nodes.c. Let NCCL be the carrier of transport ipc over nodes (shm.h), where the config wants
+ * it and, unless it insists, where it can be had. Collective; of a plan: counted. Errors, the same
+ * on all ranks: ERR_UNSUPPORTED. */
+struct zi_shm;
+zopt_status zi_nccl_carry(struct zi_shm *s, const zi_comm_config *config);
+
 /* ERR_COMM on a broken or a planning comm. */
 zopt_status zi_check_connected(const zi_comm *comm, const char *call);
 

@@ -81,7 +81,7 @@ static zopt_status wait_behind_failure(const zi_channel_comm *k, const gpu_wait 
     return ZOPT_OK;
 }
 
-/* The peers' hosts have counted already: nothing but GPUs need go on. */
+/* The peers' hosts have counted already: as a rule nothing but GPUs need go on. */
 static zopt_status wait_for_gpu(zi_guard *guard, int (*is_finished)(const void *what),
                                 const void *what)
 {
@@ -90,7 +90,9 @@ static zopt_status wait_for_gpu(zi_guard *guard, int (*is_finished)(const void *
     const gpu_wait wait = {.base = {.missing = unfinished, .text = "results of GPUs"},
                            .is_done = is_finished,
                            .what = what};
-    return k->base.broken ? wait_behind_failure(k, &wait) : zi_channel_poll(k, &wait.base);
+    if (k->base.broken)
+        return wait_behind_failure(k, &wait);
+    return k->gpu_needs_host ? zi_channel_wait_for(k, &wait.base) : zi_channel_poll(k, &wait.base);
 }
 
 /* ------------------------------------------------------------------ life --------------------- */
@@ -135,12 +137,12 @@ void zi_fences_destroy(zi_fences *fences)
 
 /* ------------------------------------------------------------------ order -------------------- */
 
-zopt_status zi_fence_set(zi_channel_comm *k, zi_counter which, uint64_t ordinal)
+zopt_status zi_fence_set(zi_channel_comm *k, zi_queue *queue, zi_counter which, uint64_t ordinal)
 {
     const zi_device_ops *device = k->base.device;
     if (k->n_fences == 0)
-        return device->wait(k->base.queue);
-    device->event_record(k->base.queue, *event_at(k, k->base.rank, which, ordinal));
+        return device->wait(queue);
+    device->event_record(queue, *event_at(k, k->base.rank, which, ordinal));
     return ZOPT_OK;
 }
 
@@ -181,11 +183,10 @@ static zopt_status await_on(zi_channel_comm *k, zi_queue *queue, zi_counter whic
     return ZOPT_OK;
 }
 
-zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first, int n)
+zopt_status zi_fence_await(zi_channel_comm *k, zi_queue *queue, zi_counter which, uint64_t ordinal,
+                           zi_range of)
 {
-    if (k->n_fences == 0)
-        return ZOPT_OK;
-    return await_on(k, k->base.queue, which, ordinal, (zi_range){first, n});
+    return k->n_fences == 0 ? ZOPT_OK : await_on(k, queue, which, ordinal, of);
 }
 
 static int undone(const zi_channel_comm *k, const zi_awaited *what, int from)

@@ -38,14 +38,15 @@ void zi_fences_leave(zi_channel_comm *k);
 /* Peers must be done with those that this rank has made. */
 void zi_fences_destroy(zi_fences *fences);
 
-/* What is on this rank's queue comes before what peers do that see its count `which` reach
- * ordinal + 1, which it must not have yet. Where there are no fences, waits for the queue. */
-zopt_status zi_fence_set(zi_channel_comm *k, zi_counter which, uint64_t ordinal);
+/* What is on the queue, this rank's or one beside it, comes before what peers do that see its count
+ * `which` reach ordinal + 1, which it must not have yet. Where there are no fences, waits for it.
+ */
+zopt_status zi_fence_set(zi_channel_comm *k, zi_queue *queue, zi_counter which, uint64_t ordinal);
 
-/* What is enqueued from here on comes behind what the node's ranks of first..n-1 had enqueued
+/* What is enqueued there from here on comes behind what the ranks `of` of the node had enqueued
  * before they counted `ordinal`, which all of them have. Never waits. */
-zopt_status zi_fence_await(zi_channel_comm *k, zi_counter which, uint64_t ordinal, int first,
-                           int n);
+zopt_status zi_fence_await(zi_channel_comm *k, zi_queue *queue, zi_counter which, uint64_t ordinal,
+                           zi_range of);
 
 /* Wait until all ranks of the node have done it, this one too; or have what is enqueued on `behind`
  * from here on come behind that, which they all have counted. */

@@ -1,9 +1,9 @@
 /* Transport ipc: ranks of an MPI world on GPUs reach the device memory of all on their node through
  * handles of whole arrays (device.h), so that sums, updates and stores of parameters are one pass,
  * over NVLink or on a GPU that they share. Where they meet, what their hosts tell each other, and
- * what goes to other nodes is transport shm's (shm.c, nodes.c); events between processes keep their
- * queues in order (fence.c). This file has the memory and the life of the object, which begins with
- * a trial: each rank opens an array of every other's on its node. */
+ * what goes to other nodes is transport shm's (shm.c, nodes.c), or NCCL's (nccl_nodes.c); events
+ * between processes keep their queues in order (fence.c). This file has the memory and the life of
+ * the object, which begins with a trial: each rank opens an array of every other's on its node. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,9 +187,11 @@ void zi_ipc_destroy(zi_comm *comm)
         return;
     zi_ipc *ipc = s->ipc;
     zi_shm_drain(comm);
-    zi_nodes_free_sums(comm);
     if (!comm->planned && !comm->broken)
         (void)zi_channel_checked(&s->base, comm->device->wait(comm->queue));
+    if (s->carrier->leave != NULL)
+        s->carrier->leave(s);
+    zi_nodes_free_sums(comm);
     zi_symmetric_free_all(comm, comm->broken);
     if (ipc != NULL && !comm->planned) {
         for (int r = 0; r < comm->node.size && !comm->broken; r++)
@@ -237,6 +239,8 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
         status = zi_comm_agree(comm, equip((zi_shm *)comm));
     if (status == ZOPT_OK && !comm->planned)
         status = try_out(comm, config->device);
+    if (status == ZOPT_OK && comm->node.size < comm->world)
+        status = zi_nccl_carry((zi_shm *)comm, config);
     if (status == ZOPT_OK)
         return ZOPT_OK;
     zi_ipc_destroy(comm);
@@ -247,7 +251,10 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
 /* Peers may still have it: it lives until all have left. */
 void zi_ipc_free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *memory)
 {
+    zi_shm *s = (zi_shm *)comm;
     zi_shm_drain(comm);
+    if (s->carrier->forget != NULL)
+        s->carrier->forget(s, memory);
     zi_symmetric_free(comm, category, memory, comm->broken);
 }
 
@@ -255,6 +262,7 @@ const zi_comm_ops zi_comm_ipc = {
     .name = "ipc",
     .help = "an MPI world, whose ranks on one node reach each other's GPU memory",
     .device_memory = 1,
+    .has_carriers = 1,
     .missing = missing,
     .wanted = wanted,
     .otherwise = &zi_comm_mpi,

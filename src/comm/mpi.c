@@ -72,7 +72,6 @@ static void leak(zi_mpi *m)
     zi_mpi_abandon();
     zi_symmetric_free_all(&m->base, 1);
     zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, taken_bytes(m) + m->engine.staging_bytes);
-    zi_mem_uncount(m->base.mem, ZI_MEM_STAGING, m->engine.sums_bytes);
     zi_mem_uncount(m->base.mem, ZI_MEM_TABLES, sizeof(zi_mpi));
 }
 
@@ -103,7 +102,6 @@ static void destroy(zi_comm *comm)
     }
     zi_symmetric_free_all(comm, 0);
     zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.staging, m->engine.staging_bytes);
-    zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->engine.sums, m->engine.sums_bytes);
     if (taken_bytes(m) > 0)
         zi_mem_free_array(comm->mem, ZI_MEM_STAGING, m->bounce, m->bounce_bytes);
     zi_mem_free_table(comm->mem, m, sizeof(zi_mpi));
@@ -114,19 +112,26 @@ static void destroy(zi_comm *comm)
  * greatest of x and of -x are those of one number only if all are equal. */
 static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
 {
-    int64_t row = 0;
-    while (zi_comms[row] != ops)
-        row++;
-    int64_t nodes = config->ranks_per_node, shared = config->shared_params;
-    int64_t most[] = {row, -row, nodes, -nodes, shared, -shared};
-    ZI_TRY(zi_mpi_all_reduce(&m->base, ZI_MAX, most, sizeof most / sizeof most[0]));
-    if (most[0] == -most[1] && most[2] == -most[3] && most[4] == -most[5])
+    enum { N = 4 };
+    int64_t mine[N] = {0, config->ranks_per_node, config->shared_params, config->between_nodes};
+    int64_t most[2 * N];
+    while (zi_comms[mine[0]] != ops)
+        mine[0]++;
+    for (int i = 0; i < N; i++) {
+        most[i] = mine[i];
+        most[N + i] = -mine[i];
+    }
+    int differ = 0;
+    ZI_TRY(zi_mpi_all_reduce(&m->base, ZI_MAX, most, 2 * N));
+    for (int i = 0; i < N; i++)
+        differ |= most[i] != -most[N + i];
+    if (!differ)
         return ZOPT_OK;
-    return ZI_FAIL(
-        ZOPT_ERR_DISAGREE,
-        "rank %d comes with transport %s, ranks_per_node %d, shared_params %d, and others "
-        "differ: set them alike on all ranks",
-        m->base.rank, ops->name, config->ranks_per_node, config->shared_params);
+    return ZI_FAIL(ZOPT_ERR_DISAGREE,
+                   "rank %d comes with transport %s, ranks_per_node %d, shared_params %d, "
+                   "between_nodes %d, and others differ: set them alike on all ranks",
+                   m->base.rank, ops->name, config->ranks_per_node, config->shared_params,
+                   (int)config->between_nodes);
 }
 
 /* Start MPI if nobody has, and learn who this is. *mine: that there is no watchdog, for the others

@@ -58,8 +58,7 @@ typedef struct zi_mpi_engine {
 
     char *staging;
     size_t staging_bytes;
-    char *sums; /* of the first job, where it sends such, one after the other */
-    size_t sums_bytes;
+    char *sums; /* of the first job, where it sends such, one after the other; the user's */
 } zi_mpi_engine;
 
 /* What zi_comm_agree sends in one piece, as the ranks with a whole bounce do. */
@@ -91,6 +90,7 @@ typedef struct zi_mpi {
     zi_mpi_user user;
     int calls_roll; /* 1: comm carries messages, and all waits of its ranks are in mpi_wait.c */
     int answered;   /* 1: this rank has told its peers that it is in a wait */
+    int n_waits;    /* one within the other; the outermost is watched */
 } zi_mpi;
 
 /* mpi.c, also for transports that only meet over MPI. The object of row `ops`'s ranks: started,

@@ -114,9 +114,10 @@ static zopt_status poll(zi_mpi *m, zi_mpi_wait *awaited)
 
 zopt_status zi_mpi_await(zi_mpi *m, zi_mpi_wait *awaited)
 {
-    zi_watchdog_arm(&m->watchdog, "a call of MPI", roll_ms(m) + WATCHDOG_EXTRA_MS);
+    if (m->n_waits++ == 0)
+        zi_watchdog_arm(&m->watchdog, "a call of MPI", roll_ms(m) + WATCHDOG_EXTRA_MS);
     zopt_status status = poll(m, awaited);
-    if (zi_watchdog_disarm(&m->watchdog)) {
+    if (--m->n_waits == 0 && zi_watchdog_disarm(&m->watchdog)) {
         m->base.broken = 1;
         return ZI_FAIL(ZOPT_ERR_TIMEOUT, "rank %d: a call of MPI returned after its deadline",
                        m->base.rank);

@@ -63,9 +63,10 @@ static zopt_status check_seats(zi_nccl_comm *n, const seat *seats)
                 return ZI_FAIL(
                     ZOPT_ERR_UNSUPPORTED,
                     "transport %s needs a GPU for each rank: ranks %d and %d are both on "
-                    "GPU %s of '%s'; start no more ranks than GPUs, or use transport "
-                    "\"ipc\" or \"mpi\"",
-                    n->base.ops->name, before, r, seats[r].gpu, seats[r].host);
+                    "GPU %s of '%s'; start no more ranks than GPUs, or %s",
+                    n->base.ops->name, before, r, seats[r].gpu, seats[r].host,
+                    n->between_nodes ? "set between_nodes to \"mpi\""
+                                     : "use transport \"ipc\" or \"mpi\"");
         }
     return ZOPT_OK;
 }
@@ -190,7 +191,7 @@ static zopt_status check_config(const zi_comm_ops *ops, const zi_comm_config *co
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport %s: %s", ops->name, why);
     if (config->device == NULL)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED, "transport %s is for device \"cuda\"", ops->name);
-    if (config->shared_params)
+    if (config->shared_params && !ops->peer_memory)
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "shared_params: transport %s keeps a buffer for each rank", ops->name);
     return ZOPT_OK;
@@ -209,7 +210,8 @@ static zopt_status open_queues(zi_nccl_comm *n)
 static zopt_status connect(zi_nccl_comm *n, const zi_comm_config *config)
 {
     zi_comm *via = &n->meeting->base;
-    n->meeting->user = (zi_mpi_user){.comm = &n->base, .check = zi_nccl_check_peers};
+    if (!n->between_nodes)
+        n->meeting->user = (zi_mpi_user){.comm = &n->base, .check = zi_nccl_check_peers};
     via->phase = n->base.phase = "start";
     zopt_status status = check_config(n->base.ops, config);
     ZI_TRY(zi_comm_agree(via, status == ZOPT_OK ? open_queues(n) : status));
@@ -250,26 +252,61 @@ static void disconnect(zi_nccl_comm *n)
             (void)zi_device_cuda.wait(n->lane[i].queue);
 }
 
-/* What is left of a broken comm's memory is leaked: peers may still be writing to it. */
-static void destroy(zi_comm *comm)
+void zi_nccl_leave(zi_nccl_comm *n)
 {
-    zi_nccl_comm *n = (zi_nccl_comm *)comm;
-    if (n == NULL)
-        return;
-    zi_mpi *via = zi_nccl_meeting(comm);
+    zi_comm *comm = &n->base;
+    (void)zi_nccl_meeting(comm);
     if (!comm->planned && zi_mpi_missing() == NULL)
         disconnect(n);
-    if (comm->queue != NULL)
+    if (comm->queue != NULL && comm->queue->guard == &n->guard)
         comm->queue->guard = NULL;
     zi_nccl_deregister(n, NULL);
     zi_nccl_unreserve(n);
     for (int i = 0; i < ZI_N_NCCL_LANES; i++)
         zi_device_cuda.close(n->lane[i].queue);
     zi_symmetric_free_all(comm, comm->broken);
-    via->user = (zi_mpi_user){0};
-    via->base.broken |= comm->broken; /* its end must not wait for a peer that is lost */
-    zi_comm_mpi.destroy(&via->base);
+    n->meeting->base.broken |= comm->broken; /* its end must not wait for a peer that is lost */
     zi_mem_free_table(comm->mem, n, sizeof *n);
+}
+
+/* What is left of a broken comm's memory is leaked: peers may still be writing to it. */
+static void destroy(zi_comm *comm)
+{
+    if (comm == NULL)
+        return;
+    zi_mpi *via = ((zi_nccl_comm *)comm)->meeting;
+    zi_nccl_leave((zi_nccl_comm *)comm);
+    via->user = (zi_mpi_user){0};
+    zi_comm_mpi.destroy(&via->base);
+}
+
+zopt_status zi_nccl_join(zi_mpi *meeting, const zi_comm_ops *ops, const zi_comm_config *config,
+                         zi_mem *mem, zi_nccl_comm **out)
+{
+    zi_comm *via = &meeting->base;
+    zi_nccl_comm *n;
+    *out = NULL;
+    zopt_status status = zi_comm_agree(via, zi_mem_table(mem, sizeof *n, &n));
+    if (status != ZOPT_OK) {
+        zi_mem_free_table(mem, n, sizeof *n);
+        return status;
+    }
+    zi_comm *comm = &n->base;
+    zi_comm_init(comm, ops, config, mem);
+    n->between_nodes = meeting->user.comm != NULL;
+    zi_comm_seat(comm, via->rank, via->world, n->between_nodes ? via->node.size : 1);
+    n->sums.node_size = declared_node_size(config->ranks_per_node, comm->world);
+    comm->local_rank = via->local_rank;
+    comm->comes_reduced = ops == &zi_comm_nccl_native;
+    n->meeting = meeting;
+    n->nccl = zi_nccl();
+    status = comm->planned ? ZOPT_OK : connect(n, config);
+    comm->phase = NULL;
+    if (status == ZOPT_OK)
+        *out = n;
+    else
+        zi_nccl_leave(n);
+    return status;
 }
 
 static zopt_status create_row(const zi_comm_ops *ops, const zi_comm_config *config, zi_mem *mem,
@@ -281,26 +318,13 @@ static zopt_status create_row(const zi_comm_ops *ops, const zi_comm_config *conf
     if (config->plan_world > 0)
         ZI_TRY(check_config(ops, config));
     ZI_TRY(zi_mpi_connect(ops, config, mem, &meeting));
-    zopt_status status = zi_comm_agree(&meeting->base, zi_mem_table(mem, sizeof *n, &n));
-    if (status != ZOPT_OK) {
-        zi_mem_free_table(mem, n, sizeof *n);
-        zi_comm_mpi.destroy(&meeting->base);
-        return status;
+    zopt_status status = zi_nccl_join(meeting, ops, config, mem, &n);
+    if (status == ZOPT_OK) {
+        *out = &n->base;
+        return ZOPT_OK;
     }
-    zi_comm *comm = &n->base;
-    zi_comm_init(comm, ops, config, mem);
-    zi_comm_seat(comm, meeting->base.rank, meeting->base.world, 1);
-    n->sums.node_size = declared_node_size(config->ranks_per_node, comm->world);
-    comm->local_rank = meeting->base.local_rank;
-    comm->comes_reduced = ops == &zi_comm_nccl_native;
-    n->meeting = meeting;
-    n->nccl = zi_nccl();
-    status = comm->planned ? ZOPT_OK : connect(n, config);
-    comm->phase = NULL;
-    if (status == ZOPT_OK)
-        *out = comm;
-    else
-        destroy(comm);
+    meeting->user = (zi_mpi_user){0};
+    zi_comm_mpi.destroy(&meeting->base);
     return status;
 }
 

@@ -1,9 +1,9 @@
 /* The object of transports nccl and nccl-native: nccl.c makes it, nccl_library.c finds NCCL,
  * nccl_probe.c tries it out, nccl_register.c tells it of memory, nccl_wait.c waits and aborts,
  * nccl_transfer.c moves slices, and nccl_sum.c sums of them where nodes add up first, over the same
- * communicator. Ranks meet
- * over MPI, which keeps the small collectives and the messages; slices go from GPU to GPU, on
- * streams beside the comm's queue, and events order the two: the host waits for neither.
+ * communicator; nccl_nodes.c is for transport ipc. Ranks meet over MPI, which keeps the small
+ * collectives and the messages; slices go from GPU to GPU, on streams beside the comm's queue, and
+ * events order the two: the host waits for neither.
  *
  * A recorded step has the sums and the gathers in it, these on their stream beside the updates.
  * NCCL keeps what graphs need of a communicator until they are destroyed, and waits for that when
@@ -108,12 +108,20 @@ typedef struct zi_nccl_comm {
     char *staging; /* one bucket of received slices: NCCL does not swap in place */
     size_t staging_bytes;
     zi_nccl_buffer *buffers;
+    int between_nodes; /* 1: it carries what another transport has between nodes: nccl_nodes.c */
     zi_guard guard;
     int has_failed; /* 1: while a step was recorded; record_agree tells the others */
 } zi_nccl_comm;
 
 /* The meeting, with the comm's place for the text of a hang. */
 zi_mpi *zi_nccl_meeting(zi_comm *comm);
+/* nccl.c: an object on a meeting, with its communicators; of a plan: counted. Where another
+ * transport is built on the meeting, for the ranks of other nodes alone. Collective. Errors, the
+ * same on all ranks: ERR_UNSUPPORTED and what NCCL makes of it. */
+zopt_status zi_nccl_join(zi_mpi *meeting, const zi_comm_ops *ops, const zi_comm_config *config,
+                         zi_mem *mem, zi_nccl_comm **out);
+/* Collective, unless it is broken. Waits for what the lanes do, and frees all but the meeting. */
+void zi_nccl_leave(zi_nccl_comm *n);
 
 /* nccl_wait.c */
 /* Pass on a status; a failure breaks the comm and aborts NCCL's communicators, but while a step is
@@ -123,6 +131,8 @@ zopt_status zi_nccl_record_agree(zi_comm *comm, zopt_status mine);
 /* The end of a call of NCCL's that returned `rc`: of all that it has begun on the host. Errors:
  * ERR_PEER, ERR_COMM with NCCL's words, ERR_TIMEOUT. */
 zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc);
+/* The same without waiting: *done = 0 as long as the lane's last call is not through. */
+zopt_status zi_nccl_test(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call, int *done);
 /* Wait in the host's place for the queue from here on, or leave that to CUDA. */
 void zi_nccl_guard(zi_nccl_comm *n, zi_queue *queue);
 /* Of the meeting's waits: what NCCL says of its peers. */
@@ -138,7 +148,11 @@ zopt_status zi_nccl_probe(zi_nccl_comm *n);
 zopt_status zi_nccl_register(zi_nccl_comm *n, int lane, void *memory, size_t bytes);
 void zi_nccl_deregister(zi_nccl_comm *n, const void *memory);
 
-/* nccl_transfer.c: of zi_comm_ops. */
+/* nccl_transfer.c. What each transfer needs, and staging. */
+zopt_status zi_nccl_equip(zi_nccl_comm *n, size_t n_transfers, size_t staging_bytes);
+/* The event behind the transfer's work. */
+zi_event *zi_nccl_done(const zi_nccl_comm *n, int lane, uint64_t ordinal);
+/* Of zi_comm_ops: */
 zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes);
 void zi_nccl_unreserve(zi_nccl_comm *n);
 zopt_status zi_nccl_expose(zi_comm *comm, const zi_transfer *transfer);

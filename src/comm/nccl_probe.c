@@ -1,6 +1,6 @@
-/* One byte from each rank to each, and one to all: connects both communicators before a step needs
- * them, whose calls do not wait for peers, and finds out at the start what the network or the
- * driver gets wrong. */
+/* One byte from each rank to each that it will send to, and one to all: connects both communicators
+ * before a step needs them, whose calls do not wait for peers, and finds out at the start what the
+ * network or the driver gets wrong. */
 #include <stdlib.h>
 
 #include "comm/nccl.h"
@@ -14,17 +14,25 @@ static char *row_at(const zi_nccl_comm *n, char *memory, int row)
     return memory + (size_t)row * (size_t)n->base.world;
 }
 
-static zopt_status exchange(zi_nccl_comm *n, char *memory)
+/* 1: they will send to each other on that lane. Between nodes parameters go to who has this rank's
+ * place on its own. */
+static int meets(const zi_nccl_comm *n, int which, int peer)
 {
-    zi_nccl_lane *lane = &n->lane[ZI_NCCL_GRADS];
+    int has_my_place = (peer - n->base.rank) % n->base.node.size == 0;
+    return !zi_is_near(&n->base, peer) && (which == ZI_NCCL_GRADS || has_my_place);
+}
+
+static zopt_status exchange(zi_nccl_comm *n, int which, char *sent, char *came)
+{
+    zi_nccl_lane *lane = &n->lane[which];
     ncclResult_t posted = ncclSuccess, rc = n->nccl->GroupStart();
     for (int i = 1; i < n->base.world && rc == ncclSuccess && posted == ncclSuccess; i++) {
         int peer = (n->base.rank + i) % n->base.world;
-        posted = n->nccl->Send(row_at(n, memory, SENT) + peer, 1, ncclInt8, peer, lane->comm,
-                               lane->queue->stream);
+        if (!meets(n, which, peer))
+            continue;
+        posted = n->nccl->Send(sent + peer, 1, ncclInt8, peer, lane->comm, lane->queue->stream);
         if (posted == ncclSuccess)
-            posted = n->nccl->Recv(row_at(n, memory, CAME) + peer, 1, ncclInt8, peer, lane->comm,
-                                   lane->queue->stream);
+            posted = n->nccl->Recv(came + peer, 1, ncclInt8, peer, lane->comm, lane->queue->stream);
     }
     if (rc == ncclSuccess)
         rc = n->nccl->GroupEnd();
@@ -46,8 +54,8 @@ static zopt_status gather(zi_nccl_comm *n, char *memory)
 static zopt_status check(const zi_nccl_comm *n, char *host)
 {
     for (int r = 0; r < n->base.world; r++)
-        if ((r != n->base.rank && row_at(n, host, CAME)[r] != (char)r) ||
-            row_at(n, host, GATHERED)[r] != (char)r)
+        if ((meets(n, ZI_NCCL_GRADS, r) && row_at(n, host, CAME)[r] != (char)r) ||
+            (meets(n, ZI_NCCL_PARAMS, r) && row_at(n, host, GATHERED)[r] != (char)r))
             return ZI_FAIL(ZOPT_ERR_COMM,
                            "rank %d: NCCL does not bring what rank %d sends: NCCL_DEBUG=INFO "
                            "tells over what it goes",
@@ -68,8 +76,10 @@ static zopt_status try_out(zi_nccl_comm *n, char *host, char *memory)
     row_at(n, host, GATHERED)[n->base.rank] = (char)n->base.rank;
     device->copy(first, memory, host, bytes);
     ZI_TRY(device->wait(first));
-    ZI_TRY(exchange(n, memory));
-    ZI_TRY(gather(n, memory));
+    ZI_TRY(exchange(n, ZI_NCCL_GRADS, row_at(n, memory, SENT), row_at(n, memory, CAME)));
+    ZI_TRY(n->between_nodes
+               ? exchange(n, ZI_NCCL_PARAMS, row_at(n, memory, SENT), row_at(n, memory, GATHERED))
+               : gather(n, memory));
     ZI_TRY(device->wait(second));
     device->copy(first, host, memory, bytes);
     ZI_TRY(device->wait(first));

@@ -22,6 +22,17 @@ static zopt_status equip_lane(zi_nccl_comm *n, zi_nccl_lane *lane)
     return ZOPT_OK;
 }
 
+zopt_status zi_nccl_equip(zi_nccl_comm *n, size_t n_transfers, size_t staging_bytes)
+{
+    zi_comm *comm = &n->base;
+    n->capacity = (n_transfers + 1) / 2;
+    for (int i = 0; i < ZI_N_NCCL_LANES; i++)
+        ZI_TRY(equip_lane(n, &n->lane[i]));
+    ZI_TRY(comm->device->alloc(comm->queue, comm->mem, ZI_MEM_STAGING, staging_bytes, &n->staging));
+    n->staging_bytes = staging_bytes;
+    return zi_nccl_register(n, ZI_NCCL_GRADS, n->staging, staging_bytes);
+}
+
 zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
 {
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
@@ -29,14 +40,8 @@ zopt_status zi_nccl_reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_
         return ZI_FAIL(ZOPT_ERR_ORDER, "transport nccl: transfers are reserved already");
     ZI_TRY(zi_nccl_reserve_sums(n, max_slice_bytes));
     zi_nccl_guard(n, comm->queue);
-    n->capacity = (n_transfers + 1) / 2;
-    for (int i = 0; i < ZI_N_NCCL_LANES; i++)
-        ZI_TRY(equip_lane(n, &n->lane[i]));
-    size_t bytes =
-        comm->world > 1 && !comm->comes_reduced ? (size_t)comm->world * max_slice_bytes : 0;
-    ZI_TRY(comm->device->alloc(comm->queue, comm->mem, ZI_MEM_STAGING, bytes, &n->staging));
-    n->staging_bytes = bytes;
-    return zi_nccl_register(n, ZI_NCCL_GRADS, n->staging, bytes);
+    int is_staged = comm->world > 1 && !comm->comes_reduced;
+    return zi_nccl_equip(n, n_transfers, is_staged ? (size_t)comm->world * max_slice_bytes : 0);
 }
 
 void zi_nccl_unreserve(zi_nccl_comm *n)
@@ -65,7 +70,7 @@ static char *slice_at(const zi_transfer *transfer, int rank)
            (size_t)rank * transfer->slice_bytes;
 }
 
-static zi_event *event_of(const zi_nccl_comm *n, int lane, uint64_t ordinal)
+zi_event *zi_nccl_done(const zi_nccl_comm *n, int lane, uint64_t ordinal)
 {
     return n->lane[lane].done[ordinal % n->capacity];
 }
@@ -163,7 +168,7 @@ static zopt_status run(zi_nccl_comm *n, int which, const zi_transfer *transfer,
     zi_cuda_enter(lane->queue);
     ZI_TRY(move(n, transfer));
     (comm->recording == ZI_RECORDING ? device->capture_event : device->event_record)(
-        lane->queue, event_of(n, which, transfer->ordinal));
+        lane->queue, zi_nccl_done(n, which, transfer->ordinal));
     return ZOPT_OK;
 }
 
@@ -202,7 +207,7 @@ zopt_status zi_nccl_expose_test(zi_comm *comm, const zi_transfer *transfer, int 
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     ZI_TRY(check_begun(comm, "expose_test", ZI_NCCL_GRADS, transfer->ordinal));
     ZI_TRY(zi_nccl_checked(n, zi_nccl_check_peers(comm)));
-    return comm->device->event_query(event_of(n, ZI_NCCL_GRADS, transfer->ordinal), ready);
+    return comm->device->event_query(zi_nccl_done(n, ZI_NCCL_GRADS, transfer->ordinal), ready);
 }
 
 /* The queue waits, the host does not. */
@@ -213,7 +218,7 @@ zopt_status zi_nccl_expose_wait(zi_comm *comm, const zi_transfer *transfer, cons
     if (n->sums.of.ordinal == transfer->ordinal)
         ZI_TRY(zi_nccl_settle_sums(n));
     if (comm->recording == ZI_LIVE)
-        comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_GRADS, transfer->ordinal));
+        comm->device->event_await(comm->queue, zi_nccl_done(n, ZI_NCCL_GRADS, transfer->ordinal));
     for (int i = 0; i < transfer->n_contributors && !comm->comes_reduced; i++)
         source[i] = slice_at(transfer, i);
     if (transfer->n_contributors > 0 && comm->comes_reduced)
@@ -234,7 +239,7 @@ zopt_status zi_nccl_consumed(zi_comm *comm, const zi_transfer *transfer)
 static zopt_status wait_done(zi_comm *comm, int lane, uint64_t ordinal, zi_queue *behind)
 {
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
-    zi_event *done = event_of(n, lane, ordinal);
+    zi_event *done = zi_nccl_done(n, lane, ordinal);
     if (behind == NULL)
         return zi_nccl_checked(n, comm->device->event_wait(done));
     comm->device->event_await(behind, done);
@@ -255,7 +260,7 @@ zopt_status zi_nccl_open(zi_comm *comm)
     uint64_t n_begun = n->lane[ZI_NCCL_PARAMS].n_begun;
     ZI_TRY(zi_check_connected(comm, "open"));
     if (n_begun > 0)
-        comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_PARAMS, n_begun - 1));
+        comm->device->event_await(comm->queue, zi_nccl_done(n, ZI_NCCL_PARAMS, n_begun - 1));
     return ZOPT_OK;
 }
 
@@ -303,7 +308,7 @@ zopt_status zi_nccl_progress(zi_comm *comm, int *idle)
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
         int done = 1;
         if (n->lane[i].n_begun > 0)
-            ZI_TRY(comm->device->event_query(event_of(n, i, n->lane[i].n_begun - 1), &done));
+            ZI_TRY(comm->device->event_query(zi_nccl_done(n, i, n->lane[i].n_begun - 1), &done));
         *idle &= done;
     }
     return ZOPT_OK;
@@ -316,7 +321,7 @@ zopt_status zi_nccl_sum_enqueue(zi_comm *comm, int64_t *values, size_t n_values)
     zi_nccl_lane *lane = &n->lane[ZI_NCCL_GRADS];
     ZI_TRY(zi_check_connected(comm, "sum_enqueue"));
     if (lane->n_begun > 0 && comm->recording == ZI_LIVE)
-        comm->device->event_await(comm->queue, event_of(n, ZI_NCCL_GRADS, lane->n_begun - 1));
+        comm->device->event_await(comm->queue, zi_nccl_done(n, ZI_NCCL_GRADS, lane->n_begun - 1));
     if (!zi_cuda_enter(comm->queue))
         return zi_cuda_wait(comm->queue);
     ncclResult_t rc = n->nccl->AllReduce(values, values, n_values, ncclInt64, ncclSum, lane->comm,

@@ -92,16 +92,21 @@ typedef struct call_wait {
 } call_wait;
 
 /* A split communicator is not there before its parent says so. */
-static zopt_status test_call(zi_mpi *m, zi_mpi_wait *wait, int *done)
+zopt_status zi_nccl_test(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call, int *done)
 {
-    call_wait *w = (call_wait *)wait;
     ncclResult_t state = ncclSuccess;
-    ncclComm_t of = w->lane->comm != NULL ? w->lane->comm : w->n->callers;
-    (void)m;
-    ncclResult_t rc = of != NULL ? w->n->nccl->CommGetAsyncError(of, &state) : ncclInternalError;
+    ncclComm_t of = lane->comm != NULL ? lane->comm : n->callers;
+    ncclResult_t rc = of != NULL ? n->nccl->CommGetAsyncError(of, &state) : ncclInternalError;
     rc = rc != ncclSuccess ? rc : state;
     *done = rc == ncclSuccess;
-    return *done || rc == ncclInProgress ? ZOPT_OK : fail(w->n, of, w->call, rc);
+    return *done || rc == ncclInProgress ? ZOPT_OK : fail(n, of, call, rc);
+}
+
+static zopt_status test_call(zi_mpi *m, zi_mpi_wait *wait, int *done)
+{
+    const call_wait *w = (const call_wait *)wait;
+    (void)m;
+    return zi_nccl_test(w->n, w->lane, w->call, done);
 }
 
 zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc)

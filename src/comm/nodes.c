@@ -12,14 +12,14 @@
  * memories, to none where it is shared, and counts a ZI_FORWARDED. It may copy because it has
  * waited for its own destinations, and so for the whole node's ZI_OPENED, before it published.
  *
- * A GPU's slices pass through as much host memory as it has memory for them (zi_symmetric.host) on
- * their way to other nodes and from there, as in transport mpi; those of its own node do not. What
- * arrives is copied on, and on to the node's other memories, on this rank's queue: events stand
- * behind ZI_FORWARDED as behind the other counts (fence.h). What leaves, and sums, are waited for
- * on the host, before MPI or a peer's count says that they are there. For GPUs of many nodes there
- * is transport nccl.
+ * Who carries the jobs is one of two. MPI: a GPU's slices pass through as much page-locked memory
+ * of the host as it has memory for them (zi_symmetric.host) on their way to other nodes and from
+ * there, as in transport mpi. NCCL, between GPUs: they go from one's memory to the other's
+ * (nccl_nodes.c). What arrives is copied on to the node's other memories by the GPU: events stand
+ * behind ZI_FORWARDED as behind the other counts (fence.h). What leaves over MPI, and sums, are
+ * waited for on the host, before MPI or a peer's count says that they are there.
  *
- * Every wait drives the engine (mpi_wait.c), also one for a count in shared memory: a peer may need
+ * Every wait drives the jobs (mpi_wait.c), also one for a count in shared memory: a peer may need
  * what is queued here. Small collectives and messages are those of transport mpi. */
 #include "comm/fence.h"
 #include "comm/shm.h"
@@ -48,11 +48,58 @@ static zopt_status await(zi_channel_comm *k, const zi_awaited *what)
     return zi_channel_checked(k, zi_mpi_await(zi_shm_meeting(&k->base), &wait.base));
 }
 
-static zopt_status await_job(zi_comm *comm, zi_mpi_job_kind kind, uint64_t ordinal)
+static zopt_status await_job(zi_comm *comm, zi_mpi_job_kind kind, uint64_t ordinal,
+                             zi_queue *behind)
 {
     zi_shm *s = (zi_shm *)comm;
-    return zi_channel_checked(&s->base, zi_engine_wait(zi_shm_meeting(comm), kind, ordinal));
+    return zi_channel_checked(&s->base, s->carrier->wait(s, kind, ordinal, behind));
 }
+
+/* ------------------------------------------------------------------ messages ----------------- */
+
+static zopt_status engine_reserve(zi_shm *s, size_t n_transfers, size_t max_slice_bytes)
+{
+    return zi_mpi_reserve(&zi_shm_meeting(&s->base.base)->base, n_transfers, max_slice_bytes);
+}
+
+static zopt_status engine_progress(zi_shm *s, int *idle)
+{
+    return zi_mpi_progress(&zi_shm_meeting(&s->base.base)->base, idle);
+}
+
+static zopt_status engine_enqueue(zi_shm *s, const char *call, const zi_mpi_job *job)
+{
+    return zi_engine_enqueue(zi_shm_meeting(&s->base.base), call, job);
+}
+
+static zopt_status engine_test(zi_shm *s, zi_mpi_job_kind kind, uint64_t ordinal, int *done)
+{
+    int idle;
+    ZI_TRY(engine_progress(s, &idle));
+    *done = s->meeting->engine.n_finished[kind] > ordinal;
+    return ZOPT_OK;
+}
+
+/* What has come is, or is on comm->queue on its way to, where it belongs. */
+static zopt_status engine_wait(zi_shm *s, zi_mpi_job_kind kind, uint64_t ordinal, zi_queue *behind)
+{
+    (void)behind;
+    return zi_engine_wait(zi_shm_meeting(&s->base.base), kind, ordinal);
+}
+
+static zopt_status engine_drain(zi_shm *s)
+{
+    return zi_engine_drain(zi_shm_meeting(&s->base.base));
+}
+
+const zi_carrier zi_engine_carrier = {
+    .reserve = engine_reserve,
+    .progress = engine_progress,
+    .enqueue = engine_enqueue,
+    .test = engine_test,
+    .wait = engine_wait,
+    .drain = engine_drain,
+};
 
 /* ------------------------------------------------------------------ life --------------------- */
 
@@ -62,7 +109,7 @@ static int n_nodes(const zi_comm *comm)
 }
 
 /* What came from the owners on other nodes that have this rank's place, to all memories here. */
-static zopt_status forward(zi_comm *comm, const zi_mpi_job *job)
+zopt_status zi_nodes_forward(zi_comm *comm, zi_queue *queue, const zi_mpi_job *job)
 {
     const zi_symmetric *memory = &job->memory;
     if (job->kind != ZI_JOB_GATHER)
@@ -72,12 +119,17 @@ static zopt_status forward(zi_comm *comm, const zi_mpi_job *job)
         size_t at = job->transfer.offset_bytes + (size_t)owner * bytes;
         for (int i = 0; i < comm->node.size && owner != comm->rank && !memory->shared; i++)
             if (i != comm->local_rank)
-                comm->device->copy(comm->queue, (char *)memory->peer[comm->node.base + i] + at,
+                comm->device->copy(queue, (char *)memory->peer[comm->node.base + i] + at,
                                    (char *)memory->base + at, bytes);
     }
-    ZI_TRY(zi_fence_set((zi_channel_comm *)comm, ZI_FORWARDED, job->transfer.ordinal));
+    ZI_TRY(zi_fence_set((zi_channel_comm *)comm, queue, ZI_FORWARDED, job->transfer.ordinal));
     zi_channel_advance((zi_channel_comm *)comm, ZI_FORWARDED);
     return ZOPT_OK;
+}
+
+static zopt_status forward(zi_comm *comm, const zi_mpi_job *job)
+{
+    return zi_nodes_forward(comm, comm->queue, job);
 }
 
 void zi_nodes_join(zi_shm *s)
@@ -89,9 +141,10 @@ void zi_nodes_join(zi_shm *s)
 
 static zopt_status reserve(zi_comm *comm, size_t n_transfers, size_t max_slice_bytes)
 {
+    zi_shm *s = (zi_shm *)comm;
     ZI_TRY(zi_channel_reserve(comm, n_transfers, max_slice_bytes));
-    ZI_TRY(zi_nodes_reserve_sums(comm, max_slice_bytes));
-    return zi_mpi_reserve(&zi_shm_meeting(comm)->base, n_transfers, max_slice_bytes);
+    ZI_TRY(s->carrier->reserve(s, n_transfers, max_slice_bytes));
+    return zi_nodes_reserve_sums(comm, max_slice_bytes);
 }
 
 /* ------------------------------------------------------------------ small collectives -------- */
@@ -121,8 +174,8 @@ static zopt_status broadcast(zi_comm *comm, int root, void *buffer, size_t bytes
 
 static zopt_status enqueue(zi_comm *comm, const char *call, const zi_mpi_job *job)
 {
-    return zi_channel_checked((zi_channel_comm *)comm,
-                              zi_engine_enqueue(zi_shm_meeting(comm), call, job));
+    zi_shm *s = (zi_shm *)comm;
+    return zi_channel_checked(&s->base, s->carrier->enqueue(s, call, job));
 }
 
 static zopt_status expose(zi_comm *comm, const zi_transfer *transfer)
@@ -137,11 +190,11 @@ static zopt_status expose(zi_comm *comm, const zi_transfer *transfer)
 /* Both halves are asked, as the messages are driven by it. */
 static zopt_status expose_test(zi_comm *comm, const zi_transfer *transfer, int *ready)
 {
-    zi_mpi *via = zi_shm_meeting(comm);
+    zi_shm *s = (zi_shm *)comm;
     int near, far;
     ZI_TRY(zi_channel_expose_test(comm, transfer, &near));
-    ZI_TRY(zi_channel_checked((zi_channel_comm *)comm,
-                              zi_mpi_expose_test(&via->base, transfer, &far)));
+    ZI_TRY(zi_channel_checked(&s->base,
+                              s->carrier->test(s, ZI_JOB_EXCHANGE, transfer->ordinal, &far)));
     *ready = near && far;
     return ZOPT_OK;
 }
@@ -149,7 +202,7 @@ static zopt_status expose_test(zi_comm *comm, const zi_transfer *transfer, int *
 static zopt_status expose_wait(zi_comm *comm, const zi_transfer *transfer, const void **source)
 {
     ZI_TRY(zi_channel_expose_wait(comm, transfer, source));
-    ZI_TRY(await_job(comm, ZI_JOB_EXCHANGE, transfer->ordinal));
+    ZI_TRY(await_job(comm, ZI_JOB_EXCHANGE, transfer->ordinal, comm->queue));
     const char *bucket = (const char *)transfer->memory->base + transfer->offset_bytes;
     for (int i = 0; i < transfer->n_contributors; i++)
         if (!zi_is_near(comm, i))
@@ -160,7 +213,7 @@ static zopt_status expose_wait(zi_comm *comm, const zi_transfer *transfer, const
 static zopt_status reuse_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behind)
 {
     ZI_TRY(zi_channel_reuse_wait(comm, ordinal, behind));
-    return await_job(comm, ZI_JOB_EXCHANGE, ordinal);
+    return await_job(comm, ZI_JOB_EXCHANGE, ordinal, behind);
 }
 
 static zopt_status publish(zi_comm *comm, const zi_transfer *transfer)
@@ -183,12 +236,12 @@ static zopt_status publish_wait(zi_comm *comm, uint64_t ordinal, zi_queue *behin
 
 static zopt_status progress(zi_comm *comm, int *idle)
 {
+    zi_shm *s = (zi_shm *)comm;
     ZI_TRY(zi_check_connected(comm, "progress"));
-    return zi_channel_checked((zi_channel_comm *)comm,
-                              zi_mpi_progress(&zi_shm_meeting(comm)->base, idle));
+    return zi_channel_checked(&s->base, s->carrier->progress(s, idle));
 }
 
-/* The rows of a zi_comm_ops that both have alike. */
+/* The rows of a zi_comm_ops that all have alike. */
 #define NODES_OPS                                                                                  \
     .peer_memory = 1, .device_waits = 1, .reserve = reserve,                                       \
     .alloc_symmetric = zi_shm_alloc_symmetric, .all_gather = all_gather, .all_reduce = all_reduce, \
@@ -210,6 +263,19 @@ const zi_comm_ops zi_comm_ipc_nodes = {
     .name = "ipc",
     .help = "each other's GPU memory within nodes, messages between them",
     .device_memory = 1,
+    .has_carriers = 1,
+    .missing = zi_mpi_missing,
+    .destroy = zi_ipc_destroy,
+    .free_symmetric = zi_ipc_free_symmetric,
+    NODES_OPS,
+};
+
+const zi_comm_ops zi_comm_ipc_nccl = {
+    .name = "ipc+nccl",
+    .help = "each other's GPU memory within nodes, NCCL between them",
+    .device_memory = 1,
+    .device_direct = 1,
+    .has_carriers = 1,
     .missing = zi_mpi_missing,
     .destroy = zi_ipc_destroy,
     .free_symmetric = zi_ipc_free_symmetric,

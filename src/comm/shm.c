@@ -162,9 +162,9 @@ static const zi_symmetric_source shared_memory = {.map = zi_shared_map, .unmap =
 
 void zi_shm_drain(zi_comm *comm)
 {
-    zi_mpi *via = zi_shm_meeting(comm);
+    zi_shm *s = (zi_shm *)comm;
     if (!comm->planned && !comm->broken && zi_mpi_missing() == NULL)
-        (void)zi_channel_checked((zi_channel_comm *)comm, zi_engine_drain(via));
+        (void)zi_channel_checked(&s->base, s->carrier->drain(s));
 }
 
 /* Peers keep what they have mapped: only messages are waited for, where there are any. What MPI may
@@ -176,6 +176,7 @@ void zi_shm_destroy(zi_comm *comm)
         return;
     zi_shm_drain(comm);
     zi_mpi *via = zi_shm_meeting(comm);
+    zi_nodes_free_sums(comm);
     zi_symmetric_free_all(comm, comm->broken && via->engine.capacity > 0);
     if (s->base.block != NULL) {
         zi_channel_leave(&s->base);
@@ -198,6 +199,7 @@ static void connect(zi_shm *s, zi_mpi *meeting)
 {
     zi_comm *comm = &s->base.base;
     s->meeting = meeting;
+    s->carrier = &zi_engine_carrier;
     comm->source = &shared_memory;
     if (comm->node.size < comm->world)
         zi_nodes_join(s);
@@ -276,7 +278,9 @@ static zopt_status create(const zi_comm_config *config, zi_mem *mem, zi_comm **o
 zopt_status zi_shm_alloc_symmetric(zi_comm *comm, zi_category category, size_t bytes,
                                    zi_symmetric *out)
 {
-    return zi_symmetric_alloc(comm, category, bytes, comm->world, out);
+    zi_shm *s = (zi_shm *)comm;
+    ZI_TRY(zi_symmetric_alloc(comm, category, bytes, comm->world, out));
+    return s->carrier->know != NULL ? s->carrier->know(s, category, out) : ZOPT_OK;
 }
 
 /* Queued transfers may still touch it. A drain that fails has broken the comm: leak. */

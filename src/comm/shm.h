@@ -15,18 +15,51 @@ typedef struct zi_shm_kind {
     size_t block_bytes;           /* of a rank; a zi_channel_rank comes first */
 } zi_shm_kind;
 
-typedef struct zi_shm {
+typedef struct zi_shm zi_shm;
+
+/* What goes between nodes: jobs in the order in which they are enqueued, which is one on all ranks.
+ * A job's end is the host's where messages carry it, and else an event's on the device. */
+typedef struct zi_carrier {
+    /* As in zi_comm_ops. */
+    zopt_status (*reserve)(zi_shm *s, size_t n_transfers, size_t max_slice_bytes);
+    zopt_status (*progress)(zi_shm *s, int *idle);
+    /* The next of its kind, behind what comm->queue had to do. */
+    zopt_status (*enqueue)(zi_shm *s, const char *call, const zi_mpi_job *job);
+    /* *done = 1: `wait` would not. Never waits; progress goes on. */
+    zopt_status (*test)(zi_shm *s, zi_mpi_job_kind kind, uint64_t ordinal, int *done);
+    /* Wait until it is done, or with a queue until what is enqueued there comes behind it. */
+    zopt_status (*wait)(zi_shm *s, zi_mpi_job_kind kind, uint64_t ordinal, zi_queue *behind);
+    /* Wait for all jobs. */
+    zopt_status (*drain)(zi_shm *s);
+    /* Symmetric memory that jobs will move, until it is freed. NULL: they need not know. */
+    zopt_status (*know)(zi_shm *s, zi_category category, const zi_symmetric *memory);
+    void (*forget)(zi_shm *s, const zi_symmetric *memory);
+    /* The end, behind drain: collective, unless the comm is broken. NULL: there is none. */
+    void (*leave)(zi_shm *s);
+} zi_carrier;
+
+/* Sums of a group's slices, one after the other, and the numbers of blocks that are not finite in
+ * each; on a device the host has a copy of these, and of the sums where these leave from it. */
+typedef struct zi_node_sums {
+    uint64_t n_begun; /* exchanges of sums */
+    char *made, *told;
+    size_t bytes, told_bytes;
+    zi_queue *queue; /* which makes them; NULL: the host */
+    zi_event *done;
+    int is_open; /* 1: enqueued, and not looked at yet */
+} zi_node_sums;
+
+struct zi_shm {
     zi_channel_comm base; /* among the ranks of the node */
     const zi_shm_kind *kind;
-    zi_mpi *meeting;    /* of all ranks */
-    struct zi_ipc *ipc; /* of transport ipc, its own */
-    /* Several nodes, where sums travel: */
-    uint64_t n_sum_jobs;  /* exchanges of sums that have begun */
-    char *made;           /* on a device: where they are made */
-    size_t max_sum_bytes; /* of one */
+    zi_mpi *meeting;            /* of all ranks */
+    struct zi_ipc *ipc;         /* of transport ipc, its own */
+    const zi_carrier *carrier;  /* of what goes between nodes */
+    struct zi_nccl_nodes *nccl; /* where NCCL is, its own */
+    zi_node_sums sums;
     size_t table_bytes;
     void *block[]; /* [node.size] every rank's block */
-} zi_shm;
+};
 
 /* shm.c. The MPI that the object is built on, with what this rank is doing. */
 zi_mpi *zi_shm_meeting(zi_comm *comm);
@@ -49,8 +82,12 @@ void zi_ipc_free_symmetric(zi_comm *comm, zi_category category, zi_symmetric *me
 
 /* nodes.c. What the comm's ops are where it has more nodes than one, and what its create does more.
  */
-extern const zi_comm_ops zi_comm_shm_nodes, zi_comm_ipc_nodes;
+extern const zi_comm_ops zi_comm_shm_nodes, zi_comm_ipc_nodes, zi_comm_ipc_nccl;
+extern const zi_carrier zi_engine_carrier;
 void zi_nodes_join(zi_shm *s);
+/* A job's slices have come, or will on the queue: enqueue those of parameters on their way to all
+ * memories of the node, and count it. */
+zopt_status zi_nodes_forward(zi_comm *comm, zi_queue *queue, const zi_mpi_job *job);
 
 /* nodes_sum.c. Sums of more ranks than this do not travel. */
 enum { ZI_MAX_GROUP = 256 };

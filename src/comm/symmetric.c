@@ -59,13 +59,15 @@ static int has_host(const zi_comm *comm, const zi_symmetric *memory)
     return !all_near && !comm->device->on_host && !comm->ops->device_direct;
 }
 
-/* It counts as what it is: bytes in transit. */
+/* Page-locked, so that the device copies without stopping the host. It counts as what it is: bytes
+ * in transit. */
 static zopt_status symmetric_host(const zi_comm *comm, zi_symmetric *memory)
 {
     memory->host = memory->base;
     if (!has_host(comm, memory))
         return ZOPT_OK;
-    return zi_mem_array(comm->mem, ZI_MEM_STAGING, memory->bytes, &memory->host);
+    return comm->device->alloc_host(comm->queue, comm->mem, ZI_MEM_STAGING, memory->bytes,
+                                    &memory->host);
 }
 
 static zi_heap heap_of(const zi_comm *comm, const zi_symmetric_node *node)
@@ -88,7 +90,8 @@ void zi_heap_free(const zi_heap *heap, zi_queue *queue)
 static void free_host(zi_comm *comm, const zi_symmetric *memory)
 {
     if (has_host(comm, memory))
-        zi_mem_free_array(comm->mem, ZI_MEM_STAGING, memory->host, memory->bytes);
+        comm->device->free_host(comm->queue, comm->mem, ZI_MEM_STAGING, memory->host,
+                                memory->bytes);
 }
 
 /* What symmetric_base got. */

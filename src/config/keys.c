@@ -72,6 +72,8 @@ const zi_key zi_keys[] = {
     {STR("comm.transport", "\"auto\""), SHARED, .help = "how bytes get from rank to rank"},
     {I64("comm.ranks_per_node", "0", 0, COUNT_MAX), SHARED,
      .help = "declare nodes of so many ranks, in order of rank; 0: what the machine says"},
+    {STR("comm.between_nodes", "\"auto\""), SHARED, .choices = "auto|mpi|nccl",
+     .help = "who carries what ipc has between nodes; auto: nccl where each rank has its own GPU"},
     {F64("comm.deadline_s", "300", 1e-3, 1e6), SHARED, .help = "limit on every wait for peers"},
 
     {I64("model.n_layer", "4", 1, 1024), RESULT, .help = "transformer blocks"},

@@ -69,16 +69,18 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int dev
 
 cudaError_t cudaDeviceGetPCIBusId(char *id, int size, int device)
 {
-    snprintf(id, (size_t)size, "0000:%02x:00.0", device + 1);
+    snprintf(id, (size_t)size, "0000:%02x:00.0", shim.first_gpu + device + 1);
     return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetByPCIBusId(int *device, const char *id)
 {
     unsigned place = 0;
-    if (sscanf(id, "0000:%2x:00.0", &place) != 1 || place < 1 || (int)place > shim.n_gpus)
+    if (sscanf(id, "0000:%2x:00.0", &place) != 1)
         return cudaErrorInvalidDevice;
-    *device = (int)place - 1;
+    *device = (int)place - 1 - shim.first_gpu;
+    if (*device < 0 || *device >= shim.n_gpus)
+        return cudaErrorInvalidDevice;
     return cudaSuccess;
 }
 

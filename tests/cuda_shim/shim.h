@@ -7,6 +7,7 @@
 
 typedef struct shim_machine {
     int n_gpus;
+    int first_gpu;        /* of the machine: CUDA_VISIBLE_DEVICES hides those before */
     int driver_version;   /* 0: no driver */
     int capability_major; /* of every GPU */
     size_t memory_bytes;  /* of the GPU */
