@@ -41,6 +41,7 @@ void zopt_options_defaults(zopt_options *options, size_t bytes)
         .offload_optimizer = "none",
         .cuda_graph = -1,
         .between_nodes = "auto",
+        .nccl_windows = "off",
     };
     if (options != NULL)
         memcpy(options, &defaults, bytes < sizeof defaults ? bytes : sizeof defaults);

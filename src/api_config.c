@@ -87,6 +87,7 @@ zopt_status zopt_config_options(const zopt_config *config, zopt_options *options
     ZI_TRY(zopt_config_str(config, "scheduler.type", &options->schedule));
     ZI_TRY(zopt_config_str(config, "comm.transport", &options->transport));
     ZI_TRY(zopt_config_str(config, "comm.between_nodes", &options->between_nodes));
+    ZI_TRY(zopt_config_str(config, "comm.nccl_windows", &options->nccl_windows));
     ZI_TRY(zopt_config_str(config, "device", &options->device));
     ZI_TRY(zopt_config_str(config, "zero_optimization.offload_optimizer.device",
                            &options->offload_optimizer));

@@ -131,7 +131,8 @@ static void plan_counts_what_a_real_one_allocates(const zi_comm_ops *ops,
                                .ranks_per_node = config->ranks_per_node,
                                .shared_params = config->shared_params,
                                .device = config->device,
-                               .between_nodes = config->between_nodes};
+                               .between_nodes = config->between_nodes,
+                               .nccl_windows = config->nccl_windows};
     SUITE_OK(failure, suite_open(ops, &planning, &dry, &plan));
     use_memory(plan, failure);
     SUITE_EXPECT(failure, plan->world == comm->world && plan->rank == comm->rank, "plan's world");

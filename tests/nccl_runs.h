@@ -27,6 +27,9 @@ void on_nccl(h_problem *problem, const char *transport);
 void compare_with_the_cpu(h_problem *problem, const char *name);
 
 void add_steps(TCase *tests);
+void add_windows(TCase *tests);
+void add_null_windows(TCase *tests);
+void add_old_windows(TCase *tests);
 void add_between(TCase *tests);
 void add_breaking_between(TCase *tests);
 void add_refusals(TCase *tests);

@@ -1,8 +1,6 @@
 /* Transport nccl over the runtimes of cuda_shim and nccl_shim: the suite of every transport, whole
  * runs against one rank on the CPU, bit for bit; nccl_steps.c has what a step does, and nccl_ends.c
- * the rest. Run with mpirun -n 1 to 4; "broken" as argument: the tests that end transports;
- * "groups", with 6: sums over nodes; "between", with 4 and 6: transport ipc with NCCL between
- * nodes; "old": with a NCCL that is too old. */
+ * the rest. Run with mpirun -n 1 to 4, or as the table of modes at the end says. */
 #include <math.h>
 #include <unistd.h>
 
@@ -301,6 +299,33 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, native_overflows_are_found_without_their_slot);
 }
 
+static void add_whole(TCase *tests)
+{
+    add_tests(tests);
+    add_refusals(tests);
+}
+
+static void add_groups(TCase *tests)
+{
+    tcase_add_loop_test(tests, groups_of_a_node_are_summed_before_they_travel, 0, 3);
+}
+
+/* The first argument. */
+static const struct {
+    const char *name; /* NULL: none */
+    void (*add)(TCase *tests);
+} modes[] = {
+    {"broken", add_breaking_tests},           /* 2 or 3 ranks: what ends transports */
+    {"groups", add_groups},                   /* 6: sums over nodes */
+    {"windows", add_windows},                 /* 1 to 4: symmetric ones */
+    {"null-windows", add_null_windows},       /* 2, with an NCCL of 2.29 */
+    {"old-windows", add_old_windows},         /* 2, with one that has none */
+    {"between", add_between},                 /* 4 and 6: between the nodes of ipc */
+    {"between-broken", add_breaking_between}, /* 4 */
+    {"old", add_old},                         /* 1, with one that is too old */
+    {NULL, add_whole},
+};
+
 int main(int argc, char **argv)
 {
     const char *mode = argc > 1 ? argv[1] : "";
@@ -313,18 +338,10 @@ int main(int argc, char **argv)
     Suite *suite = suite_create("nccl");
     TCase *tests = tcase_create("nccl");
     tcase_set_timeout(tests, 120);
-    if (strcmp(mode, "broken") == 0)
-        add_breaking_tests(tests);
-    else if (strcmp(mode, "groups") == 0)
-        tcase_add_loop_test(tests, groups_of_a_node_are_summed_before_they_travel, 0, 3);
-    else if (strcmp(mode, "between") == 0)
-        add_between(tests);
-    else if (strcmp(mode, "between-broken") == 0)
-        add_breaking_between(tests);
-    else if (strcmp(mode, "old") == 0)
-        add_old(tests);
-    else
-        add_tests(tests), add_refusals(tests);
+    size_t m = 0;
+    while (modes[m].name != NULL && strcmp(modes[m].name, mode) != 0)
+        m++;
+    modes[m].add(tests);
     suite_add_tcase(suite, tests);
     run_on_all_ranks(suite);
     MPI_Finalize();

@@ -151,8 +151,7 @@ typedef struct zopt_options {
 
     /* > 0: a planning handle, rank plan_rank of plan_world. It communicates with nobody, and
      * zopt_commit counts every byte a real one would have without allocating the arrays. */
-    int plan_world;
-    int plan_rank;
+    int plan_world, plan_rank;
 
     /* Checkpoints; see zopt_save. */
     int async_save;      /* 1: zopt_save returns when this rank has a copy; default 0 */
@@ -181,9 +180,8 @@ typedef struct zopt_options {
     int check_params_every;
 
     /* 1: a thread of the library sums buckets as they fill while the caller computes, and makes a
-     * part of the update; 0 (default): zopt_grad_ready and zopt_step do. For ranks that have a
-     * second core each; where there are as many ranks as cores, calls take the same time and need
-     * no thread. ERR_UNSUPPORTED on device "cuda", and over transport "mpi", and "shm" over several
+     * part of the update; 0 (default): zopt_grad_ready and zopt_step do. For ranks with a second
+     * core each. ERR_UNSUPPORTED on device "cuda", and over transport "mpi", and "shm" over several
      * nodes, unless MPI runs, or is left for zopt_create to start, with MPI_THREAD_MULTIPLE. Never
      * part of the result. */
     int progress_thread;
@@ -216,6 +214,11 @@ typedef struct zopt_options {
      * or NULL): "nccl" where it is there and each rank has a GPU of its own. Never part of the
      * result. */
     const char *between_nodes;
+
+    /* NCCL 2.28's symmetric windows, for "nccl" and "nccl-native": "off" (default, or NULL), "on",
+     * or "copy-engines", which move what is not summed. ERR_UNSUPPORTED where the GPUs have none.
+     * Never part of an exact result; NCCL's own sums round otherwise with them. */
+    const char *nccl_windows;
 } zopt_options;
 
 /* Defaults for a struct of `bytes`, the caller's sizeof: options grow at their end, so programs

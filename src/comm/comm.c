@@ -178,6 +178,11 @@ static zopt_status check_asked(const zi_comm_ops *ops, const zi_comm_config *con
         return ZI_FAIL(ZOPT_ERR_UNSUPPORTED,
                        "between_nodes \"nccl\" is for transport \"ipc\", not for \"%s\"",
                        ops->name);
+    if (config->nccl_windows != ZI_WINDOWS_OFF && !ops->has_windows)
+        return ZI_FAIL(
+            ZOPT_ERR_UNSUPPORTED,
+            "nccl_windows is for transports \"nccl\" and \"nccl-native\", not for \"%s\"",
+            ops->name);
     return ZOPT_OK;
 }
 
@@ -190,7 +195,8 @@ zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_m
     if (ops == NULL)
         return status;
     status = ops->create(config, mem, out);
-    if (status == ZOPT_ERR_UNSUPPORTED && ops->otherwise != NULL && strcmp(name, "auto") == 0)
+    int may_differ = strcmp(name, "auto") == 0 && config->nccl_windows == ZI_WINDOWS_OFF;
+    if (status == ZOPT_ERR_UNSUPPORTED && ops->otherwise != NULL && may_differ)
         status = ops->otherwise->create(config, mem, out);
     if (status != ZOPT_OK)
         return status;

@@ -30,6 +30,9 @@ typedef struct zi_comm zi_comm;
 /* Who carries what transport ipc has between nodes: NCCL if it can be had, or one of the two. */
 typedef enum zi_between { ZI_BETWEEN_AUTO, ZI_BETWEEN_MPI, ZI_BETWEEN_NCCL } zi_between;
 
+/* Whether NCCL's memory is symmetric windows, and copy engines move what it does not sum. */
+typedef enum zi_windows { ZI_WINDOWS_OFF, ZI_WINDOWS_ON, ZI_WINDOWS_COPY_ENGINES } zi_windows;
+
 typedef struct zi_comm_config {
     int has_comm, comm_f; /* as in zopt_options */
     zopt_threads *threads;
@@ -44,6 +47,7 @@ typedef struct zi_comm_config {
     const zi_device_ops *device; /* where symmetric memory will live; NULL: on the host */
     void *nccl_comm;             /* as in zopt_options */
     zi_between between_nodes;
+    zi_windows nccl_windows;
 } zi_comm_config;
 
 /* Ranks base, base + stride, ..., `size` of them. */
@@ -97,6 +101,7 @@ typedef struct zi_comm_ops {
     int device_memory; /* 1: symmetric memory may be a device's, not only the host's */
     int device_direct; /* 1: which needs no host memory beside it */
     int has_carriers;  /* 1: between_nodes is for it */
+    int has_windows;   /* 1: nccl_windows is */
     int device_waits;  /* 1: reuse_wait and publish_wait wait for the device, and for no more of it
                           than the transfer */
     int bits_vary;     /* 1: sums depend on the number of ranks */

@@ -29,12 +29,15 @@ zopt_status zi_check_begun(zi_comm *comm, const char *call, uint64_t n_begun, ui
 /* The rules of zi_message. Breaks the comm otherwise. */
 zopt_status zi_check_messages(zi_comm *comm, const zi_message *messages, size_t n);
 
-/* Symmetric memory that is not the heap's. */
+/* Symmetric memory that is not the heap's: the first two, or the last two. */
 typedef struct zi_symmetric_source {
     /* Collective. peer[node.size]: where the `bytes` zeroed bytes of each rank of the node lie;
      * shared: the same for all. All ranks of the world get it or none. */
     zopt_status (*map)(zi_comm *comm, size_t bytes, int shared, void **peer);
     void (*unmap)(const zi_comm *comm, size_t bytes, void **peer);
+    /* This rank's alone, zeroed on comm->queue. */
+    zopt_status (*alloc)(zi_comm *comm, zi_category category, size_t bytes, void **out);
+    void (*free)(zi_comm *comm, void *memory);
 } zi_symmetric_source;
 
 /* What a device gave out for symmetric memory, as its free takes it. */

@@ -112,8 +112,9 @@ static void destroy(zi_comm *comm)
  * greatest of x and of -x are those of one number only if all are equal. */
 static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm_config *config)
 {
-    enum { N = 4 };
-    int64_t mine[N] = {0, config->ranks_per_node, config->shared_params, config->between_nodes};
+    enum { N = 5 };
+    int64_t mine[N] = {0, config->ranks_per_node, config->shared_params, config->between_nodes,
+                       config->nccl_windows};
     int64_t most[2 * N];
     while (zi_comms[mine[0]] != ops)
         mine[0]++;
@@ -129,9 +130,10 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
         return ZOPT_OK;
     return ZI_FAIL(ZOPT_ERR_DISAGREE,
                    "rank %d comes with transport %s, ranks_per_node %d, shared_params %d, "
-                   "between_nodes %d, and others differ: set them alike on all ranks",
+                   "between_nodes %d, nccl_windows %d, and others differ: set them alike on all "
+                   "ranks",
                    m->base.rank, ops->name, config->ranks_per_node, config->shared_params,
-                   (int)config->between_nodes);
+                   (int)config->between_nodes, (int)config->nccl_windows);
 }
 
 /* Start MPI if nobody has, and learn who this is. *mine: that there is no watchdog, for the others

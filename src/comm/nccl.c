@@ -1,13 +1,7 @@
-/* Transports nccl and nccl-native: one GPU for each rank. This file finds out where ranks are, and
- * refuses what NCCL would hang on; makes NCCL's communicators, or splits the caller's; and has the
- * life of the object. nccl-native differs in how gradients are summed: NCCL does it, in an order
- * that depends on the number of ranks. Next: nccl_transfer.c. */
+/* Transports nccl and nccl-native: one GPU for each rank. This file makes NCCL's communicators, or
+ * splits the caller's, and has the life of the object. nccl-native differs in how gradients are
+ * summed: NCCL does it, in an order that depends on the number of ranks. Next: nccl_transfer.c. */
 #include "comm/nccl.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include "device/cuda.h"
 
@@ -19,94 +13,6 @@ zi_mpi *zi_nccl_meeting(zi_comm *comm)
     via->phase = comm->phase;
     via->bucket = comm->bucket;
     return (zi_mpi *)via;
-}
-
-/* ------------------------------------------------------------------ who sits where ----------- */
-
-/* Zero behind each text. One kernel has a GPU at one address, whatever its containers are called.
- */
-typedef struct seat {
-    char kernel[40], gpu[24], host[64];
-} seat;
-
-static zopt_status describe_seat(const zi_queue *queue, seat *mine)
-{
-    *mine = (seat){{0}, {0}, {0}};
-    gethostname(mine->host, sizeof mine->host - 1);
-    FILE *file = fopen("/proc/sys/kernel/random/boot_id", "re");
-    if (file == NULL || fgets(mine->kernel, sizeof mine->kernel, file) == NULL)
-        snprintf(mine->kernel, sizeof mine->kernel, "%.*s", (int)sizeof mine->kernel - 1,
-                 mine->host);
-    if (file != NULL)
-        fclose(file);
-    char gpu[sizeof mine->gpu] = "";
-    ZI_TRY(zi_cuda_check(cudaDeviceGetPCIBusId(gpu, sizeof gpu, queue->ordinal), queue->ordinal,
-                         "cudaDeviceGetPCIBusId"));
-    snprintf(mine->gpu, sizeof mine->gpu, "%s", gpu);
-    return ZOPT_OK;
-}
-
-static int same_kernel(const seat *a, const seat *b)
-{
-    return strcmp(a->kernel, b->kernel) == 0;
-}
-
-/* Every rank looks at the same seats, so all refuse or none. */
-static zopt_status check_seats(zi_nccl_comm *n, const seat *seats)
-{
-    int world = n->base.world;
-    for (int r = 0; r < world; r++)
-        for (int before = 0; before < r; before++) {
-            if (!same_kernel(&seats[before], &seats[r]))
-                continue;
-            if (strcmp(seats[before].gpu, seats[r].gpu) == 0)
-                return ZI_FAIL(
-                    ZOPT_ERR_UNSUPPORTED,
-                    "transport %s needs a GPU for each rank: ranks %d and %d are both on "
-                    "GPU %s of '%s'; start no more ranks than GPUs, or %s",
-                    n->base.ops->name, before, r, seats[r].gpu, seats[r].host,
-                    n->between_nodes ? "set between_nodes to \"mpi\""
-                                     : "use transport \"ipc\" or \"mpi\"");
-        }
-    return ZOPT_OK;
-}
-
-/* Ranks of each node, where these have equally many, next to each other; else 0. */
-static int find_node_size(const seat *seats, int world)
-{
-    int size = 1;
-    while (size < world && same_kernel(&seats[0], &seats[size]))
-        size++;
-    for (int r = 0; r < world; r++)
-        if ((r > 0 && same_kernel(&seats[r - 1], &seats[r])) != (r % size > 0))
-            return 0;
-    return world % size == 0 ? size : 0;
-}
-
-static int declared_node_size(int ranks_per_node, int world)
-{
-    if (ranks_per_node == 0 || ranks_per_node >= world)
-        return world;
-    return world % ranks_per_node == 0 ? ranks_per_node : 0;
-}
-
-static zopt_status take_seats(zi_nccl_comm *n, const zi_comm_config *config)
-{
-    zi_comm *via = &n->meeting->base;
-    seat mine;
-    seat *seats = malloc((size_t)via->world * sizeof *seats);
-    zopt_status status = describe_seat(n->lane[0].queue, &mine);
-    if (seats == NULL)
-        status = ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the seats of %d ranks", via->world);
-    status = zi_comm_agree(via, status);
-    if (status == ZOPT_OK)
-        status = via->ops->all_gather(via, &mine, sizeof mine, seats);
-    if (status == ZOPT_OK && seats != NULL)
-        status = check_seats(n, seats);
-    if (status == ZOPT_OK && seats != NULL && config->ranks_per_node == 0)
-        n->sums.node_size = find_node_size(seats, via->world);
-    free(seats);
-    return status;
 }
 
 /* ------------------------------------------------------------------ communicators ------------ */
@@ -157,6 +63,7 @@ static zopt_status connect_lane(zi_nccl_comm *n, zi_nccl_lane *lane)
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     ncclUniqueId id = {{0}};
     config.blocking = 0;
+    zi_nccl_set_policy(n, &config);
     zi_cuda_enter(lane->queue);
     if (n->callers != NULL)
         return zi_nccl_finish(n, lane, "ncclCommSplit",
@@ -214,13 +121,16 @@ static zopt_status connect(zi_nccl_comm *n, const zi_comm_config *config)
         n->meeting->user = (zi_mpi_user){.comm = &n->base, .check = zi_nccl_check_peers};
     via->phase = n->base.phase = "start";
     zopt_status status = check_config(n->base.ops, config);
+    if (status == ZOPT_OK)
+        status = zi_nccl_check_windows(n);
     ZI_TRY(zi_comm_agree(via, status == ZOPT_OK ? open_queues(n) : status));
-    ZI_TRY(take_seats(n, config));
+    ZI_TRY(zi_nccl_take_seats(n, config));
     ZI_TRY(take_callers(n, config->nccl_comm));
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
         ZI_TRY(connect_lane(n, &n->lane[i]));
         zi_nccl_guard(n, n->lane[i].queue);
     }
+    ZI_TRY(zi_nccl_try_windows(n));
     return zi_comm_agree(via, zi_nccl_probe(n));
 }
 
@@ -295,11 +205,14 @@ zopt_status zi_nccl_join(zi_mpi *meeting, const zi_comm_ops *ops, const zi_comm_
     zi_comm_init(comm, ops, config, mem);
     n->between_nodes = meeting->user.comm != NULL;
     zi_comm_seat(comm, via->rank, via->world, n->between_nodes ? via->node.size : 1);
-    n->sums.node_size = declared_node_size(config->ranks_per_node, comm->world);
+    n->sums.node_size = zi_nccl_declared_node_size(config->ranks_per_node, comm->world);
     comm->local_rank = via->local_rank;
     comm->comes_reduced = ops == &zi_comm_nccl_native;
     n->meeting = meeting;
     n->nccl = zi_nccl();
+    n->windows = n->between_nodes ? ZI_WINDOWS_OFF : config->nccl_windows;
+    if (n->windows != ZI_WINDOWS_OFF)
+        comm->source = &zi_nccl_window_memory;
     status = comm->planned ? ZOPT_OK : connect(n, config);
     comm->phase = NULL;
     if (status == ZOPT_OK)
@@ -389,16 +302,16 @@ static zopt_status exchange(zi_comm *comm, const zi_message *messages, size_t n)
 
 /* ------------------------------------------------------------------ the rows ----------------- */
 
-#define NCCL_OPS                                                                            \
-    .device_memory = 1, .device_direct = 1, .replayable = 1, .device_waits = 1,             \
-    .missing = zi_nccl_missing, .destroy = destroy, .reserve = zi_nccl_reserve,             \
-    .alloc_symmetric = alloc_symmetric, .free_symmetric = free_symmetric,                   \
-    .all_gather = all_gather, .all_reduce = all_reduce, .broadcast = broadcast,             \
-    .exchange = exchange, .expose = zi_nccl_expose, .expose_test = zi_nccl_expose_test,     \
-    .expose_wait = zi_nccl_expose_wait, .consumed = zi_nccl_consumed,                       \
-    .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open, .dest_wait = zi_nccl_dest_wait, \
-    .publish = zi_nccl_publish, .publish_wait = zi_nccl_publish_wait,                       \
-    .record_end = zi_nccl_record_end, .record_agree = zi_nccl_record_agree,                 \
+#define NCCL_OPS                                                                                  \
+    .device_memory = 1, .device_direct = 1, .has_windows = 1, .replayable = 1, .device_waits = 1, \
+    .missing = zi_nccl_missing, .destroy = destroy, .reserve = zi_nccl_reserve,                   \
+    .alloc_symmetric = alloc_symmetric, .free_symmetric = free_symmetric,                         \
+    .all_gather = all_gather, .all_reduce = all_reduce, .broadcast = broadcast,                   \
+    .exchange = exchange, .expose = zi_nccl_expose, .expose_test = zi_nccl_expose_test,           \
+    .expose_wait = zi_nccl_expose_wait, .consumed = zi_nccl_consumed,                             \
+    .reuse_wait = zi_nccl_reuse_wait, .open = zi_nccl_open, .dest_wait = zi_nccl_dest_wait,       \
+    .publish = zi_nccl_publish, .publish_wait = zi_nccl_publish_wait,                             \
+    .record_end = zi_nccl_record_end, .record_agree = zi_nccl_record_agree,                       \
     .progress = zi_nccl_progress, .sum_enqueue = zi_nccl_sum_enqueue
 
 const zi_comm_ops zi_comm_nccl = {

@@ -1,5 +1,6 @@
 /* The object of transports nccl and nccl-native: nccl.c makes it, nccl_library.c finds NCCL,
- * nccl_probe.c tries it out, nccl_register.c tells it of memory, nccl_wait.c waits and aborts,
+ * nccl_seat.c the ranks, nccl_probe.c tries it out, nccl_register.c and nccl_window.c tell it of
+ * memory, nccl_wait.c waits and aborts,
  * nccl_transfer.c moves slices, and nccl_sum.c sums of them where nodes add up first, over the same
  * communicator; nccl_nodes.c is for transport ipc. Ranks meet over MPI, which keeps the small
  * collectives and the messages; slices go from GPU to GPU, on streams beside the comm's queue, and
@@ -40,7 +41,7 @@
     X(AllGather)          \
     X(AllReduce)          \
     X(ReduceScatter)
-enum { ZI_NCCL_LEAST = NCCL_VERSION(2, 14, 0) };
+enum { ZI_NCCL_LEAST = NCCL_VERSION(2, 14, 0), ZI_NCCL_WINDOWS = NCCL_VERSION(2, 28, 0) };
 
 typedef struct zi_nccl_calls {
 #define ZI_NCCL_FIELD(name) __typeof__(nccl##name) *name;
@@ -48,7 +49,18 @@ typedef struct zi_nccl_calls {
     ZI_NCCL_FIELD(CommSplit)    /* NULL before 2.18 */
     ZI_NCCL_FIELD(CommRegister) /* both NULL before 2.19 */
     ZI_NCCL_FIELD(CommDeregister)
+    ZI_NCCL_FIELD(MemAlloc) /* the same */
+    ZI_NCCL_FIELD(MemFree)
 #undef ZI_NCCL_FIELD
+    /* Of newer NCCLs than the header may be of, all NULL before 2.28. A window is a pointer; what a
+     * device communicator is made of differs from version to version, see nccl_window.c. */
+    ncclResult_t (*CommWindowRegister)(ncclComm_t comm, void *memory, size_t bytes, void **window,
+                                       int flags);
+    ncclResult_t (*CommWindowDeregister)(ncclComm_t comm, void *window);
+    ncclResult_t (*AlltoAll)(const void *send, void *receive, size_t n, ncclDataType_t dtype,
+                             ncclComm_t comm, cudaStream_t stream);
+    ncclResult_t (*DevCommCreate)(ncclComm_t comm, const void *requirements, void *out);
+    ncclResult_t (*DevCommDestroy)(ncclComm_t comm, const void *made);
 } zi_nccl_calls;
 
 /* nccl_library.c: the process's NCCL if it has one, else libnccl.so.2, or the file that
@@ -57,6 +69,9 @@ const char *zi_nccl_missing(void); /* NULL: it is there */
 const zi_nccl_calls *zi_nccl(void);
 /* 1: the process had it before zopt asked. */
 int zi_nccl_was_loaded(void);
+int zi_nccl_version(void);
+/* 2.14.3 as 21403; before 2.9 as 2804. */
+const char *zi_nccl_version_text(int version, char text[32]);
 void zi_nccl_describe(void (*row)(void *arg, const char *kind, const char *name, int usable,
                                   const char *note),
                       void *arg);
@@ -81,7 +96,7 @@ typedef struct zi_nccl_buffer {
     struct zi_nccl_buffer *next;
     const void *memory;
     int lane;
-    void *handle; /* NULL: NCCL makes no use of it */
+    void *handle; /* a window where the comm has windows; NULL: NCCL makes no use of it */
 } zi_nccl_buffer;
 
 /* Sums of groups of slots, where they travel between nodes. */
@@ -108,6 +123,7 @@ typedef struct zi_nccl_comm {
     char *staging; /* one bucket of received slices: NCCL does not swap in place */
     size_t staging_bytes;
     zi_nccl_buffer *buffers;
+    zi_windows windows;
     int between_nodes; /* 1: it carries what another transport has between nodes: nccl_nodes.c */
     zi_guard guard;
     int has_failed; /* 1: while a step was recorded; record_agree tells the others */
@@ -130,7 +146,11 @@ zopt_status zi_nccl_checked(zi_nccl_comm *n, zopt_status status);
 zopt_status zi_nccl_record_agree(zi_comm *comm, zopt_status mine);
 /* The end of a call of NCCL's that returned `rc`: of all that it has begun on the host. Errors:
  * ERR_PEER, ERR_COMM with NCCL's words, ERR_TIMEOUT. */
-zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc);
+zopt_status zi_nccl_finish(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call,
+                           ncclResult_t rc);
+/* The same, and a failure breaks nothing. */
+zopt_status zi_nccl_await(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call,
+                          ncclResult_t rc);
 /* The same without waiting: *done = 0 as long as the lane's last call is not through. */
 zopt_status zi_nccl_test(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call, int *done);
 /* Wait in the host's place for the queue from here on, or leave that to CUDA. */
@@ -142,9 +162,31 @@ void zi_nccl_abort(zi_nccl_comm *n);
 /* nccl_probe.c: try both communicators out. Collective. */
 zopt_status zi_nccl_probe(zi_nccl_comm *n);
 
+/* nccl_seat.c: where ranks are. Collective. Errors, the same on all ranks: ERR_UNSUPPORTED where
+ * two share a GPU. */
+zopt_status zi_nccl_take_seats(zi_nccl_comm *n, const zi_comm_config *config);
+int zi_nccl_declared_node_size(int ranks_per_node, int world);
+
+/* nccl_window.c: symmetric windows, where they are asked for. */
+/* Before the communicators are made: whether this NCCL has what is asked for; and the policy of
+ * theirs. Errors: ERR_UNSUPPORTED. */
+zopt_status zi_nccl_check_windows(const zi_nccl_comm *n);
+void zi_nccl_set_policy(const zi_nccl_comm *n, ncclConfig_t *config);
+/* Once they are: whether the GPUs have it. Collective. Errors: ERR_UNSUPPORTED on all ranks. */
+zopt_status zi_nccl_try_windows(zi_nccl_comm *n);
+/* Zeroed memory of the kind that the comm registers, uncounted. zi_nccl_free waits for comm->queue.
+ */
+zopt_status zi_nccl_alloc(zi_comm *comm, zi_category category, size_t bytes, void **out);
+void zi_nccl_free(zi_comm *comm, void *memory);
+/* Collective. Errors: ERR_UNSUPPORTED where it is none. */
+zopt_status zi_nccl_open_window(zi_nccl_comm *n, int lane, void *memory, size_t bytes,
+                                void **window);
+extern const zi_symmetric_source zi_nccl_window_memory;
+
 /* nccl_register.c: tell a lane's communicator of memory that it will send and receive, so that NCCL
  * may do without copies of its own where the machine lets it; and take it back, before it is freed
- * and before the communicator ends (of one that was aborted nothing is left). NULL: of all. */
+ * and before the communicator ends (of one that was aborted nothing is left). NULL: of all.
+ * Registering is collective where windows are asked for. */
 zopt_status zi_nccl_register(zi_nccl_comm *n, int lane, void *memory, size_t bytes);
 void zi_nccl_deregister(zi_nccl_comm *n, const void *memory);
 

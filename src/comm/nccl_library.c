@@ -27,8 +27,7 @@ static int find(const char *name, void *out)
     return symbol != NULL;
 }
 
-/* 2.14.3 as 21403; before 2.9 as 2804. */
-static const char *version_text(int version, char text[32])
+const char *zi_nccl_version_text(int version, char text[32])
 {
     int per_major = version < 10000 ? 1000 : 10000;
     snprintf(text, 32, "%d.%d.%d", version / per_major, version % per_major / 100, version % 100);
@@ -68,7 +67,8 @@ static void load(void)
         library.version < ZI_NCCL_LEAST) {
         snprintf(library.missing, sizeof library.missing,
                  "NCCL %s is too old: %s or newer is needed, for communicators that do not block",
-                 version_text(library.version, have), version_text(ZI_NCCL_LEAST, least));
+                 zi_nccl_version_text(library.version, have),
+                 zi_nccl_version_text(ZI_NCCL_LEAST, least));
         return;
     }
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++)
@@ -78,6 +78,15 @@ static void load(void)
     find("ncclCommSplit", &library.calls.CommSplit);
     find("ncclCommRegister", &library.calls.CommRegister);
     find("ncclCommDeregister", &library.calls.CommDeregister);
+    find("ncclMemAlloc", &library.calls.MemAlloc);
+    find("ncclMemFree", &library.calls.MemFree);
+    if (library.version < ZI_NCCL_WINDOWS)
+        return;
+    find("ncclCommWindowRegister", &library.calls.CommWindowRegister);
+    find("ncclCommWindowDeregister", &library.calls.CommWindowDeregister);
+    find("ncclAlltoAll", &library.calls.AlltoAll);
+    find("ncclDevCommCreate", &library.calls.DevCommCreate);
+    find("ncclDevCommDestroy", &library.calls.DevCommDestroy);
 }
 
 const char *zi_nccl_missing(void)
@@ -95,24 +104,33 @@ const zi_nccl_calls *zi_nccl(void)
     return &library.calls;
 }
 
+int zi_nccl_version(void)
+{
+    return library.version;
+}
+
 int zi_nccl_was_loaded(void)
 {
     return library.was_loaded;
 }
 
-/* What newer NCCLs have. */
+/* What newer NCCLs have, from this version on. */
 static const struct {
-    const char *name, *symbol, *note;
-    int is_used;
+    const char *name, *symbol;
+    int since;
+    const char *note, *without;
 } features[] = {
-    {"split", "ncclCommSplit", "a caller's communicator can be split", 1},
-    {"alltoall", "ncclAlltoAll",
-     "there, not used: grouped sends and receives do the same in every version", 0},
-    {"user buffers", "ncclCommRegister", "gradients, parameters and staging are registered", 1},
-    {"symmetric windows", "ncclCommWindowRegister",
-     "there, not used: they need memory of ncclMemAlloc, and zopt's is the device's own", 0},
-    {"copy engines", "ncclCommRevoke", /* of 2.28, as they are */
-     "perhaps there, not used: they need symmetric windows", 0},
+    {"split", "ncclCommSplit", 0, "a caller's communicator can be split", "2.18 has it"},
+    {"user buffers", "ncclCommRegister", 0, "gradients, parameters and staging are registered",
+     "2.19 has them"},
+    {"symmetric windows", "ncclCommWindowRegister", ZI_NCCL_WINDOWS,
+     "used with comm.nccl_windows=on, where the GPUs have them",
+     "2.28 is needed, which tells where the GPUs have none"},
+    {"alltoall", "ncclAlltoAll", ZI_NCCL_WINDOWS,
+     "used with comm.nccl_windows; without, grouped sends and receives do the same",
+     "grouped sends and receives do the same"},
+    {"copy engines", "ncclAlltoAll", ZI_NCCL_WINDOWS,
+     "used with comm.nccl_windows=copy-engines, for what is not summed", "2.28 has them"},
 };
 
 void zi_nccl_describe(void (*row)(void *arg, const char *kind, const char *name, int usable,
@@ -123,14 +141,15 @@ void zi_nccl_describe(void (*row)(void *arg, const char *kind, const char *name,
     if (zi_nccl_missing() != NULL)
         return;
     snprintf(note, sizeof note, "NCCL %s%s; built with the header of %s",
-             version_text(library.version, have),
+             zi_nccl_version_text(library.version, have),
              library.was_loaded ? ", which the process had" : "",
-             version_text(NCCL_VERSION_CODE, built));
+             zi_nccl_version_text(NCCL_VERSION_CODE, built));
     row(arg, "nccl", "library", 1, note);
     for (size_t i = 0; i < sizeof features / sizeof features[0]; i++) {
         void *symbol;
-        int there = find(features[i].symbol, &symbol);
-        row(arg, "nccl", features[i].name, there && features[i].is_used,
-            there ? features[i].note : "not in this NCCL");
+        int there = find(features[i].symbol, &symbol) && library.version >= features[i].since;
+        snprintf(note, sizeof note, "%s%s",
+                 there ? features[i].note : "not in this NCCL: ", there ? "" : features[i].without);
+        row(arg, "nccl", features[i].name, there, note);
     }
 }

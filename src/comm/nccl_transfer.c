@@ -22,13 +22,38 @@ static zopt_status equip_lane(zi_nccl_comm *n, zi_nccl_lane *lane)
     return ZOPT_OK;
 }
 
-zopt_status zi_nccl_equip(zi_nccl_comm *n, size_t n_transfers, size_t staging_bytes)
+/* Ranks agree before what is registered together. */
+static zopt_status alloc_staging(zi_nccl_comm *n, size_t bytes)
 {
     zi_comm *comm = &n->base;
+    void *staging = NULL;
+    if (n->windows == ZI_WINDOWS_OFF || comm->planned || bytes == 0)
+        return comm->device->alloc(comm->queue, comm->mem, ZI_MEM_STAGING, bytes, &n->staging);
+    ZI_TRY(zi_comm_agree(comm, zi_nccl_alloc(comm, ZI_MEM_STAGING, bytes, &staging)));
+    n->staging = staging;
+    zi_mem_count_device(comm->mem, ZI_MEM_STAGING, bytes);
+    return ZOPT_OK;
+}
+
+/* Peers may be writing to what is theirs too, after a failure. */
+static void free_staging(zi_nccl_comm *n)
+{
+    zi_comm *comm = &n->base;
+    if (n->windows == ZI_WINDOWS_OFF || n->staging == NULL) {
+        comm->device->free(comm->queue, comm->mem, ZI_MEM_STAGING, n->staging, n->staging_bytes);
+        return;
+    }
+    if (!comm->broken)
+        zi_nccl_free(comm, n->staging);
+    zi_mem_uncount_device(comm->mem, ZI_MEM_STAGING, n->staging_bytes);
+}
+
+zopt_status zi_nccl_equip(zi_nccl_comm *n, size_t n_transfers, size_t staging_bytes)
+{
     n->capacity = (n_transfers + 1) / 2;
     for (int i = 0; i < ZI_N_NCCL_LANES; i++)
         ZI_TRY(equip_lane(n, &n->lane[i]));
-    ZI_TRY(comm->device->alloc(comm->queue, comm->mem, ZI_MEM_STAGING, staging_bytes, &n->staging));
+    ZI_TRY(alloc_staging(n, staging_bytes));
     n->staging_bytes = staging_bytes;
     return zi_nccl_register(n, ZI_NCCL_GRADS, n->staging, staging_bytes);
 }
@@ -49,7 +74,7 @@ void zi_nccl_unreserve(zi_nccl_comm *n)
     zi_comm *comm = &n->base;
     if (n->capacity == 0)
         return;
-    comm->device->free(comm->queue, comm->mem, ZI_MEM_STAGING, n->staging, n->staging_bytes);
+    free_staging(n);
     zi_nccl_unreserve_sums(n);
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
         zi_nccl_lane *lane = &n->lane[i];
@@ -100,6 +125,24 @@ static ncclResult_t post_slices(zi_nccl_comm *n, const zi_transfer *transfer)
     return rc;
 }
 
+static ncclResult_t post_group(zi_nccl_comm *n, const zi_transfer *transfer)
+{
+    ncclResult_t rc = n->nccl->GroupStart();
+    if (rc != ncclSuccess)
+        return rc;
+    ncclResult_t posted = post_slices(n, transfer);
+    rc = n->nccl->GroupEnd();
+    return posted != ncclSuccess ? posted : rc;
+}
+
+/* Where copy engines may do it: from one window to another, this rank's own slice too. */
+static ncclResult_t post_all_to_all(zi_nccl_comm *n, const zi_transfer *transfer)
+{
+    const zi_nccl_lane *lane = &n->lane[ZI_NCCL_GRADS];
+    return n->nccl->AlltoAll(slice_at(transfer, 0), n->staging, transfer->slice_bytes, ncclInt8,
+                             lane->comm, lane->queue->stream);
+}
+
 static void land(zi_nccl_comm *n, const zi_transfer *transfer, int first, int end)
 {
     size_t at = (size_t)first * transfer->slice_bytes;
@@ -114,12 +157,8 @@ static zopt_status exchange(zi_nccl_comm *n, const zi_transfer *transfer)
         return ZOPT_OK;
     if (zi_nccl_sums_travel(&n->base, transfer->dtype))
         return zi_nccl_exchange_sums(n, transfer);
-    ncclResult_t rc = n->nccl->GroupStart();
-    if (rc == ncclSuccess) {
-        ncclResult_t posted = post_slices(n, transfer);
-        rc = n->nccl->GroupEnd();
-        rc = posted != ncclSuccess ? posted : rc;
-    }
+    int is_collective = n->windows != ZI_WINDOWS_OFF && transfer->n_contributors == n->base.world;
+    ncclResult_t rc = is_collective ? post_all_to_all(n, transfer) : post_group(n, transfer);
     ZI_TRY(zi_nccl_finish(n, &n->lane[ZI_NCCL_GRADS], "an exchange of gradients", rc));
     if (!swaps(&n->base, transfer))
         return ZOPT_OK;

@@ -109,7 +109,8 @@ static zopt_status test_call(zi_mpi *m, zi_mpi_wait *wait, int *done)
     return zi_nccl_test(w->n, w->lane, w->call, done);
 }
 
-zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call, ncclResult_t rc)
+zopt_status zi_nccl_await(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call,
+                          ncclResult_t rc)
 {
     call_wait wait = {.base = {.test = test_call, .what = "connections of NCCL", .peer = -1},
                       .n = n,
@@ -118,8 +119,14 @@ zopt_status zi_nccl_finish(zi_nccl_comm *n, zi_nccl_lane *lane, const char *call
     if (rc == ncclSuccess)
         return ZOPT_OK;
     if (rc != ncclInProgress)
-        return zi_nccl_checked(n, fail(n, lane->comm, call, rc));
-    return zi_nccl_checked(n, zi_mpi_await(zi_nccl_meeting(&n->base), &wait.base));
+        return fail(n, lane->comm, call, rc);
+    return zi_mpi_await(zi_nccl_meeting(&n->base), &wait.base);
+}
+
+zopt_status zi_nccl_finish(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call,
+                           ncclResult_t rc)
+{
+    return zi_nccl_checked(n, zi_nccl_await(n, lane, call, rc));
 }
 
 /* ------------------------------------------------------------------ the GPU ------------------ */

@@ -37,17 +37,24 @@ static void uncount(const zi_device_ops *device, zi_mem *mem, zi_category catego
     (device->on_host ? zi_mem_uncount : zi_mem_uncount_device)(mem, category, bytes);
 }
 
+static int is_mapped(const zi_comm *comm)
+{
+    return comm->source != NULL && comm->source->map != NULL;
+}
+
 /* The device's, unless the comm has a source of its own. */
-static zopt_status symmetric_base(const zi_comm *comm, zi_symmetric_node *node)
+static zopt_status symmetric_base(zi_comm *comm, zi_symmetric_node *node)
 {
     zi_symmetric *memory = &node->memory;
-    int is_mine = comm->source == NULL && (!memory->shared || comm->rank == 0);
+    int is_mine = !is_mapped(comm) && (!memory->shared || comm->rank == 0);
     if (comm->planned || memory->bytes == 0 || !is_mine)
         return ZOPT_OK;
     zi_mem uncounted = *comm->mem; /* symmetric_add counts */
+    size_t bytes = node->room_bytes + memory->bytes;
     void *begun;
-    ZI_TRY(comm->device->alloc(comm->queue, &uncounted, node->category,
-                               node->room_bytes + memory->bytes, &begun));
+    ZI_TRY(comm->source != NULL
+               ? comm->source->alloc(comm, node->category, bytes, &begun)
+               : comm->device->alloc(comm->queue, &uncounted, node->category, bytes, &begun));
     memory->base = (char *)begun + begin(node, comm->rank);
     return comm->device->wait(comm->queue); /* zeroed, before other queues write it */
 }
@@ -98,7 +105,10 @@ static void free_host(zi_comm *comm, const zi_symmetric *memory)
 static void free_base(zi_comm *comm, const zi_symmetric_node *node)
 {
     const zi_heap heap = heap_of(comm, node);
-    zi_heap_free(&heap, comm->queue);
+    if (comm->source != NULL && comm->source->free != NULL && heap.memory != NULL)
+        comm->source->free(comm, heap.memory);
+    else if (comm->source == NULL || is_mapped(comm))
+        zi_heap_free(&heap, comm->queue);
 }
 
 static zopt_status symmetric_add(zi_comm *comm, zi_category category, size_t bytes, int n_peers,
@@ -147,7 +157,7 @@ static void symmetric_remove(zi_comm *comm, zi_symmetric_node **link, int keep)
     zi_symmetric_node *node = *link;
     zi_symmetric *memory = &node->memory;
     *link = node->next;
-    if (!keep && comm->source != NULL && memory->base != NULL) {
+    if (!keep && is_mapped(comm) && memory->base != NULL) {
         move_peers(comm, node, -1);
         comm->source->unmap(comm, node->room_bytes + memory->bytes, memory->peer + comm->node.base);
     } else if (!keep) {
@@ -169,7 +179,7 @@ zopt_status zi_symmetric_alloc(zi_comm *comm, zi_category category, size_t bytes
     zopt_status status = zi_comm_agree(comm, symmetric_add(comm, category, bytes, n_peers, &node));
     if (node == NULL)
         return status;
-    if (status == ZOPT_OK && comm->source != NULL && !comm->planned && bytes > 0) {
+    if (status == ZOPT_OK && is_mapped(comm) && !comm->planned && bytes > 0) {
         status = comm->source->map(comm, node->room_bytes + bytes, node->memory.shared,
                                    node->peer + comm->node.base);
         if (status == ZOPT_OK) {

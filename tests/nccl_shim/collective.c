@@ -17,10 +17,37 @@ ncclResult_t ncclAllGather(const void *send, void *receive, size_t n, ncclDataTy
     w->send = send;
     w->receive = receive;
     w->finish = place_own;
+    (void)window_place(comm, send, w->bytes);
+    w->place = window_place(comm, receive, (size_t)comm->world * w->bytes);
     for (int i = 1; i < comm->world; i++) {
         int peer = (comm->rank + i) % comm->world;
         work_add(w, 0, peer, send, w->bytes);
         work_add(w, 1, peer, (char *)receive + (size_t)peer * w->bytes, w->bytes);
+    }
+    return work_submit(w);
+}
+
+static void place_own_slice(const work *w)
+{
+    size_t at = (size_t)w->comm->rank * w->bytes;
+    memcpy(w->receive + at, w->send + at, w->bytes);
+}
+
+ncclResult_t ncclAlltoAll(const void *send, void *receive, size_t n, ncclDataType_t dtype,
+                          ncclComm_t comm, cudaStream_t stream)
+{
+    work *w = work_new(comm, stream);
+    w->bytes = n * work_bytes_of(dtype);
+    w->send = send;
+    w->receive = receive;
+    w->finish = place_own_slice;
+    size_t all = (size_t)comm->world * w->bytes;
+    MUST(w->send + all <= w->receive || w->receive + all <= w->send);
+    w->place = window_place(comm, send, all) << 32 ^ window_place(comm, receive, all);
+    for (int i = 1; i < comm->world; i++) {
+        int peer = (comm->rank + i) % comm->world;
+        work_add(w, 0, peer, w->send + (size_t)peer * w->bytes, w->bytes);
+        work_add(w, 1, peer, w->receive + (size_t)peer * w->bytes, w->bytes);
     }
     return work_submit(w);
 }
@@ -109,6 +136,8 @@ ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t n, ncclDa
     w->send = send;
     w->receive = receive;
     w->finish = sum_along_ring;
+    (void)window_place(comm, receive, w->bytes);
+    w->place = window_place(comm, send, (size_t)comm->world * w->bytes);
     gather_parts(w, w->bytes);
     return work_submit(w);
 }

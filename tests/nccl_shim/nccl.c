@@ -72,6 +72,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int world, ncclUniqueId id
                                     ncclConfig_t *config)
 {
     MUST(config->blocking == 0);
+    nccl_shim.n_zero_ctas += config->CTAPolicy == NCCL_CTA_POLICY_ZERO;
     *comm = join(id.internal, world, rank);
     return ncclInProgress;
 }
@@ -120,7 +121,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
     go_on(comm);
     shim_push();
     if (nccl_shim.fail > 0 && --nccl_shim.fail == 0)
-        comm->error = ncclSystemError;
+        comm->error = nccl_shim.fail_as != ncclSuccess ? nccl_shim.fail_as : ncclSystemError;
     *state = comm->error != ncclSuccess ? comm->error
              : comm->in_progress        ? ncclInProgress
                                         : ncclSuccess;
@@ -130,7 +131,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
 ncclResult_t ncclCommFinalize(ncclComm_t comm)
 {
     MUST(!comm->in_progress && comm->n_done == comm->n_posted && comm->n_graphs == 0);
-    MUST(comm->n_registered == 0);
+    MUST(comm->n_registered == 0 && comm->windows == NULL);
     comm->in_progress = 3;
     atomic_fetch_add(&comm->all->n_finalized, 1);
     return ncclInProgress;

@@ -41,6 +41,7 @@ static int pass_head(ring *r, op *o)
         (void)through(r, (char *)&got, sizeof got, 1);
         /* Both sides make the same call. */
         MUST(got.is_plain == h.is_plain && got.nth == h.nth && got.bytes == h.bytes);
+        MUST(got.place == h.place);
     }
     o->has_head = 1;
     return 1;
@@ -202,7 +203,7 @@ void work_add(work *w, int receive, int peer, const void *data, size_t bytes)
     *o = (op){.bytes = bytes,
               .peer = peer,
               .receive = receive,
-              .head = {0, w->comm->n_collectives, bytes}};
+              .head = {0, w->comm->n_collectives, bytes, w->place}};
     memcpy(&o->data, &data, sizeof data);
 }
 
@@ -275,7 +276,7 @@ static ncclResult_t join_group(int receive, const void *data, size_t bytes, int 
         group = work_new(comm, stream);
     MUST(group->comm == comm && group->stream == stream);
     work_add(group, receive, peer, data, bytes);
-    group->op[group->n_ops - 1].head = (head){1, group->comm->n_plain[receive][peer]++, bytes};
+    group->op[group->n_ops - 1].head = (head){1, group->comm->n_plain[receive][peer]++, bytes, 0};
     return ncclSuccess;
 }
 

@@ -11,7 +11,7 @@
 
 #include "nccl.h"
 
-enum { MAX_RANKS = 8, RING_BYTES = 1 << 16, MAX_OPS = 8 * MAX_RANKS };
+enum { MAX_RANKS = 8, MAX_WINDOWS = 64, RING_BYTES = 1 << 16, MAX_OPS = 8 * MAX_RANKS };
 
 #define MUST(condition)                                                                \
     do {                                                                               \
@@ -31,7 +31,8 @@ typedef struct shared {
     _Atomic int n_joined, n_finalized;
     _Atomic int is_dead[MAX_RANKS];
     char gpu[MAX_RANKS][16];
-    ring ring[MAX_RANKS][MAX_RANKS]; /* from, to */
+    _Atomic uint64_t window_bytes[MAX_WINDOWS]; /* and which of all windows it is */
+    ring ring[MAX_RANKS][MAX_RANKS];            /* from, to */
 } shared;
 
 /* What a message begins with. */
@@ -39,6 +40,7 @@ typedef struct head {
     uint64_t is_plain; /* 1: of ncclSend; 0: of a collective */
     uint64_t nth;      /* of the pair's, or of the communicator's collectives */
     uint64_t bytes;
+    uint64_t place; /* of a collective between windows: what all ranks must have alike */
 } head;
 
 typedef struct op {
@@ -59,8 +61,15 @@ typedef struct work {
     const char *send;
     char *receive, *arrived; /* arrived: what came from each rank, `bytes` each */
     size_t bytes;
+    uint64_t place; /* of the head */
     ncclDataType_t dtype;
 } work;
+
+typedef struct window {
+    struct window *next;
+    char *data;
+    size_t bytes;
+} window;
 
 struct ncclComm {
     shared *all;
@@ -75,8 +84,14 @@ struct ncclComm {
     int n_graphs; /* work of it that graphs keep */
     cudaStream_t captured; /* the last stream whose capture took work of it */
     int n_registered;      /* buffers */
+    window *windows;
+    uint64_t n_windows_ever;
     int n_splits;
 };
+
+/* window.c: what a collective on a communicator with windows sends and receives must lie in them.
+ * Where in its window, for all ranks to have alike; 0 where the communicator has none. */
+uint64_t window_place(ncclComm_t comm, const void *data, size_t bytes);
 
 size_t work_bytes_of(ncclDataType_t dtype);
 work *work_new(ncclComm_t comm, cudaStream_t stream);
