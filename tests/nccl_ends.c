@@ -223,6 +223,53 @@ START_TEST(errors_of_nccl_end_the_job_with_75_on_every_rank)
 }
 END_TEST
 
+/* The last rank dies, and then the others' NCCL meets an error, of whatever kind. _i: which. */
+START_TEST(whatever_nccl_says_after_a_peer_has_died_ends_the_job_with_75)
+{
+    static const ncclResult_t errors[] = {ncclUnhandledCudaError, ncclSystemError,
+                                          ncclInternalError, ncclRemoteError};
+    h_problem problem;
+    suite_failure failure = {""};
+    zopt *z = NULL;
+    int dies = job_rank == job_world - 1;
+    begin_run(&problem, DEADLINE_MS, &z, &failure);
+    nccl_shim.fail = dies;
+    if (dies && failure.text[0] == '\0')
+        end_by_failure(&problem, z, ZOPT_ERR_PEER, "NCCL: ", &failure);
+    MPI_Barrier(MPI_COMM_WORLD);
+    nccl_shim.fail = !dies;
+    nccl_shim.fail_as = errors[_i];
+    if (!dies && failure.text[0] == '\0')
+        end_by_failure(&problem, z, ZOPT_ERR_PEER, "NCCL: ", &failure);
+    nccl_shim.fail = 0;
+    nccl_shim.fail_as = ncclSuccess;
+    zopt_destroy(z);
+    assert_all_passed(&failure);
+}
+END_TEST
+
+/* While all peers live: who starts this again will meet it again. */
+START_TEST(what_cuda_refuses_a_rank_ends_it_with_1)
+{
+    h_problem problem;
+    suite_failure failure = {""};
+    char text[256];
+    zopt *z = NULL;
+    begin_run(&problem, DEADLINE_MS, &z, &failure);
+    nccl_shim.fail = job_rank == 0;
+    nccl_shim.fail_as = ncclUnhandledCudaError;
+    if (failure.text[0] == '\0') {
+        zopt_status status = step_until_failure(&problem, z, text);
+        if (zopt_status_exit_code(status) != (job_rank == 0 ? 1 : 75))
+            suite_fail(&failure, "status %d: %s", (int)status, text);
+    }
+    nccl_shim.fail = 0;
+    nccl_shim.fail_as = ncclSuccess;
+    zopt_destroy(z);
+    assert_all_passed(&failure);
+}
+END_TEST
+
 /* A call that is recorded, how NCCL refuses it, and what comes of it. */
 typedef struct refused_call {
     int nth, at_once;
@@ -321,6 +368,8 @@ void add_breaking_tests(TCase *tests)
     tcase_add_test(tests, transfers_out_of_order_are_refused);
     tcase_add_test(tests, rank_that_never_arrives_is_named);
     tcase_add_loop_test(tests, errors_of_nccl_end_the_job_with_75_on_every_rank, 0, 3);
+    tcase_add_loop_test(tests, whatever_nccl_says_after_a_peer_has_died_ends_the_job_with_75, 0, 4);
+    tcase_add_test(tests, what_cuda_refuses_a_rank_ends_it_with_1);
     tcase_add_loop_test(tests, calls_that_fail_while_they_are_recorded_end_the_job_on_every_rank, 0,
                         4);
     tcase_add_test(tests, a_silent_rank_is_given_up_at_the_deadline);

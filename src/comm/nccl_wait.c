@@ -7,16 +7,42 @@
 
 /* ------------------------------------------------------------------ failures ----------------- */
 
-/* What came of peers, the network or NCCL itself may not come again; what zopt or CUDA did will. */
+/* What came of peers, the network or NCCL itself may not come again; what zopt did will. */
 static int may_pass(ncclResult_t rc)
 {
     return rc == ncclRemoteError || rc == ncclSystemError || rc == ncclInternalError;
 }
 
+/* What NCCL says of a communicator now, whatever it said before. */
+static ncclResult_t state_of(const zi_nccl_comm *n, ncclComm_t comm)
+{
+    ncclResult_t state = ncclSuccess;
+    ncclResult_t rc = comm != NULL ? n->nccl->CommGetAsyncError(comm, &state) : ncclSuccess;
+    return rc != ncclSuccess ? rc : state;
+}
+
+/* CUDA refuses what it will refuse again, or what is left of a peer whose memory or node is gone.
+ * NCCL hears of that too, sooner or later: from the peer's sockets, on either communicator. */
+static int a_peer_is_lost(zi_nccl_comm *n)
+{
+    enum { GRACE_MS = 1000 };
+    zi_wait wait;
+    zi_wait_begin(&wait, &n->base);
+    if (n->base.deadline_ms > GRACE_MS)
+        wait.until_ms += GRACE_MS - n->base.deadline_ms;
+    do {
+        for (int i = 0; i < ZI_N_NCCL_LANES; i++)
+            if (may_pass(state_of(n, n->lane[i].comm)))
+                return 1;
+    } while (!zi_wait_pause(&wait));
+    return 0;
+}
+
 static zopt_status fail(zi_nccl_comm *n, ncclComm_t comm, const char *call, ncclResult_t rc)
 {
     const char *more = n->nccl->GetLastError(comm);
-    return ZI_FAIL(may_pass(rc) ? ZOPT_ERR_PEER : ZOPT_ERR_COMM, "rank %d: %s: NCCL: %s%s%s",
+    int is_peers = may_pass(rc) || (rc == ncclUnhandledCudaError && a_peer_is_lost(n));
+    return ZI_FAIL(is_peers ? ZOPT_ERR_PEER : ZOPT_ERR_COMM, "rank %d: %s: NCCL: %s%s%s",
                    n->base.rank, call, n->nccl->GetErrorString(rc),
                    more != NULL && more[0] != '\0' ? ": " : "", more != NULL ? more : "");
 }
@@ -70,12 +96,8 @@ zopt_status zi_nccl_check_peers(zi_comm *comm)
 {
     zi_nccl_comm *n = (zi_nccl_comm *)comm;
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
-        ncclResult_t state = ncclSuccess;
         ncclComm_t of = n->lane[i].comm;
-        if (of == NULL)
-            continue;
-        ncclResult_t rc = n->nccl->CommGetAsyncError(of, &state);
-        rc = rc != ncclSuccess ? rc : state;
+        ncclResult_t rc = state_of(n, of);
         if (rc != ncclSuccess && rc != ncclInProgress)
             return fail(n, of, "a transfer", rc);
     }
@@ -94,10 +116,8 @@ typedef struct call_wait {
 /* A split communicator is not there before its parent says so. */
 zopt_status zi_nccl_test(zi_nccl_comm *n, const zi_nccl_lane *lane, const char *call, int *done)
 {
-    ncclResult_t state = ncclSuccess;
     ncclComm_t of = lane->comm != NULL ? lane->comm : n->callers;
-    ncclResult_t rc = of != NULL ? n->nccl->CommGetAsyncError(of, &state) : ncclInternalError;
-    rc = rc != ncclSuccess ? rc : state;
+    ncclResult_t rc = of != NULL ? state_of(n, of) : ncclInternalError;
     *done = rc == ncclSuccess;
     return *done || rc == ncclInProgress ? ZOPT_OK : fail(n, of, call, rc);
 }
