@@ -228,7 +228,8 @@ START_TEST(options_follow_the_file)
         "\"zero_optimization\": {\"reduce_bucket_size\": 1000,"
         "\"offload_optimizer\": {\"device\": \"cpu\"}},"
         "\"zopt\": {\"cuda_graph\": 0},"
-        "\"comm\": {\"transport\": \"self\", \"deadline_s\": 1.5}}"));
+        "\"comm\": {\"transport\": \"self\", \"deadline_s\": 1.5, \"between_nodes\": \"mpi\","
+        "\"nccl_windows\": \"copy-engines\"}}"));
     memset(&options, 0x5a, sizeof options);
     ck_assert_int_eq(zopt_config_options(config, &options), ZOPT_OK);
     ck_assert_uint_eq(options.struct_size, sizeof options);
@@ -245,6 +246,8 @@ START_TEST(options_follow_the_file)
     ck_assert_int_eq(options.growth_interval, 1000);
     ck_assert_int_eq(options.deadline_ms, 1500);
     ck_assert_int_eq(options.cuda_graph, 0);
+    ck_assert_str_eq(options.between_nodes, "mpi");
+    ck_assert_str_eq(options.nccl_windows, "copy-engines");
     ck_assert_uint_eq(options.n_settings, 3);
     ck_assert_str_eq(options.settings[0].name, "lr");
     ck_assert_double_eq(options.settings[0].value, 3e-3);

@@ -123,7 +123,7 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
         most[N + i] = -mine[i];
     }
     int differ = 0;
-    ZI_TRY(zi_mpi_all_reduce(&m->base, ZI_MAX, most, 2 * N));
+    ZI_TRY(zi_mpi_all_reduce(&m->base, ZI_MAX, most, sizeof most / sizeof most[0]));
     for (int i = 0; i < N; i++)
         differ |= most[i] != -most[N + i];
     if (!differ)
