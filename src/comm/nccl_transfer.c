@@ -35,12 +35,13 @@ static zopt_status alloc_staging(zi_nccl_comm *n, size_t bytes)
     return ZOPT_OK;
 }
 
-/* Peers may be writing to what is theirs too, after a failure. */
+/* What its lane still does, the lane knows. Peers may be writing to windows, after a failure. */
 static void free_staging(zi_nccl_comm *n)
 {
     zi_comm *comm = &n->base;
     if (n->windows == ZI_WINDOWS_OFF || n->staging == NULL) {
-        comm->device->free(comm->queue, comm->mem, ZI_MEM_STAGING, n->staging, n->staging_bytes);
+        comm->device->free(n->lane[ZI_NCCL_GRADS].queue, comm->mem, ZI_MEM_STAGING, n->staging,
+                           n->staging_bytes);
         return;
     }
     if (!comm->broken)

@@ -245,7 +245,7 @@ zopt_status zi_nodes_reserve_sums(zi_comm *comm, size_t max_slice_bytes)
     return ZOPT_OK;
 }
 
-/* After a failure MPI may still be sending what lies on the host. */
+/* After a failure MPI may still be sending what lies on the host, and NCCL what is on the GPU. */
 void zi_nodes_free_sums(zi_comm *comm)
 {
     zi_shm *s = (zi_shm *)comm;
@@ -262,7 +262,10 @@ void zi_nodes_free_sums(zi_comm *comm)
     comm->sums_travel = 0;
     if (device->on_host)
         return;
-    device->free(comm->queue, comm->mem, ZI_MEM_STAGING, s->sums.made, s->sums.bytes);
+    if (is_left && comm->ops->device_direct)
+        zi_mem_uncount_device(comm->mem, ZI_MEM_STAGING, s->sums.bytes);
+    else
+        device->free(comm->queue, comm->mem, ZI_MEM_STAGING, s->sums.made, s->sums.bytes);
     if (s->sums.done != NULL)
         device->event_destroy(s->sums.done);
 }
