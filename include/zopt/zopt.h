@@ -210,9 +210,8 @@ typedef struct zopt_options {
      * used nor ended otherwise. */
     void *nccl_comm;
 
-    /* Between the nodes of transport "ipc": "mpi", through host memory; "nccl"; or "auto" (default,
-     * or NULL): "nccl" where it is there and each rank has a GPU of its own. Never part of the
-     * result. */
+    /* Between the nodes of transport "ipc": "mpi", "nccl", or "auto" (default, or NULL): "nccl"
+     * where it is there and each rank has a GPU of its own. Never part of the result. */
     const char *between_nodes;
 
     /* NCCL 2.28's symmetric windows, for "nccl" and "nccl-native": "off" (default, or NULL), "on",
