@@ -76,9 +76,7 @@ typedef struct zopt_threads zopt_threads;
 typedef struct zopt_config zopt_config;
 
 typedef enum zopt_dtype { ZOPT_FP16, ZOPT_BF16, ZOPT_FP32 } zopt_dtype;
-
-/* Bytes of one element. */
-ZOPT_API size_t zopt_dtype_bytes(zopt_dtype dtype);
+ZOPT_API size_t zopt_dtype_bytes(zopt_dtype dtype); /* of one element */
 
 /* A named value: hyper-parameters of optimizers ("lr", "beta1", "weight_decay", ...) and settings
  * of schedules. An option ("nesterov", "amsgrad") is 0 or 1. `text` is for the few that take a
@@ -174,9 +172,8 @@ typedef struct zopt_options {
      * transport "mpi". Never part of the result. Default 0. */
     int shared_params;
 
-    /* Every so many steps zopt_step first compares the parameters of all ranks: they are the same
-     * bits, or memory is damaged. Costs a hash over them and a wait for those of the step before.
-     * 0 (default): never. */
+    /* Every so many steps zopt_step first compares the parameters of all ranks, which costs a hash
+     * over them and a wait for those of the step before. 0 (default): never. */
     int check_params_every;
 
     /* 1: a thread of the library sums buckets as they fill while the caller computes, and makes a
@@ -200,14 +197,12 @@ typedef struct zopt_options {
      * NULL: they live on the device. Never part of the result. */
     const char *offload_optimizer;
 
-    /* Whether steps that do not wait for the host are recorded as a CUDA graph, once, and replayed:
-     * 0 or 1; -1 (default) where they can be, which zopt_step_path tells. 1: ERR_UNSUPPORTED from
-     * zopt_commit where they cannot. Never part of the result. */
+    /* Record steps as a CUDA graph and replay it: 0, 1, or -1 (default) where they do not wait for
+     * the host, as zopt_step_path tells; 1: else ERR_UNSUPPORTED. Never part of the result. */
     int cuda_graph;
 
-    /* For NCCL: an ncclComm_t of the same ranks, in the same order, on the GPUs that they use here,
-     * or NULL (default) on all. It is split (NCCL 2.18) in place of a start of NCCL, and neither
-     * used nor ended otherwise. */
+    /* An ncclComm_t of the same ranks, in the same order, on the same GPUs, or NULL (default) on
+     * all: split (NCCL 2.18) in place of a start of NCCL, and neither used nor ended otherwise. */
     void *nccl_comm;
 
     /* Between the nodes of transport "ipc": "mpi", "nccl", or "auto" (default, or NULL): "nccl"
