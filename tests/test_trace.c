@@ -1,6 +1,9 @@
 /* Traces of steps on transport threads: each bucket has each of its spans, in order; what a long
  * backward pass hides is before its end; no bit of a result, and none of a plan's bytes, is
  * another's; what cannot be written is refused, or ends the trace with a warning. */
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
@@ -195,14 +198,124 @@ START_TEST(what_cannot_be_written_is_refused_on_all_ranks)
 }
 END_TEST
 
+/* What one rank alone has wrong is an error on both, and the trace before goes on. */
+static void differ(int rank, zopt_threads *threads, void *arg)
+{
+    h_problem problem;
+    zopt *z;
+    (void)arg;
+    trace_problem(&problem, 2);
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    MUST(h_create(&problem, &problem.options, &z));
+    MUST(zopt_trace(z, path, 100));
+    if (zopt_trace(z, rank == 0 ? path : "/tmp/zopt-other", 1) != ZOPT_ERR_DISAGREE ||
+        zopt_trace(z, path, rank == 0 ? 2 : 3) != ZOPT_ERR_DISAGREE ||
+        zopt_trace(z, path, rank == 0 ? 0 : 3) != ZOPT_ERR_DISAGREE ||
+        zopt_trace(z, rank == 0 ? NULL : path, 3) != ZOPT_ERR_ARGUMENT)
+        abort();
+    for (int i = problem.n_tensors - 1; rank == 1 && i >= 0; i--)
+        trace_give(&problem, z, i);
+    if (zopt_trace(z, path, 3) != ZOPT_ERR_ORDER || zi_zero_of(z)->trace == NULL)
+        abort();
+    for (int i = problem.n_tensors - 1; rank == 0 && i >= 0; i--)
+        trace_give(&problem, z, i);
+    MUST(zopt_micro_end(z, 0));
+    MUST(zopt_step(z));
+    zopt_destroy(z);
+}
+
+START_TEST(ranks_that_differ_are_refused_and_the_trace_before_goes_on)
+{
+    trace_name(path);
+    h_on_threads(2, differ, NULL);
+    ck_assert_int_eq(access("/tmp/zopt-other", F_OK), -1);
+    ck_assert_int_eq(remove(path), 0);
+}
+END_TEST
+
+/* Each rank in a folder of its own, as on machines that share none. */
+static void in_own_folder(int rank, zopt_threads *threads, void *arg)
+{
+    const char *const *folder = arg;
+    h_problem problem;
+    zopt *z;
+    if (unshare(CLONE_FS) != 0 || chdir(folder[rank]) != 0)
+        abort();
+    trace_problem(&problem, 2);
+    problem.options.threads = threads;
+    problem.options.threads_rank = rank;
+    MUST(h_create(&problem, &problem.options, &z));
+    expect_refused(z, "t.json", ZOPT_ERR_WRITE, "not the file that rank 0 has made");
+    zopt_destroy(z);
+}
+
+START_TEST(a_file_of_that_name_that_is_not_rank_0_s_is_left_alone)
+{
+    static const char text[] = "another's";
+    char name[2][32], file[2][80], is[sizeof text] = "";
+    const char *folder[2] = {name[0], name[1]};
+    for (int i = 0; i < 2; i++) {
+        snprintf(name[i], sizeof name[i], "/tmp/zopt-trace-XXXXXX");
+        ck_assert_ptr_nonnull(mkdtemp(name[i]));
+        snprintf(file[i], sizeof file[i], "%s/t.json", name[i]);
+    }
+    FILE *other = fopen(file[1], "w+");
+    ck_assert_ptr_nonnull(other);
+    ck_assert_int_eq(fputs(text, other) == EOF || fflush(other) != 0, 0);
+    h_on_threads(2, in_own_folder, folder);
+    ck_assert_int_eq(fseek(other, 0, SEEK_SET), 0);
+    ck_assert_uint_eq(fread(is, 1, sizeof is, other), strlen(text));
+    ck_assert_str_eq(is, text);
+    fclose(other);
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(remove(file[i]) | remove(name[i]), 0);
+}
+END_TEST
+
 static int n_warnings;
+static const char *warning;
 
 static void count_warning(void *arg, const char *text)
 {
     (void)arg;
     n_warnings++;
-    ck_assert_ptr_nonnull(strstr(text, "the trace cannot be written: File too large"));
+    ck_assert_ptr_nonnull(strstr(text, warning));
 }
+
+/* As a rank that has stopped in its turn does. */
+START_TEST(a_lock_that_is_never_free_ends_the_trace_with_a_warning)
+{
+    h_problem problem;
+    trace_want want;
+    zopt *z;
+    trace_problem(&problem, 1);
+    trace_name(path);
+    problem.options.transport = "self";
+    problem.options.on_warning = count_warning;
+    problem.options.deadline_ms = 200;
+    warning = "another process has had it locked";
+    n_warnings = 0;
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    trace_steps(&problem, z, path, 1, &want);
+    ck_assert_int_eq(zopt_trace(z, NULL, 0), ZOPT_OK);
+    int fd = open(path, O_RDONLY);
+    ck_assert_int_eq(flock(fd, LOCK_EX), 0);
+    expect_refused(z, path, ZOPT_ERR_WRITE, warning);
+    trace_check(path, &want); /* another's trace was not touched */
+    ck_assert_int_eq(flock(fd, LOCK_UN), 0);
+    trace_step(&problem, z);
+    ck_assert_int_eq(zopt_trace(z, path, 100), ZOPT_OK);
+    ck_assert_int_eq(flock(fd, LOCK_EX), 0);
+    for (int i = 0; i < 3; i++)
+        trace_step(&problem, z);
+    ck_assert_int_eq(n_warnings, 1);
+    ck_assert_ptr_null(zi_zero_of(z)->trace);
+    zopt_destroy(z);
+    close(fd);
+    ck_assert_int_eq(remove(path), 0);
+}
+END_TEST
 
 /* Steps go on, and what was written before is whole. */
 START_TEST(a_file_that_cannot_grow_ends_the_trace_with_a_warning)
@@ -225,6 +338,7 @@ START_TEST(a_file_that_cannot_grow_ends_the_trace_with_a_warning)
     ck_assert_int_eq(getrlimit(RLIMIT_FSIZE, &before), 0);
     struct rlimit limit = {(rlim_t)info.st_size + 100, before.rlim_max};
     ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    warning = "the trace cannot be written: File too large; it ends before step 4";
     n_warnings = 0;
     for (int i = 0; i < 3; i++)
         trace_step(&problem, z);
@@ -234,6 +348,15 @@ START_TEST(a_file_that_cannot_grow_ends_the_trace_with_a_warning)
     want.first_step = 3;
     want.n_steps = 1;
     trace_check(path, &want);
+
+    limit.rlim_cur = 10; /* Check writes files too */
+    int failed = setrlimit(RLIMIT_FSIZE, &limit);
+    zopt_status status = zopt_trace(z, path, 1);
+    failed |= setrlimit(RLIMIT_FSIZE, &before);
+    ck_assert_int_eq(failed, 0);
+    ck_assert_int_eq(status, ZOPT_ERR_WRITE);
+    ck_assert_int_eq(stat(path, &info), 0);
+    ck_assert_int_eq(info.st_size, 0); /* and no end without a beginning */
     zopt_destroy(z);
     ck_assert_int_eq(remove(path), 0);
 }
@@ -250,6 +373,9 @@ int main(void)
     tcase_add_loop_test(tcase, no_bit_depends_on_a_trace, 0, N_OVERLAP_CASES);
     tcase_add_test(tcase, memory_planned_is_memory_counted);
     tcase_add_test(tcase, what_cannot_be_written_is_refused_on_all_ranks);
+    tcase_add_test(tcase, ranks_that_differ_are_refused_and_the_trace_before_goes_on);
+    tcase_add_test(tcase, a_file_of_that_name_that_is_not_rank_0_s_is_left_alone);
+    tcase_add_test(tcase, a_lock_that_is_never_free_ends_the_trace_with_a_warning);
     tcase_add_test(tcase, a_file_that_cannot_grow_ends_the_trace_with_a_warning);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);

@@ -395,7 +395,7 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
  * the calls that waited. A step is written a few steps later, what is left by zopt_destroy or
  * n_steps = 0, which ends the trace; what cannot be written ends it with a warning. A planning
  * handle counts its memory. Never part of the result. *Collective*, between steps, on a file system
- * that all share. Errors: ERR_WRITE, ERR_PERMISSION; ERR_ARGUMENT for what is no plain file. */
+ * that all share. Errors: ERR_WRITE, ERR_PERMISSION, ERR_DISAGREE; ERR_ARGUMENT: no plain file. */
 ZOPT_API zopt_status zopt_trace(zopt *z, const char *path, uint64_t n_steps);
 
 /* Hand one number per rank to all: `out` (room for zopt_world doubles) receives the values of all

@@ -3,9 +3,12 @@
 #include "zero/trace.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
 
 #include "base/clock.h"
 #include "base/status.h"
+#include "zero/zero.h"
 
 /* ---- tables of moments ---- */
 
@@ -164,8 +167,22 @@ static void lift_peaks(zi_zero *z, const zi_mem *before)
     z->was_traced = 1;
 }
 
+static zopt_status compare(zi_zero *z, const zi_trace_config *config)
+{
+    int same = 1;
+    uint64_t hash = config->n_steps;
+    if (z->comm->planned)
+        return ZOPT_OK;
+    if (config->n_steps > 0) /* else there may be none */
+        hash = XXH3_64bits_withSeed(config->path, strlen(config->path), hash);
+    ZI_TRY(zi_all_same(z->comm, hash, &same));
+    return same ? ZOPT_OK
+                : ZI_FAIL(ZOPT_ERR_DISAGREE, "ranks disagree on the file or the steps of a trace");
+}
+
 zopt_status zi_trace_begin(zi_zero *z, const zi_trace_config *config)
 {
+    ZI_TRY(compare(z, config));
     ZI_TRY(zi_comm_agree(z->comm, zi_trace_end(z)));
     if (config->n_steps == 0)
         return ZOPT_OK;

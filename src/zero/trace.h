@@ -84,13 +84,15 @@ typedef struct zi_trace {
     /* The file: */
     FILE *file;
     double zero_ms; /* from where it counts */
+    uint64_t id;    /* in its first line, for ranks to know it by */
     int is_set;     /* 1: this rank is on another machine than rank 0 */
 } zi_trace;
 
 /* ---- trace.c ---- */
 
 /* Trace from the next step on; what goes on already is ended. Between steps, while the progress
- * thread rests. *Collective.* Errors, the same on all ranks: those of zi_trace_open, ERR_MEMORY. */
+ * thread rests. *Collective.* Errors, the same on all ranks: those of zi_trace_open, ERR_MEMORY,
+ * ERR_DISAGREE where path or n_steps differ, and then nothing is ended. */
 zopt_status zi_trace_begin(zi_zero *z, const zi_trace_config *config);
 /* Wait for the device, write what there is, and free it all; nothing without a trace. Errors: what
  * could not be written. */
@@ -137,8 +139,8 @@ extern const char *const zi_lane_names[ZI_N_LANES];
 /* ---- trace_file.c ---- */
 
 /* Make the file on rank 0, then open it on the others. It is whole from here on after each call.
- * Collective. Errors, the same on all ranks: ERR_WRITE, ERR_PERMISSION, ERR_ARGUMENT for what is no
- * plain file. */
+ * Collective. Errors, the same on all ranks: ERR_WRITE, also where a rank finds another file there,
+ * which it leaves alone; ERR_PERMISSION; ERR_ARGUMENT for what is no plain file. */
 zopt_status zi_trace_open(zi_zero *z, const char *path);
 /* Add a step. Errors: ERR_WRITE; the file is as it was. */
 zopt_status zi_trace_write(zi_zero *z, uint64_t step, size_t n_drawn, const zi_overlap *overlap);

@@ -20,6 +20,7 @@
 #include "zero/trace.h"
 
 static const char tail[] = "\n]}\n";
+enum { ID_BYTES = 48 };
 
 /* ---- writing in turn ---- */
 
@@ -49,19 +50,36 @@ static void release_signal(const sigset_t *before)
     pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
-/* at_tail: 0: the file is to begin. */
-static int take_turn(FILE *file, int at_tail, turn *out)
+/* A rank that stops with the lock, or somebody else who has it, must not stop the others for ever;
+ * their peers wait for them meanwhile. */
+static zopt_status lock(const zi_comm *comm, int fd)
 {
-    int failed;
-    do
-        failed = flock(fileno(file), LOCK_EX);
-    while (failed != 0 && errno == EINTR);
-    if (failed != 0 || fseeko(file, at_tail ? -(off_t)strlen(tail) : 0, SEEK_END) != 0)
-        return 0;
-    out->begin = ftello(file);
+    zi_wait wait;
+    zi_wait_begin(&wait, comm);
+    wait.until_ms -= (double)comm->deadline_ms / 2;
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return ZI_FAIL(ZOPT_ERR_WRITE, "the trace cannot be locked: %s", strerror(errno));
+        if (zi_wait_pause(&wait))
+            return ZI_FAIL(ZOPT_ERR_WRITE,
+                           "the trace cannot be written: another process has had it locked for "
+                           "half of comm.deadline_s");
+    }
+    return ZOPT_OK;
+}
+
+/* at_tail: 0: the file is to begin, whatever another run has left, or has under way, in it. */
+static zopt_status take_turn(const zi_zero *z, int at_tail, turn *out)
+{
+    FILE *file = z->trace->file;
+    ZI_TRY(lock(z->comm, fileno(file)));
+    if ((!at_tail && ftruncate(fileno(file), 0) != 0) ||
+        fseeko(file, at_tail ? -(off_t)strlen(tail) : 0, SEEK_END) != 0 ||
+        (out->begin = ftello(file)) < 0)
+        return ZI_FAIL(ZOPT_ERR_WRITE, "the trace cannot be written: %s", strerror(errno));
     out->locale = zi_locale_enter();
     hold_signal(&out->signals);
-    return out->begin >= 0;
+    return ZOPT_OK;
 }
 
 /* What was written in vain is taken back. */
@@ -72,7 +90,7 @@ static zopt_status end_turn(FILE *file, const turn *t)
     int error = errno;
     if (failed) {
         clearerr(file);
-        if (ftruncate(fileno(file), t->begin) == 0)
+        if (ftruncate(fileno(file), t->begin) == 0 && t->begin > 0)
             failed = 1 + (pwrite(fileno(file), tail, strlen(tail), t->begin) < 0);
     }
     release_signal(&t->signals);
@@ -107,12 +125,20 @@ static void describe_rank(const zi_zero *z)
                 rank, lane, zi_lane_names[lane], rank, lane, lane);
 }
 
+/* What the file begins with. */
+static void format_id(const zi_trace *t, char text[ID_BYTES])
+{
+    snprintf(text, ID_BYTES, "{\"otherData\":{\"trace\":\"%016llx\"", (unsigned long long)t->id);
+}
+
 static void begin_file(const zi_zero *z)
 {
+    char id[ID_BYTES];
+    format_id(z->trace, id);
     fprintf(z->trace->file,
-            "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"zopt\":\"%s\",\"ranks\":%d,"
-            "\"transport\":\"%s\",\"device\":\"%s\",\"buckets\":%u},\"traceEvents\":[\n",
-            ZOPT_VERSION, z->comm->world, z->comm->ops->name, z->config.device->name,
+            "%s,\"zopt\":\"%s\",\"ranks\":%d,\"transport\":\"%s\",\"device\":\"%s\","
+            "\"buckets\":%u},\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n",
+            id, ZOPT_VERSION, z->comm->world, z->comm->ops->name, z->config.device->name,
             z->layout.n_exchanged);
 }
 
@@ -157,12 +183,14 @@ zopt_status zi_trace_write(zi_zero *z, uint64_t step, size_t n_drawn, const zi_o
 {
     const zi_trace *t = z->trace;
     turn mine;
-    if (!take_turn(t->file, 1, &mine))
-        return ZI_FAIL(ZOPT_ERR_WRITE, "the trace cannot be written: %s", strerror(errno));
+    ZI_TRY(take_turn(z, 1, &mine));
     for (size_t i = 0; i < n_drawn; i++)
         print_span(z, step, &t->drawn[i],
                    strcmp(t->drawn[i].name, "zopt_step") == 0 ? overlap : NULL);
-    return end_turn(t->file, &mine);
+    zopt_status status = end_turn(t->file, &mine);
+    return status == ZOPT_OK ? ZOPT_OK
+                             : ZI_FAIL(status, "%s; it ends before step %llu", zopt_last_error(),
+                                       (unsigned long long)step);
 }
 
 /* ---- opening ---- */
@@ -188,16 +216,30 @@ static zopt_status open_file(const char *path, int flags, FILE **out)
     return ZI_FAIL(ZOPT_ERR_MEMORY, "no memory for the trace %s", path);
 }
 
+/* A file that is there by chance, of this rank's machine or of somebody else, is left alone. */
+static zopt_status check_same(const zi_trace *t, const char *path)
+{
+    char want[ID_BYTES], is[ID_BYTES] = "";
+    format_id(t, want);
+    if (pread(fileno(t->file), is, strlen(want), 0) >= 0 && strcmp(is, want) == 0)
+        return ZOPT_OK;
+    return ZI_FAIL(ZOPT_ERR_WRITE,
+                   "cannot write the trace %s: it is not the file that rank 0 has made: not on a "
+                   "file system that all ranks share",
+                   path);
+}
+
 /* Make it, or enter oneself. */
 static zopt_status join(zi_zero *z, const char *path)
 {
     int is_first = z->comm->rank == 0;
     FILE *file = NULL;
     turn mine;
-    ZI_TRY(open_file(path, is_first ? O_CREAT | O_TRUNC : 0, &file));
+    ZI_TRY(open_file(path, is_first ? O_CREAT : 0, &file));
     z->trace->file = file;
-    if (!take_turn(file, !is_first, &mine))
-        return ZI_FAIL(ZOPT_ERR_WRITE, "cannot write the trace %s: %s", path, strerror(errno));
+    if (!is_first)
+        ZI_TRY(check_same(z->trace, path));
+    ZI_TRY(take_turn(z, !is_first, &mine));
     if (is_first)
         begin_file(z);
     describe_rank(z);
@@ -230,6 +272,7 @@ static zopt_status set_zero(zi_zero *z)
     ZI_TRY(comm->broadcast(z->comm, 0, &first, sizeof first));
     z->trace->is_set = first.boot != mine.boot;
     z->trace->zero_ms = z->trace->is_set ? mine.ms : first.ms;
+    z->trace->id = XXH3_64bits(&first, sizeof first);
     return ZOPT_OK;
 }
 
