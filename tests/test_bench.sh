@@ -157,6 +157,11 @@ spans = [e for e in json.load(open('trace.json'))['traceEvents'] if e['name'] ==
 assert t['steps'] == 13 and len(spans) == 2 * 13 * t['buckets'], t
 assert t['summed'] + t['exposed'] == t['buckets'] >= t['exchanged'] >= t['summed'] and t['exposed'] >= 1, t
 " 2>err.txt || fail "trace: $(tail -n 1 err.txt)"
+    # shellcheck disable=SC2016
+    expect 73 "the trace trace.json lacks steps" bash -c 'ulimit -f 8; exec "$@"' limited \
+        "$zopt" bench step --threads 2 --params 100 --norm on --trace trace.json
+    grep -q "AdamW .* 0$" out.txt || fail "a row that was measured is not told: $(cat out.txt)"
+    python3 -m json.tool trace.json >/dev/null 2>err.txt || fail "trace: $(tail -n 1 err.txt)"
     bench 2 no "ranks=3 optimizer=none bytes_per_param=12.0" "$zopt" bench comm --threads 3 --params 1,10007
     bench 2 yes "ranks=2 transport=none bytes_per_param=28.0" "$zopt" bench adam --threads 2 --params 1,10007
     bench 2 no "ranks=3 bytes_per_param=2.0 dtype=bf16" \

@@ -117,11 +117,13 @@ zopt_status bench_contest_run(const bench_case *c, const bench_contest *contest,
         result->transport = subject->type->transport(subject->self);
     if (status == ZOPT_OK && subject->type->path != NULL)
         result->path = subject->type->path(subject->self);
+    zopt_status traced = ZOPT_OK; /* what was measured is told all the same */
     if (status == ZOPT_OK && c->request->trace != NULL)
-        status =
+        traced =
             zi_comm_agree(c->crew->comm, subject->type->trace(subject->self, &result->overlap));
     if (status == ZOPT_OK && index >= 0)
         bench_print_row(result, index);
+    status = status == ZOPT_OK ? traced : status;
     for (int i = 0; i < BENCH_N_CONTESTANTS; i++)
         destroy_entrant(&entrants[i]);
     return status;

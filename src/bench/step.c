@@ -125,8 +125,11 @@ static zopt_status begin_trace(const step *s)
 static zopt_status end_trace(void *self, zi_overlap *overlap)
 {
     step *s = self;
+    int goes_on = zi_zero_of(s->z)->trace != NULL;
     zopt_status status = zopt_trace(s->z, NULL, 0);
     *overlap = zi_zero_of(s->z)->overlap;
+    if (status == ZOPT_OK && !goes_on)
+        status = ZI_FAIL(ZOPT_ERR_WRITE, "the trace %s lacks steps", s->c->request->trace);
     return status;
 }
 
