@@ -193,12 +193,21 @@ zopt_status zi_folder_latest(int folder, const char *path, uint64_t *step)
 
 /* ------------------------------------------------------------------ making and unmaking ------ */
 
+/* What is mounted there lies somewhere else. */
+static int is_mounted(int fd)
+{
+    struct statx info;
+    return statx(fd, "", AT_EMPTY_PATH, 0, &info) == 0 &&
+           (info.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+}
+
 /* Remove a directory with all that it holds, folders of others' making to that depth, each of which
- * keeps a descriptor. Links are removed and never followed: nothing outside is touched. */
+ * keeps a descriptor. Links are removed and never followed, and mounts stay: nothing outside is
+ * touched. */
 static int remove_below(int folder, const char *name, int depth)
 {
     int fd = openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    DIR *dir = fd >= 0 && !is_mounted(fd) ? fdopendir(fd) : NULL;
     if (dir == NULL) {
         if (fd >= 0)
             close(fd);
@@ -270,8 +279,12 @@ zopt_status zi_folder_begin(int folder, const char *path, uint64_t step, int *tm
         struct stat info;
         int is_link =
             fstatat(folder, name, &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(info.st_mode);
+        int is_left = !is_link && errno == EEXIST;
         errno = is_link ? ELOOP : errno;
-        return zi_fail_errno(ZOPT_ERR_WRITE, shown, "cannot create");
+        return zi_fail_errno(ZOPT_ERR_WRITE, shown,
+                             is_left ? "cannot create: what is there cannot be removed, or is no "
+                                       "folder; remove it by hand"
+                                     : "cannot create");
     }
     return zi_folder_open_below(folder, path, name, ZI_FOLDER_WRITE, tmp);
 }

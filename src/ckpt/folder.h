@@ -55,8 +55,8 @@ zopt_status zi_latest_parse(const char *text, size_t bytes, const char *path, ui
 zopt_status zi_folder_lock(int folder, const char *path, int first,
                            zopt_status (*alone)(int folder, const char *path), int *lock);
 
-/* Remove what dead jobs left: *.tmp, with all that is in it. A symbolic link of such a name stays,
- * for zi_folder_begin to refuse. */
+/* Remove what dead jobs left: *.tmp, with all that is in it but mounts. A symbolic link of such a
+ * name stays, for zi_folder_begin to refuse. */
 zopt_status zi_folder_clean(int folder, const char *path);
 
 /* Make step-N.tmp, removing an old one, and open it. ERR_PERMISSION where it is a link. */
