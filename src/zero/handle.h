@@ -186,7 +186,7 @@ struct zi_zero {
     char path[256];                 /* zi_step_path's */
     struct zi_trace *trace;         /* NULL: nothing is traced */
     int was_traced;
-    zi_overlap overlap;             /* of the last trace, as far as it is written */
+    zi_overlap overlap; /* of the last trace, as far as it is written */
 };
 
 #endif
