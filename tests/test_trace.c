@@ -7,6 +7,8 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "zero/trace.h" /* before overlap_cases.h: a parameter has the name of a type there */
+
 #include "base/status.h"
 #include "overlap_cases.h"
 #include "trace_run.h"
@@ -76,6 +78,40 @@ START_TEST(a_trace_ends_where_it_was_told_to)
     want.n_steps = 3;
     trace_check(path, &want);
     ck_assert_uint_eq(zi_zero_of(z)->overlap.n_steps, 3);
+    zopt_destroy(z);
+    ck_assert_int_eq(remove(path), 0);
+}
+END_TEST
+
+/* How long the call took does not count: on a device it has other things to do. */
+START_TEST(parameters_are_waited_for_that_come_after_they_are_looked_for)
+{
+    static const struct {
+        double wanted, gathered, waited;
+        int is_awaited;
+    } buckets[] = {{10, 5, 20, 0}, {10, 15, 20, 1}, {10, 15, 0, 1}, {0, 15, 0, 0}, {10, 0, 0, 0}};
+    enum { N = sizeof buckets / sizeof buckets[0] };
+    h_problem problem;
+    zi_overlap overlap = {0};
+    uint64_t n_awaited = 0;
+    zopt *z;
+    trace_problem(&problem, 1);
+    trace_name(path);
+    problem.options.transport = "self";
+    ck_assert_int_eq(h_create(&problem, &problem.options, &z), ZOPT_OK);
+    ck_assert_int_eq(zopt_trace(z, path, 1), ZOPT_OK);
+    zi_zero *zero = zi_local_of(z)->zero;
+    const zi_traced *kept = &zero->trace->kept[0];
+    ck_assert_uint_ge(zero->layout.n_exchanged, N);
+    for (uint32_t i = 0; i < N; i++) {
+        const zi_bucket *bucket = &zero->layout.bucket[zero->layout.order[i]];
+        kept->ms[zi_trace_place(zero, ZI_AT_PARAM_WAIT, 0, bucket)] = buckets[i].wanted;
+        kept->ms[zi_trace_place(zero, ZI_AT_GATHERED, 0, bucket)] = buckets[i].gathered;
+        kept->ms[zi_trace_place(zero, ZI_AT_PARAM_WAITED, 0, bucket)] = buckets[i].waited;
+        n_awaited += (uint64_t)buckets[i].is_awaited;
+    }
+    (void)zi_trace_draw(zero, kept, &overlap);
+    ck_assert_uint_eq(overlap.n_awaited, n_awaited);
     zopt_destroy(z);
     ck_assert_int_eq(remove(path), 0);
 }
@@ -370,6 +406,7 @@ int main(void)
     tcase_add_loop_test(tcase, buckets_are_done_with_before_a_backward_pass_that_is_long_enough, 0,
                         4);
     tcase_add_test(tcase, a_trace_ends_where_it_was_told_to);
+    tcase_add_test(tcase, parameters_are_waited_for_that_come_after_they_are_looked_for);
     tcase_add_loop_test(tcase, no_bit_depends_on_a_trace, 0, N_OVERLAP_CASES);
     tcase_add_test(tcase, memory_planned_is_memory_counted);
     tcase_add_test(tcase, what_cannot_be_written_is_refused_on_all_ranks);

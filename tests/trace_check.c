@@ -198,6 +198,9 @@ void trace_check(const char *path, const trace_want *want)
     for (size_t i = 0; i < n; i++)
         EXPECT(spans[i].step >= want->first_step && spans[i].step < end, "%s of step %d",
                spans[i].name, spans[i].step);
+    for (size_t i = 0; i < n && want->has_stream; i++)
+        EXPECT(strncmp(spans[i].name, "wait in ", 8) != 0, "%s: a stream waits, not the call",
+               spans[i].name);
     for (int rank = 0; rank < want->world; rank++)
         for (int step = want->first_step; step < end; step++)
             check_step(spans, n, want, (place){rank, step, -1, -1});

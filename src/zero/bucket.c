@@ -63,10 +63,11 @@ static zopt_status wait_consumed(zi_zero *z, uint32_t b, zi_queue *behind)
     uint64_t ordinal = (z->n_exchanges - 1) * z->layout.n_exchanged + bucket->position;
     int phase = zi_phase(z, ZOPT_PHASE_REDUCE);
     z->comm->bucket = (int)bucket->position;
-    if (phase < 0) /* zopt_grad_acquire's */
+    int is_traced = phase < 0 && behind == NULL; /* a wait of zopt_grad_acquire, by the host */
+    if (is_traced)
         zi_trace_mark(z, bucket, ZI_AT_GRAD_WAIT, NULL);
     ZI_TRY(z->comm->ops->reuse_wait(z->comm, ordinal, behind));
-    if (phase < 0)
+    if (is_traced)
         zi_trace_mark(z, bucket, ZI_AT_GRAD_WAITED, NULL);
     zi_phase(z, phase);
     if (behind == z->caller.stream)

@@ -189,12 +189,13 @@ static zopt_status wait_published(zi_zero *z, uint32_t b, zi_queue *behind)
     int phase = zi_phase(z, ZOPT_PHASE_GATHER);
     z->comm->bucket = (int)bucket->position;
     uint64_t ordinal = zi_param_ordinal(z, bucket, z->n_updates - 1);
-    zi_trace_mark(z, bucket, ZI_AT_PARAM_WAIT, NULL);
+    zi_trace_mark(z, bucket, ZI_AT_PARAM_WAIT, behind);
     ZI_TRY(z->comm->ops->publish_wait(z->comm, ordinal, behind));
     ZI_TRY(zi_trace_gathered(z, bucket, ordinal));
     if (behind == NULL && !z->comm->ops->device_waits)
         ZI_TRY(z->config.device->wait(z->queue));
-    zi_trace_mark(z, bucket, ZI_AT_PARAM_WAITED, NULL);
+    if (behind == NULL)
+        zi_trace_mark(z, bucket, ZI_AT_PARAM_WAITED, NULL);
     zi_phase(z, phase);
     if (behind == z->caller.stream)
         z->waited[b].n_updates = z->n_updates;

@@ -10,10 +10,10 @@
 
 typedef enum zi_moment {
     /* Of a bucket in a micro-step. */
-    ZI_AT_EXPOSE, /* this rank's gradients are written */
-    ZI_AT_FOUND,  /* its owner has found all ranks' */
-    ZI_AT_PASSED, /* and made its first pass over them */
-    ZI_AT_GRAD_WAIT,
+    ZI_AT_EXPOSE,    /* this rank's gradients are written */
+    ZI_AT_FOUND,     /* its owner has found all ranks' */
+    ZI_AT_PASSED,    /* and made its first pass over them */
+    ZI_AT_GRAD_WAIT, /* where the caller has no stream */
     ZI_AT_GRAD_WAITED,
     /* Of a micro-step. */
     ZI_AT_BACKWARD,     /* the first zopt_grad_acquire */
@@ -26,9 +26,9 @@ typedef enum zi_moment {
     ZI_AT_UPDATE_BESIDE, /* by the progress thread */
     ZI_AT_UPDATED_BESIDE,
     ZI_AT_PUBLISH,
-    ZI_AT_GATHERED, /* the caller has found all ranks' */
-    ZI_AT_PARAM_WAIT,
-    ZI_AT_PARAM_WAITED,
+    ZI_AT_GATHERED,     /* the caller has found all ranks' */
+    ZI_AT_PARAM_WAIT,   /* the caller, or its stream, looks for them */
+    ZI_AT_PARAM_WAITED, /* where it has none */
     /* Of a step. */
     ZI_AT_STEP,
     ZI_AT_STEPPED,

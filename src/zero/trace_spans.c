@@ -132,9 +132,9 @@ static void sum_up(zi_zero *z, const zi_traced *kept, zi_overlap *overlap)
     for (int pass = 0; pass < z->n_micro; pass++)
         count_hidden(z, kept, pass, overlap);
     for (uint32_t i = 0; i < z->layout.n_exchanged; i++) {
-        double begin = time_of(z, kept, ZI_AT_PARAM_WAIT, 0, bucket_at(z, i));
-        double end = time_of(z, kept, ZI_AT_PARAM_WAITED, 0, bucket_at(z, i));
-        overlap->n_awaited += begin != 0 && end - begin >= LEAST_WAIT_MS;
+        double wanted = time_of(z, kept, ZI_AT_PARAM_WAIT, 0, bucket_at(z, i));
+        double gathered = time_of(z, kept, ZI_AT_GATHERED, 0, bucket_at(z, i));
+        overlap->n_awaited += wanted != 0 && gathered - wanted >= LEAST_WAIT_MS;
     }
     all->n_steps += overlap->n_steps = 1;
     all->n_micro += overlap->n_micro;
