@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/status.h"
 #include "ckpt/parts.h"
 
@@ -78,36 +77,15 @@ static zopt_status end(void *arg)
     return ZOPT_OK;
 }
 
-static int is_written(zi_save *save)
+static int has_ended(void *background)
 {
-    return zi_writer_is_done(save->writer);
-}
-
-static int has_ended(zi_save *save)
-{
-    return zi_background_is_done(&save->ending);
-}
-
-/* Until no rank's threads are at work. A disk may take longer than the deadline, a peer may not:
- * ranks meet a few times in it. */
-static zopt_status wait_for_disks(zi_comm *comm, zi_save *save, int (*is_done)(zi_save *save))
-{
-    enum { MEETINGS = 4 };
-    int64_t done = 0;
-    while (!done) {
-        zi_wait wait = {.until_ms = zi_now_ms() + (double)comm->deadline_ms / MEETINGS};
-        do
-            done = is_done(save);
-        while (!done && !zi_wait_pause(&wait));
-        ZI_TRY(comm->ops->all_reduce(comm, ZI_MIN, &done, 1));
-    }
-    return ZOPT_OK;
+    return zi_background_is_done(background);
 }
 
 zopt_status zi_save_begin_end(zi_ckpt *ckpt, zi_save *save)
 {
     zi_comm *comm = ckpt->z->comm;
-    ZI_TRY(wait_for_disks(comm, save, is_written));
+    ZI_TRY(zi_meet_written(comm, save->writer));
     ZI_TRY(zi_comm_agree(comm, zi_writer_finish(save->writer)));
     /* Each is one rank's, and zero elsewhere. */
     ZI_TRY(comm->ops->all_reduce(comm, ZI_SUM, (int64_t *)save->hash, save->bundle.n_pieces));
@@ -118,7 +96,7 @@ zopt_status zi_save_begin_end(zi_ckpt *ckpt, zi_save *save)
 
 zopt_status zi_save_end(zi_ckpt *ckpt, zi_save *save)
 {
-    ZI_TRY(wait_for_disks(ckpt->z->comm, save, has_ended));
+    ZI_TRY(zi_meet_disks(ckpt->z->comm, has_ended, &save->ending));
     ZI_TRY(zi_comm_agree(ckpt->z->comm, zi_background_finish(&save->ending)));
     if (save->not_pruned[0] != '\0')
         zi_ckpt_warn(ckpt, "%s", save->not_pruned);

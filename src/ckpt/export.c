@@ -55,6 +55,8 @@ static zopt_status write_pieces(zi_ckpt *ckpt, const zi_bundle *bundle, const zi
     if (status == ZOPT_OK)
         status = zi_send_pieces(pieces, 0, &shuffle, writer, hash);
     if (status == ZOPT_OK)
+        status = zi_meet_written(z->comm, writer);
+    if (status == ZOPT_OK)
         status = zi_comm_agree(z->comm, zi_writer_finish(writer));
     zi_writer_destroy(writer);
     zi_shuffle_destroy(&shuffle);

@@ -29,6 +29,14 @@ const zi_pieces *zi_pieces_for(const zi_ckpt *ckpt, const zi_bundle *bundle);
 zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shuffle,
                            zi_writer *writer, uint64_t *hash);
 
+/* meet.c. Until all ranks are here; and until what each one's disk is to do is done, however long
+ * that takes, as long as all ranks come. NULL: this rank's has nothing to do. Collective. */
+zopt_status zi_meet(zi_comm *comm);
+zopt_status zi_meet_disks(zi_comm *comm, int (*is_ready)(void *what), void *what);
+/* The same for a buffer of the writer's, and for all that it writes. */
+zopt_status zi_meet_room(zi_comm *comm, zi_writer *writer);
+zopt_status zi_meet_written(zi_comm *comm, zi_writer *writer);
+
 /* ERR_DISAGREE with `what` unless all ranks pass the same value. Collective. */
 zopt_status zi_same_everywhere(zi_comm *comm, uint64_t value, const char *what);
 

@@ -1,5 +1,5 @@
-/* See pieces.h. Round k: each rank takes its buffer; when all have, all store into all of them; and
- * when all have taken the next one's, round k is whole, and written while round k + 1 is stored.
+/* See pieces.h. Round k: each rank's buffer is free; when all are, all store into all of them; and
+ * when all of the next one's are, round k is whole, and written while round k + 1 is stored.
  * Where the writer has buffers of its own, what others have stored of round k is fetched before its
  * rank agrees to round k + 2: two shared buffers are enough. */
 #include "ckpt/pieces.h"
@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/status.h"
+#include "ckpt/parts.h"
 
 /* So that the first save does not do it, page by page. The kernel's choice. */
 #ifdef MADV_POPULATE_WRITE
@@ -50,12 +51,6 @@ char *zi_pieces_at(const zi_pieces *pieces, int rank, uint64_t round)
     size_t over = (uintptr_t)first % ZI_DISK_ALIGN;
     return first + (over > 0 ? ZI_DISK_ALIGN - over : 0) +
            round % pieces->n_buffers * pieces->stride;
-}
-
-static zopt_status meet(zi_comm *comm)
-{
-    int64_t none = 0;
-    return comm->ops->all_reduce(comm, ZI_MIN, &none, 1);
 }
 
 /* A save under way. */
@@ -109,7 +104,7 @@ static zopt_status store_at_once(storing *g, uint64_t n_rounds)
         g->own = zi_pieces_at(g->pieces, me, round);
         ZI_TRY(store_round(g, round));
     }
-    ZI_TRY(meet(g->s->z->comm));
+    ZI_TRY(zi_meet(g->s->z->comm));
     for (uint64_t round = 0; round < n_rounds; round++)
         put(g, round, zi_pieces_at(g->pieces, me, round));
     return ZOPT_OK;
@@ -120,13 +115,14 @@ static zopt_status store_in_turn(storing *g, uint64_t n_rounds)
     for (uint64_t round = 0; round < n_rounds; round++) {
         char *before = g->own;
         uint64_t index;
-        g->own = own_piece(g, round, &index) ? zi_writer_take(g->writer) : NULL;
-        ZI_TRY(meet(g->s->z->comm));
+        int writes = own_piece(g, round, &index);
+        ZI_TRY(zi_meet_room(g->s->z->comm, writes ? g->writer : NULL));
+        g->own = writes ? zi_writer_take(g->writer) : NULL;
         if (round > 0)
             put(g, round - 1, before);
         ZI_TRY(store_round(g, round));
     }
-    ZI_TRY(meet(g->s->z->comm));
+    ZI_TRY(zi_meet(g->s->z->comm));
     if (n_rounds > 0)
         put(g, n_rounds - 1, g->own);
     return ZOPT_OK;

@@ -121,13 +121,14 @@ zopt_status zi_send_pieces(const zi_pieces *pieces, int at_once, zi_shuffle *shu
                            zi_writer *writer, uint64_t *hash)
 {
     const zi_bundle *bundle = shuffle->bundle;
-    const zi_comm *comm = shuffle->z->comm;
+    zi_comm *comm = shuffle->z->comm;
     shuffle->past_caches = at_once && shuffle->z->config.home->on_host;
     if (pieces != NULL)
         return zi_pieces_store(pieces, shuffle, writer, at_once, hash);
     for (uint64_t first = 0; first < bundle->n_pieces; first += (uint64_t)comm->world) {
         uint64_t own = first + (uint64_t)comm->rank;
         int writes = own < bundle->n_pieces;
+        ZI_TRY(zi_meet_room(comm, writes ? writer : NULL));
         char *buffer = writes ? zi_writer_take(writer) : NULL;
         ZI_TRY(zi_shuffle_round(shuffle, first, ZI_TO_FILE, buffer));
         if (!writes)

@@ -255,6 +255,14 @@ void *zi_writer_take(zi_writer *w)
     return buffer(w, taken);
 }
 
+int zi_writer_has_room(zi_writer *w)
+{
+    pthread_mutex_lock(&w->mutex);
+    int has_room = w->n_taken - w->n_done < w->n_buffers;
+    pthread_mutex_unlock(&w->mutex);
+    return has_room;
+}
+
 void zi_writer_put(zi_writer *w, zi_write write)
 {
     pthread_mutex_lock(&w->mutex);

@@ -36,6 +36,8 @@ zopt_status zi_writer_start(zi_writer *writer, int folder, const char *shown,
 /* The next buffer to fill, when it is free. Each is put, in this order; a caller that knows the
  * buffers as its own may put without taking, each once. */
 void *zi_writer_take(zi_writer *writer);
+/* 1: it would not wait. */
+int zi_writer_has_room(zi_writer *writer);
 
 /* Write it to a file from byte `at` on; no bytes are no write. *hash, borrowed until finish, gets
  * its checksum. Files come in ascending order; the last thread that goes on to the next one syncs a
