@@ -110,15 +110,12 @@ static zopt_status read_word(const char *name, const char *value, const char *co
 
 zopt_status zi_options_nccl(const zopt_options *o, zi_comm_config *config)
 {
-    static const char *const carriers[] = {
-        [ZI_BETWEEN_AUTO] = "auto", [ZI_BETWEEN_MPI] = "mpi", [ZI_BETWEEN_NCCL] = "nccl"};
-    static const char *const windows[] = {[ZI_WINDOWS_OFF] = "off",
-                                          [ZI_WINDOWS_ON] = "on",
-                                          [ZI_WINDOWS_COPY_ENGINES] = "copy-engines"};
     int carrier, kind;
     config->nccl_comm = o->nccl_comm;
-    zopt_status between = read_word("between_nodes", o->between_nodes, carriers, 3, &carrier);
-    zopt_status status = read_word("nccl_windows", o->nccl_windows, windows, 3, &kind);
+    zopt_status between =
+        read_word("between_nodes", o->between_nodes, zi_between_words, ZI_N_BETWEEN, &carrier);
+    zopt_status status =
+        read_word("nccl_windows", o->nccl_windows, zi_windows_words, ZI_N_WINDOWS, &kind);
     config->between_nodes = (zi_between)carrier;
     config->nccl_windows = (zi_windows)kind;
     return between != ZOPT_OK ? between : status;

@@ -389,13 +389,13 @@ ZOPT_API zopt_status zopt_report(zopt *z, int wait, zopt_step_report *report);
 
 /* ------------------------------------------------------------------ utilities --------------- */
 
-/* Trace the next n_steps steps into a file of all ranks that chrome://tracing and ui.perfetto.dev
- * open: for each bucket when it was exchanged, summed (phase 1), updated and gathered, beside the
- * backward pass (first zopt_grad_acquire to last zopt_grad_ready, of the stream if one is set) and
- * the calls that waited. A step is written a few steps later, what is left by zopt_destroy or
- * n_steps = 0, which ends the trace; what cannot be written ends it with a warning. A planning
- * handle counts its memory. Never part of the result. *Collective*, between steps, on a file system
- * that all share. Errors: ERR_WRITE, ERR_PERMISSION, ERR_DISAGREE; ERR_ARGUMENT: no plain file. */
+/* Trace the next n_steps steps into a file of all ranks for chrome://tracing and ui.perfetto.dev:
+ * for each bucket when it was exchanged, summed (phase 1), updated and gathered, beside the
+ * backward pass (first zopt_grad_acquire to last zopt_grad_ready) and the calls that waited. A step
+ * is written a few steps later, what is left by zopt_destroy or n_steps = 0, which ends the trace;
+ * a rank that cannot write ends its part with a warning. Counted by a planning handle; never part
+ * of the result. *Collective*, between steps, on a file system that all share. Errors: ERR_WRITE,
+ * ERR_PERMISSION, ERR_DISAGREE; ERR_ARGUMENT: no plain file. */
 ZOPT_API zopt_status zopt_trace(zopt *z, const char *path, uint64_t n_steps);
 
 /* Hand one number per rank to all: `out` (room for zopt_world doubles) receives the values of all

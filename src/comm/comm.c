@@ -171,6 +171,11 @@ zopt_status zi_comm_find(const char *name, const zi_comm_config *config, const z
                                   "transport \"%s\" is not known; there are auto%s", name, all);
 }
 
+const char *const zi_between_words[] = {
+    [ZI_BETWEEN_AUTO] = "auto", [ZI_BETWEEN_MPI] = "mpi", [ZI_BETWEEN_NCCL] = "nccl"};
+const char *const zi_windows_words[] = {
+    [ZI_WINDOWS_OFF] = "off", [ZI_WINDOWS_ON] = "on", [ZI_WINDOWS_COPY_ENGINES] = "copy-engines"};
+
 /* Ranks that have met know that they asked for the same. */
 static zopt_status check_asked(const zi_comm_ops *ops, const zi_comm_config *config)
 {
@@ -195,7 +200,9 @@ zopt_status zi_comm_connect(const char *name, const zi_comm_config *config, zi_m
     if (ops == NULL)
         return status;
     status = ops->create(config, mem, out);
-    int may_differ = strcmp(name, "auto") == 0 && config->nccl_windows == ZI_WINDOWS_OFF;
+    int is_asked =
+        config->nccl_windows != ZI_WINDOWS_OFF || config->between_nodes == ZI_BETWEEN_NCCL;
+    int may_differ = strcmp(name, "auto") == 0 && !is_asked; /* the reason would be lost */
     if (status == ZOPT_ERR_UNSUPPORTED && ops->otherwise != NULL && may_differ)
         status = ops->otherwise->create(config, mem, out);
     if (status != ZOPT_OK)

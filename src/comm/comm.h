@@ -28,10 +28,23 @@
 typedef struct zi_comm zi_comm;
 
 /* Who carries what transport ipc has between nodes: NCCL if it can be had, or one of the two. */
-typedef enum zi_between { ZI_BETWEEN_AUTO, ZI_BETWEEN_MPI, ZI_BETWEEN_NCCL } zi_between;
+typedef enum zi_between {
+    ZI_BETWEEN_AUTO,
+    ZI_BETWEEN_MPI,
+    ZI_BETWEEN_NCCL,
+    ZI_N_BETWEEN
+} zi_between;
 
 /* Whether NCCL's memory is symmetric windows, and copy engines move what it does not sum. */
-typedef enum zi_windows { ZI_WINDOWS_OFF, ZI_WINDOWS_ON, ZI_WINDOWS_COPY_ENGINES } zi_windows;
+typedef enum zi_windows {
+    ZI_WINDOWS_OFF,
+    ZI_WINDOWS_ON,
+    ZI_WINDOWS_COPY_ENGINES,
+    ZI_N_WINDOWS
+} zi_windows;
+
+/* The options' words for them. */
+extern const char *const zi_between_words[ZI_N_BETWEEN], *const zi_windows_words[ZI_N_WINDOWS];
 
 typedef struct zi_comm_config {
     int has_comm, comm_f; /* as in zopt_options */

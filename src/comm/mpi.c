@@ -130,10 +130,10 @@ static zopt_status compare_rows(zi_mpi *m, const zi_comm_ops *ops, const zi_comm
         return ZOPT_OK;
     return ZI_FAIL(ZOPT_ERR_DISAGREE,
                    "rank %d comes with transport %s, ranks_per_node %d, shared_params %d, "
-                   "between_nodes %d, nccl_windows %d, and others differ: set them alike on all "
+                   "between_nodes %s, nccl_windows %s, and others differ: set them alike on all "
                    "ranks",
                    m->base.rank, ops->name, config->ranks_per_node, config->shared_params,
-                   (int)config->between_nodes, (int)config->nccl_windows);
+                   zi_between_words[config->between_nodes], zi_windows_words[config->nccl_windows]);
 }
 
 /* Start MPI if nobody has, and learn who this is. *mine: that there is no watchdog, for the others

@@ -1,10 +1,9 @@
 /* The object of transports nccl and nccl-native: nccl.c makes it, nccl_library.c finds NCCL,
  * nccl_seat.c the ranks, nccl_probe.c tries it out, nccl_register.c and nccl_window.c tell it of
- * memory, nccl_wait.c waits and aborts,
- * nccl_transfer.c moves slices, and nccl_sum.c sums of them where nodes add up first, over the same
- * communicator; nccl_nodes.c is for transport ipc. Ranks meet over MPI, which keeps the small
- * collectives and the messages; slices go from GPU to GPU, on streams beside the comm's queue, and
- * events order the two: the host waits for neither.
+ * memory, nccl_wait.c waits and aborts, nccl_transfer.c moves slices, and nccl_sum.c sums of them
+ * where nodes add up first, over the same communicator; nccl_nodes.c is for transport ipc. Ranks
+ * meet over MPI, which keeps the small collectives and the messages; slices go from GPU to GPU, on
+ * streams beside the comm's queue, and events order the two: the host waits for neither.
  *
  * A recorded step has the sums and the gathers in it, these on their stream beside the updates.
  * NCCL keeps what graphs need of a communicator until they are destroyed, and waits for that when

@@ -345,10 +345,14 @@ static const zi_carrier carrier = {
 zopt_status zi_nccl_carry(zi_shm *s, const zi_comm_config *config)
 {
     zi_comm *comm = &s->base.base;
-    zi_nccl_nodes *c;
+    zi_nccl_nodes *c = NULL;
     if (config->between_nodes == ZI_BETWEEN_MPI)
         return ZOPT_OK;
-    ZI_TRY(zi_comm_agree(comm, zi_mem_table(comm->mem, sizeof *c, &c)));
+    zopt_status had = zi_comm_agree(comm, zi_mem_table(comm->mem, sizeof *c, &c));
+    if (had != ZOPT_OK) {
+        zi_mem_free_table(comm->mem, c, sizeof *c);
+        return had;
+    }
     zopt_status status = zi_nccl_join(s->meeting, &zi_comm_ipc_nccl, config, comm->mem, &c->n);
     if (status != ZOPT_OK) {
         zi_mem_free_table(comm->mem, c, sizeof *c);

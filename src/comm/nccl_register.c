@@ -7,10 +7,16 @@
 /* The note is counted where NCCL cannot register too, and on a planning comm: plans are exact. */
 zopt_status zi_nccl_register(zi_nccl_comm *n, int lane, void *memory, size_t bytes)
 {
-    zi_nccl_buffer *buffer;
+    zi_nccl_buffer *buffer = NULL;
     if (bytes == 0)
         return ZOPT_OK;
-    ZI_TRY(zi_mem_table(n->base.mem, sizeof *buffer, &buffer));
+    zopt_status status = zi_mem_table(n->base.mem, sizeof *buffer, &buffer);
+    if (n->windows != ZI_WINDOWS_OFF && !n->base.planned)
+        status = zi_comm_agree(&n->meeting->base, status); /* all open a window, or none */
+    if (status != ZOPT_OK) {
+        zi_mem_free_table(n->base.mem, buffer, sizeof *buffer);
+        return status;
+    }
     *buffer = (zi_nccl_buffer){.next = n->buffers, .memory = memory, .lane = lane};
     n->buffers = buffer;
     if (n->windows != ZI_WINDOWS_OFF)

@@ -103,32 +103,36 @@ zopt_status zi_nccl_open_window(zi_nccl_comm *n, int lane, void *memory, size_t 
     return *window != NULL ? ZOPT_OK : refuse(n);
 }
 
-/* Nothing is asked of it, which is zeros in every 2.28; none of theirs is as large as what is here.
- * NCCL that makes none keeps the error, and its communicators can do no more. */
-static zopt_status try_device_comm(zi_nccl_comm *n, zi_nccl_lane *lane)
+/* What NCCL writes while it is tried out: behind a wait that was given up too, so not on a stack.
+ */
+typedef struct trial {
+    _Alignas(64) char device_comm[16 << 10]; /* more than any has */
+    void *window[ZI_N_NCCL_LANES];
+} trial;
+
+/* Nothing is asked of it, which is zeros in every 2.28. NCCL that makes none keeps the error, and
+ * its communicators can do no more. */
+static zopt_status try_device_comm(zi_nccl_comm *n, zi_nccl_lane *lane, trial *t)
 {
-    enum { MORE_THAN_ANY = 16 << 10 };
-    static const _Alignas(64) char nothing[MORE_THAN_ANY];
-    _Alignas(64) char made[MORE_THAN_ANY] = {0};
+    static const _Alignas(64) char nothing[sizeof t->device_comm];
     if (zi_nccl_version() >= TELLS_BY_NULL || n->nccl->DevCommCreate == NULL)
         return ZOPT_OK;
     zi_cuda_enter(lane->queue);
     zopt_status status = zi_nccl_await(n, lane, "ncclDevCommCreate",
-                                       n->nccl->DevCommCreate(lane->comm, nothing, made));
+                                       n->nccl->DevCommCreate(lane->comm, nothing, t->device_comm));
     if (status == ZOPT_OK)
         return zi_nccl_finish(n, lane, "ncclDevCommDestroy",
-                              n->nccl->DevCommDestroy(lane->comm, made));
+                              n->nccl->DevCommDestroy(lane->comm, t->device_comm));
     return status == ZOPT_ERR_TIMEOUT ? zi_nccl_checked(n, status) : refuse(n);
 }
 
-static zopt_status try_memory(zi_nccl_comm *n, void *memory, size_t bytes)
+static zopt_status try_memory(zi_nccl_comm *n, void *memory, size_t bytes, trial *t)
 {
-    ZI_TRY(try_device_comm(n, &n->lane[0]));
+    ZI_TRY(try_device_comm(n, &n->lane[0], t));
     for (int i = 0; i < ZI_N_NCCL_LANES; i++) {
-        void *window;
-        ZI_TRY(zi_nccl_open_window(n, i, memory, bytes, &window));
+        ZI_TRY(zi_nccl_open_window(n, i, memory, bytes, &t->window[i]));
         ZI_TRY(zi_nccl_finish(n, &n->lane[i], "ncclCommWindowDeregister",
-                              n->nccl->CommWindowDeregister(n->lane[i].comm, window)));
+                              n->nccl->CommWindowDeregister(n->lane[i].comm, t->window[i])));
     }
     return ZOPT_OK;
 }
@@ -138,21 +142,25 @@ zopt_status zi_nccl_try_windows(zi_nccl_comm *n)
     enum { BYTES = 2 << 20 };
     zi_comm *via = &n->meeting->base;
     void *memory = NULL;
+    trial *t = NULL;
     if (n->windows == ZI_WINDOWS_OFF)
         return ZOPT_OK;
-    zopt_status status = zi_nccl_alloc(&n->base, ZI_MEM_STAGING, BYTES, &memory);
+    zopt_status status = zi_mem_table(n->base.mem, sizeof *t, &t);
+    if (status == ZOPT_OK)
+        status = zi_nccl_alloc(&n->base, ZI_MEM_STAGING, BYTES, &memory);
     if (status == ZOPT_OK)
         status = zi_device_cuda.wait(n->lane[0].queue);
     status = zi_comm_agree(via, status);
-    if (status != ZOPT_OK && memory != NULL)
+    if (status == ZOPT_OK) {
+        status = try_memory(n, memory, BYTES, t);
+        if (status != ZOPT_OK) /* all know before any of them aborts */
+            n->meeting->user.check = NULL;
+        status = zi_comm_agree(via, status);
+        if (status != ZOPT_OK)
+            zi_nccl_abort(n);
+    }
+    if (memory != NULL)
         zi_nccl_free(&n->base, memory);
-    ZI_TRY(status);
-    status = try_memory(n, memory, BYTES);
-    if (status != ZOPT_OK) /* all know before any of them aborts */
-        n->meeting->user.check = NULL;
-    status = zi_comm_agree(via, status);
-    if (status != ZOPT_OK)
-        zi_nccl_abort(n);
-    zi_nccl_free(&n->base, memory);
+    zi_mem_free_table(n->base.mem, t, sizeof *t);
     return status;
 }

@@ -74,7 +74,7 @@ const zi_key zi_keys[] = {
      .help = "declare nodes of so many ranks, in order of rank; 0: what the machine says"},
     {STR("comm.between_nodes", "\"auto\""), SHARED, .choices = "auto|mpi|nccl",
      .help = "who carries what ipc has between nodes; auto: nccl where each rank has its own GPU"},
-    /* The weights too over nccl-native, whose are no two worlds' the same anyway. */
+    /* Changes the weights over nccl-native alone, whose weights depend on the world anyway. */
     {STR("comm.nccl_windows", "\"off\""), SHARED, .choices = "off|on|copy-engines",
      .help = "symmetric windows of NCCL 2.28, and copy engines for what is not summed; for nccl"},
     {F64("comm.deadline_s", "300", 1e-3, 1e6), SHARED, .help = "limit on every wait for peers"},

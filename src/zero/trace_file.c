@@ -75,8 +75,11 @@ static zopt_status take_turn(const zi_zero *z, int at_tail, turn *out)
     ZI_TRY(lock(z->comm, fileno(file)));
     if ((!at_tail && ftruncate(fileno(file), 0) != 0) ||
         fseeko(file, at_tail ? -(off_t)strlen(tail) : 0, SEEK_END) != 0 ||
-        (out->begin = ftello(file)) < 0)
-        return ZI_FAIL(ZOPT_ERR_WRITE, "the trace cannot be written: %s", strerror(errno));
+        (out->begin = ftello(file)) < 0) {
+        int error = errno;
+        flock(fileno(file), LOCK_UN);
+        return ZI_FAIL(ZOPT_ERR_WRITE, "the trace cannot be written: %s", strerror(error));
+    }
     out->locale = zi_locale_enter();
     hold_signal(&out->signals);
     return ZOPT_OK;
