@@ -266,8 +266,7 @@ ZOPT_API zopt_status zopt_group_set_lr(zopt *z, int group, double lr);
 ZOPT_API zopt_status zopt_add_tensor(zopt *z, const char *name, zopt_dtype dtype, int ndim,
                                      const uint64_t *shape, int group, int *id);
 
-/* Something else that all ranks must agree on, e.g. a line of a run file; compared by zopt_commit.
- * Before zopt_commit. */
+/* Something else that all ranks must agree on, a line of a run file, say: zopt_commit compares. */
 ZOPT_API zopt_status zopt_agree(zopt *z, const char *key, const char *value);
 
 /* The same for what has a hand in the results, as the handle's own settings do: checkpoints keep
@@ -299,8 +298,7 @@ ZOPT_API zopt_status zopt_get_state(zopt *z, const char *name, int id, uint64_t 
                                     float *values);
 
 /* Wait until the tensor's parameters of the last step have arrived, and hand them out: dense, row
- * major, in the tensor's dtype, readable until the next zopt_step. On stage 1 the pointer never
- * changes. */
+ * major, in its dtype, readable until the next zopt_step. On stage 1 the pointer never changes. */
 ZOPT_API zopt_status zopt_param_acquire(zopt *z, int id, const void **param);
 ZOPT_API zopt_status zopt_param_release(zopt *z, int id);
 
@@ -568,8 +566,7 @@ ZOPT_API zopt_status zopt_config_str(const zopt_config *config, const char *key,
 /* The dtype of parameters and gradients: fp16.enabled, bf16.enabled or neither. */
 ZOPT_API zopt_status zopt_config_dtype(const zopt_config *config, zopt_dtype *dtype);
 
-/* Set all options, defaults included, from a resolved config, which must outlive the zopt_create
- * that uses them. */
+/* Set all options, defaults included, from a resolved config, which must outlive zopt_create. */
 ZOPT_API zopt_status zopt_config_options(const zopt_config *config, zopt_options *options);
 
 /* Element i of "param_groups": the pattern its tensors' names match, as fnmatch(3) has it without
