@@ -185,7 +185,7 @@ static void print_span(const zi_zero *z, uint64_t step, const zi_drawn *d,
 zopt_status zi_trace_write(zi_zero *z, uint64_t step, size_t n_drawn, const zi_overlap *overlap)
 {
     const zi_trace *t = z->trace;
-    turn mine;
+    turn mine = {0};
     ZI_TRY(take_turn(z, 1, &mine));
     for (size_t i = 0; i < n_drawn; i++)
         print_span(z, step, &t->drawn[i],
@@ -237,7 +237,7 @@ static zopt_status join(zi_zero *z, const char *path)
 {
     int is_first = z->comm->rank == 0;
     FILE *file = NULL;
-    turn mine;
+    turn mine = {0};
     ZI_TRY(open_file(path, is_first ? O_CREAT : 0, &file));
     z->trace->file = file;
     if (!is_first)
