@@ -240,6 +240,7 @@ test_train_errors() {
         "$zopt" train run.json --set comm.transport=pigeon
     expect_error 74 "nothing.json: No such file or directory" "$zopt" train nothing.json
     expect_error 74 "Is a directory" "$zopt" train .
+    expect_error 74 "launch/setup.sh makes" "$zopt" train run.json --set data.path=none.txt
     expect_error 78 "did you mean 'train_steps'?" "$zopt" train run.json --set train_stepz=3
     expect_error 78 "got the string \"many\", want an integer" \
         "$zopt" train run.json --set train_steps=many

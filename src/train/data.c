@@ -147,6 +147,11 @@ zopt_status data_load(const char *path, double val_fraction, int context, data *
 {
     *out = (data){0};
     FILE *file = fopen(path, "rb");
+    if (!file && errno == ENOENT)
+        return train_fail(ZOPT_ERR_READ,
+                          "cannot open the text %s: %s; it is the run file's data.path, and "
+                          "launch/setup.sh makes the examples' data/kjv.txt",
+                          path, strerror(ENOENT));
     if (!file)
         return train_fail_errno(ZOPT_ERR_READ, "open the text", path);
     unsigned char *bytes = NULL;
